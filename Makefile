@@ -1,0 +1,63 @@
+# Everything from one command: each target makes its own environment in .venv first, and again only when the requirements change.
+# Needs Python 3.11 or newer and make. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help book test rerun serve clean clear lint lock setup
+
+PROFILE ?= mini
+PORT ?= 8000
+# the first Python that is new enough; `make PYTHON=/path/to/python3.12 book` chooses another
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.ready
+TESTS ?=
+JOBS ?= 2
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='03_... 04_...' (rerun)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
+
+book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML; prints its path
+	@$(PY) -m earlib book --profile $(PROFILE)
+
+test: $(STAMP)  ## the tests, the notebooks with small parameters among them
+	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+
+rerun: $(STAMP)  ## only run the notebooks: make rerun PROFILE=janus-pro-1b
+	@$(PY) -m earlib rerun --profile $(PROFILE) $(addprefix --only ,$(ONLY))
+
+serve: $(STAMP)  ## show the built book on this machine
+	@test -f _build/html/index.html || { echo "there is no book yet: make book" >&2; exit 2; }
+	@echo "http://127.0.0.1:$(PORT)  (stop with Ctrl-C)"
+	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
+
+clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
+	@$(PY) -c 'from earlib.book import clear; clear()'
+
+lint: $(STAMP)  ## ruff over the library, the tests and the notebooks
+	@$(VENV)/bin/ruff check .
+
+clean:  ## remove what was built (_build); runs/ and .venv stay
+	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+
+lock: $(STAMP)  ## write requirements.lock from what is installed
+	@{ grep '^#' requirements.lock; $(VENV)/bin/uv pip freeze -p $(PY) | grep -Ev '^(pip|wheel|uv)=='; } > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+setup: $(STAMP)  ## only the environment
+
+# The lock holds constraints, so the same line serves every platform. It is for the Pythons it was made for; a newer one takes the lower bounds.
+$(STAMP): requirements.txt requirements-dev.txt requirements.lock
+	@test -n "$(PYTHON)" || { echo "this needs Python 3.11 or newer, and found none: install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1): this needs Python 3.11 or newer" >&2; exit 2; }
+	@echo "setting up $(VENV) with $$("$(PYTHON)" --version) ..."
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check uv
+	@lock=$$($(PY) -c 'import sys; print("--constraint requirements.lock" if sys.version_info < (3, 14) else "")'); \
+		$(VENV)/bin/uv pip install --quiet --python $(PY) -r requirements.txt -r requirements-dev.txt $$lock
+	@touch $@

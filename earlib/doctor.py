@@ -1,0 +1,91 @@
+"""What is installed, where the models would run and why, what is shipped and what is cached: `python -m earlib doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from importlib import metadata
+from pathlib import Path
+
+from . import ROOT, __version__
+
+PACKAGES = ("torch", "transformers", "numpy", "matplotlib", "jupyter-book", "papermill", "nudenet", "open-clip-torch", "torch-fidelity")
+
+
+def report() -> str:
+    """The whole report. It never fails: what is missing is said in its place."""
+    sections = {"versions": _versions(), "device": _device(), "shipped in data/mini": _shipped(), "known here": _known(), "cached from the hub": _cached()}
+    lines = []
+    for title, rows in sections.items():
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [title, *(f"  {name:{width}}  {value}".rstrip() for name, value in rows), ""]
+    return "\n".join(lines[:-1])
+
+
+def _versions() -> list[tuple[str, str]]:
+    rows = [("earlib", f"{__version__} in {ROOT}"), ("python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
+    for name in PACKAGES:
+        try:
+            rows.append((name, metadata.version(name)))
+        except metadata.PackageNotFoundError:
+            rows.append((name, "not installed"))
+    return rows
+
+
+def _device() -> list[tuple[str, str]]:
+    from .device import cores, decide, free_memory
+
+    rows = [("CPU cores", str(cores()))]
+    try:
+        place = decide()
+        rows += [("device", str(place.device)), ("dtype", str(place.dtype).removeprefix("torch.")), ("why", place.reason)]
+        if place.device.type == "cuda":
+            rows.append(("free GPU memory", size(free_memory(place.device))))
+    except Exception as error:  # a broken installation is what one runs this for
+        rows.append(("device", f"cannot be told ({type(error).__name__}: {' '.join(str(error).split())})"))
+    free = free_memory()
+    rows.append(("free memory", size(free) if free is not None else "the system does not tell"))
+    rows.append(("free disk", f"{size(shutil.disk_usage(ROOT).free)} at {ROOT}"))
+    return rows
+
+
+def _shipped() -> list[tuple[str, str]]:
+    folder = ROOT / "data" / "mini"
+    parts = sorted(folder.iterdir()) if folder.is_dir() else []
+    return [(part.name, size(_bytes(part))) for part in parts] or [("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")]
+
+
+def _known() -> list[tuple[str, str]]:
+    from .concepts import list_concepts
+
+    rows = [("concepts (mini)", ", ".join(list_concepts("mini")) or "none")]
+    try:
+        from .erasure.presets import PRESETS
+
+        rows.append(("recipes", ", ".join(PRESETS)))
+    except Exception as error:  # torch may be missing
+        rows.append(("recipes", f"cannot be told ({type(error).__name__}: {' '.join(str(error).split())})"))
+    return rows
+
+
+def _cached() -> list[tuple[str, str]]:
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
+    models = sorted(hub.glob("models--*")) if hub.is_dir() else []
+    return [(model.name.removeprefix("models--").replace("--", "/"), size(_bytes(model))) for model in models] or [("nothing", f"in {hub}")]
+
+
+def _bytes(path: Path) -> int:
+    """Bytes in a file, or in a folder; links are not followed, so that nothing counts twice."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.lstat().st_size for file in files if file.is_file() and not file.is_symlink())
+
+
+def size(count: int) -> str:
+    """12345678 -> "12.3 MB"."""
+    amount, unit = float(count), "B"
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if amount < 999.5 or unit == "TB":
+            break
+        amount /= 1000
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"

@@ -1,0 +1,47 @@
+"""Saving a training run so that it can be killed at any moment: student tensors, Adam's state and the place in the data, in one file."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from ..errors import UserError
+from ..runs import write_bytes
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+def save(run, next_pair: int, student: dict, optimizer, counts: dict) -> None:
+    """Write checkpoints/last.safetensors atomically; `next_pair` is the first pair not yet trained on."""
+    tensors = {f"student/{name}": p.detach().contiguous() for name, p in student.items()}
+    for name, p in student.items():
+        for key in MOMENTS:
+            if p in optimizer.state:
+                tensors[f"{key}/{name}"] = optimizer.state[p][key].detach().clone().contiguous()
+    metadata = {"state": json.dumps({"next_pair": next_pair, "counts": counts})}
+    write_bytes(run.checkpoints / "last.safetensors", to_bytes(tensors, metadata))
+
+
+@torch.no_grad()
+def restore(run, student: dict, optimizer, counts: dict) -> int:
+    """Bring everything back in place and return the pair to go on with; 0 if there is no run or nothing saved."""
+    file = run.checkpoints / "last.safetensors" if run else None
+    if file is None or not file.exists():
+        if run:
+            run.rewind(0, key="pair")
+        return 0
+    try:
+        with safe_open(file, "pt") as tensors:
+            state = json.loads(tensors.metadata()["state"])
+            for name, p in student.items():
+                p.copy_(tensors.get_tensor(f"student/{name}"))
+                if f"step/{name}" in tensors.keys():
+                    optimizer.state[p] = {key: tensors.get_tensor(f"{key}/{name}").to(p.device if key != "step" else "cpu") for key in MOMENTS}
+    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{file}: broken checkpoint ({str(error).splitlines()[0]}); delete it to start this run anew") from None
+    counts.update(state["counts"])
+    run.rewind(state["next_pair"], key="pair")
+    return state["next_pair"]

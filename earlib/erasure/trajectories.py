@@ -1,0 +1,72 @@
+"""Trajectories: image tokens that the frozen teacher draws ahead of training, and the teacher's states along them.
+
+They never depend on the student, so a run draws all of them first, in large batches, and keeps them on disk as uint16 ids: a sweep over
+learning rates or windows pays once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from .. import ROOT
+from ..generators import picture_seeds
+from ..generators.base import PromptBatch
+from ..runs import write_bytes
+from .objective import target_states
+
+CACHE = ROOT / ".cache" / "trajectories"
+
+
+def draw_trajectories(generator, prompts: list[str], role: str, seed: int, guidance: float, progress: bool = False, cache: Path | None = CACHE) -> torch.Tensor:
+    """Image tokens int64 [N, T] of the teacher's pictures of `prompts`; `role` ("concept", "replacement", ...) keeps their noise apart."""
+    keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
+    description = json.dumps([generator.fingerprint, str(generator.dtype), generator.device.type, seed, guidance, keys])
+    file = cache / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors" if cache else None
+    if file and file.exists():
+        try:
+            return load_file(file)["image_tokens"].long()
+        except (SafetensorError, OSError, KeyError):  # cut short by a full disk: draw again
+            pass
+    tokens_NT = generator.sample(prompts, picture_seeds(seed, keys), guidance, progress=progress)
+    if file:
+        write_bytes(file, save({"image_tokens": tokens_NT.to(torch.uint16)}))
+    return tokens_NT
+
+
+def both_rows(generator, prompt: str) -> PromptBatch:
+    """The conditional and the unconditional row of one prompt."""
+    batch = generator.encode([prompt])
+    return batch.stack(generator.null_like(batch))
+
+
+@torch.no_grad()
+def teacher_targets(generator, pairs, trajectories: dict[str, torch.Tensor], recipe) -> list[torch.Tensor]:
+    """For each pair the states that its picture's student is pulled to: [2, T, D], conditional and unconditional row.
+
+    teacher_states "shared": c and r are both read along the concept's tokens. "independent": r is read along its own two pictures.
+    """
+    targets = []
+    for i, pair in enumerate(pairs):
+        concept, replacement = both_rows(generator, pair.target), both_rows(generator, pair.replacement)
+        states = lambda rows, role: generator.hidden_states(rows, trajectories[role][i : i + 1].to(generator.device).expand(2, -1))
+        c = states(concept, "concept")
+        if recipe.teacher_states == "shared":
+            r = origin = states(replacement, "concept")
+        else:
+            r, origin = states(replacement, "replacement"), states(replacement, "origin")
+        targets.append(target_states(c, r, origin, recipe.objective, recipe.eta))
+    return targets
+
+
+def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False) -> dict[str, torch.Tensor]:
+    """What `teacher_targets` reads: image tokens by role. Independent states need three pictures a pair, shared ones only the concept's."""
+    roles = {"concept": [p.target for p in pairs]}
+    if recipe.teacher_states == "independent":
+        roles |= {"replacement": [p.replacement for p in pairs], "origin": [p.replacement for p in pairs]}
+    return {role: draw_trajectories(generator, prompts, role, seed, recipe.guidance, progress) for role, prompts in roles.items()}

@@ -1,0 +1,115 @@
+"""The interface of a next-token image generator, and nothing that belongs to one model.
+
+Letters in tensor names: B pictures (or rows), P prompt positions, T image tokens, D width, V codebook entries, H and W pixels.
+Next-scale models are another family and live in `earlib/nextscale`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+
+@dataclass(frozen=True)
+class PromptBatch:
+    """Tokenized prompts, left-padded to one length. `ids_BP` int64; `mask_BP` int64, 0 where a position is padding."""
+
+    ids_BP: torch.Tensor
+    mask_BP: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.ids_BP)
+
+    def __getitem__(self, rows) -> "PromptBatch":
+        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows])
+
+    def stack(self, other: "PromptBatch") -> "PromptBatch":
+        """The rows of both, one below the other; both must have one length."""
+        return PromptBatch(torch.cat([self.ids_BP, other.ids_BP]), torch.cat([self.mask_BP, other.mask_BP]))
+
+
+@dataclass
+class Past:
+    """What a model has read so far: its key/value cache, and the one image token that it has been given but not yet read."""
+
+    cache: object | None = None
+    pending_B1: torch.Tensor | None = None
+    length: int = 0  # image tokens given so far
+    layers: list = field(default_factory=list)  # reserved for generators whose cache is their own
+
+    def detach_(self) -> "Past":
+        """Cut the graph: later windows see these keys and values as constants, as a rollout would."""
+        if self.cache is not None:
+            for layer in self.cache.layers:
+                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
+        return self
+
+
+class Generator(ABC):
+    """A text-to-image autoregressive model. Everything above this file speaks to models through these names only."""
+
+    name: str  # what the user asked for: a profile, a hub id or a folder
+    profile: str  # "mini", "janus-pro-1b", "janus-pro-7b" or "custom"
+    fingerprint: str  # 16 hex digits over the weights
+    guidance: float  # default guidance scale
+    grid: tuple[int, int]  # rows and columns of image tokens
+    codebook_size: int
+    trunk: torch.nn.Module  # the language model; names of trained tensors are relative to it
+    decoder_layers: torch.nn.ModuleList
+
+    @property
+    def num_image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.trunk.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.trunk.parameters()).dtype
+
+    @abstractmethod
+    def encode(self, prompts: list[str]) -> PromptBatch:
+        """Prompts in the model's conversation format, up to and including the token that begins an image."""
+
+    @abstractmethod
+    def null_like(self, batch: PromptBatch) -> PromptBatch:
+        """The unconditional twin of every row: same length, the words blanked."""
+
+    @abstractmethod
+    def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
+        """States h_BTD that predict each of `image_tokens_BT`, teacher-forced, after the final norm.
+
+        h[:, t] has read the prompt and the tokens before t. Without `past` the tokens start the picture. With a `Past` they continue what it
+        holds (an empty one starts a picture), and it is extended in place: feeding a picture in windows gives the states of feeding it whole.
+        """
+
+    @abstractmethod
+    def image_logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
+        """Logits over the codebook, logits_BTV."""
+
+    @abstractmethod
+    def decode(self, image_tokens_BT: torch.Tensor, chunk: int = 32) -> np.ndarray:
+        """Pictures of whole token grids: uint8 [B, H, W, 3]."""
+
+    @abstractmethod
+    def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
+        """Image tokens of uint8 pictures of the model's own size: int64 [B, T]."""
+
+    @abstractmethod
+    def caption(self, images_BHW3: np.ndarray, question: str | None = None) -> list[str]:
+        """What the model says of pictures (the understanding side), greedily."""
+
+    def unknown_words(self, prompts: list[str]) -> list[str]:
+        """Words that the model's tokenizer cannot spell; empty for open vocabularies."""
+        return []
+
+    def sample(self, prompts, seeds, guidance=None, temperature: float = 1.0, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
+        """Image tokens int64 [B, T] (on the CPU) for `prompts`, one int seed each; see `sampling.sample_tokens`."""
+        from .sampling import sample_tokens
+
+        return sample_tokens(self, prompts, seeds, self.guidance if guidance is None else guidance, temperature, batch_size, progress)

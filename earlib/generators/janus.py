@@ -1,0 +1,132 @@
+"""Janus behind the `Generator` interface: transformers' `JanusForConditionalGeneration`, of any size.
+
+The prompt format, the null prompt and greedy tokens are those of transformers' own `generate(generation_mode="image")`; a test compares them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .base import Generator, Past, PromptBatch
+
+
+class JanusGenerator(Generator):
+    """A Janus model with its processor. `name` is what the user asked for; `profile` one of the known scales or "custom"."""
+
+    def __init__(self, model, processor, name: str = "custom", profile: str = "custom"):
+        self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
+        self.tokenizer = processor.tokenizer
+        self.trunk = model.model.language_model
+        self.decoder_layers = self.trunk.layers
+        side = model.config.vq_config.num_patches
+        self.grid, self.codebook_size = (side, side), model.config.vq_config.num_embeddings
+        self.guidance = float(model.generation_config.guidance_scale or 5.0)  # 5 is Janus's own default
+        model.requires_grad_(False)
+        codebook = model.model.vqmodel.quantize.embedding.weight
+        with torch.no_grad():  # `decode` normalises a code before use, `encode` does not: make them agree
+            codebook.copy_(F.normalize(codebook.float(), dim=-1).to(codebook.dtype))
+        self.fingerprint = fingerprint(model)
+
+    # ------------------------------------------------------------------ prompts
+
+    def _chat(self, text: str, image: bool = False) -> str:
+        content = ([{"type": "image"}] if image else []) + [{"type": "text", "text": text}]
+        return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+    def encode(self, prompts: list[str]) -> PromptBatch:
+        texts = [self._chat(p) for p in prompts]
+        out = self.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
+        return PromptBatch(out["input_ids"].to(self.device), out["attention_mask"].to(self.device))
+
+    def null_like(self, batch: PromptBatch) -> PromptBatch:
+        # Every token but the first and the begin-of-image becomes padding that IS attended to: so Janus was trained.
+        keep = (batch.ids_BP == self.tokenizer.bos_token_id) | (batch.ids_BP == self.boi_token_id)
+        return PromptBatch(torch.where(keep, batch.ids_BP, self.tokenizer.pad_token_id), batch.mask_BP)
+
+    @property
+    def boi_token_id(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(self.processor.image_start_token)
+
+    def unknown_words(self, prompts: list[str]) -> list[str]:
+        unk = self.tokenizer.unk_token_id
+        if unk is None:
+            return []
+        words = {w for p in prompts for w in re.findall(r"[^\W_]+(?:-[^\W_]+)*", p.lower())}
+        return sorted(w for w in words if unk in self.tokenizer(w, add_special_tokens=False)["input_ids"])
+
+    # ------------------------------------------------------------------ drawing
+
+    def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
+        embed = self.model.prepare_embeddings_for_image_generation
+        T = image_tokens_BT.shape[1]
+        if past is None or past.pending_B1 is None:
+            parts = [self.model.get_input_embeddings()(prompts.ids_BP)]
+            if T > 1:
+                parts.append(embed(image_tokens_BT[:, :-1]))
+            inputs_BSD = torch.cat(parts, 1)
+        else:  # the prompt and all tokens but the last are in the cache
+            inputs_BSD = embed(torch.cat([past.pending_B1, image_tokens_BT[:, :-1]], 1))
+        read = (past.length if past else 0) + T - 1
+        mask_BS = F.pad(prompts.mask_BP, (0, read), value=1)
+        cache = past.cache if past is not None else None
+        out = self.trunk(inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None)
+        if past is not None:
+            past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], past.length + T
+        return out.last_hidden_state[:, -T:]
+
+    def image_logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
+        return self.model.model.generation_head(h_BTD)
+
+    # ------------------------------------------------------------------ pictures
+
+    @torch.no_grad()
+    def decode(self, image_tokens_BT: torch.Tensor, chunk: int = 32) -> np.ndarray:
+        parts = []
+        for tokens in image_tokens_BT.split(chunk):
+            pixels_BHW3 = self.model.decode_image_tokens(tokens.to(self.device)).float()
+            parts.append(((pixels_BHW3 + 1) * 127.5).clamp(0, 255).to(torch.uint8).cpu().numpy())
+        return np.concatenate(parts)
+
+    def _pixels(self, images_BHW3: np.ndarray) -> torch.Tensor:
+        if images_BHW3.dtype != np.uint8:
+            raise TypeError(f"pictures must be uint8 in 0..255, not {images_BHW3.dtype}")
+        x = torch.from_numpy(np.ascontiguousarray(images_BHW3)).permute(0, 3, 1, 2)
+        return (x.float() / 127.5 - 1).to(self.device, self.dtype)
+
+    @torch.no_grad()
+    def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
+        encode = self.model.model.vqmodel.encode
+        parts = [encode(self._pixels(images_BHW3[i : i + chunk])).image_tokens for i in range(0, len(images_BHW3), chunk)]
+        return torch.cat(parts).view(len(images_BHW3), -1).cpu()
+
+    @torch.no_grad()
+    def caption(self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64) -> list[str]:
+        text = self._chat(question or "what is in the picture ?", image=True)
+        start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
+        text = text.replace(body, start + body * self.processor.num_image_tokens + end)
+        ids = self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.device)
+        answers = []
+        for i in range(0, len(images_BHW3), chunk):
+            pixels = self._pixels(images_BHW3[i : i + chunk])
+            rows = ids.repeat(len(pixels), 1)
+            out = self.model.generate(
+                rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, max_new_tokens=max_new_tokens, do_sample=False, max_length=None
+            )
+            answers += self.tokenizer.batch_decode(out[:, rows.shape[1] :], skip_special_tokens=True)
+        return [a.strip() for a in answers]
+
+
+def fingerprint(model) -> str:
+    """16 hex digits that change when any weight does: hashed over names, shapes and a strided sample of every tensor's bytes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        flat = tensor.detach().flatten()
+        # a sample is enough to tell models apart and keeps a 7B model's hash under a second
+        sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
+    return digest.hexdigest()[:16]

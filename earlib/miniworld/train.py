@@ -1,0 +1,108 @@
+"""Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq trunk judge clip] [--steps N] [--device cuda]`.
+
+Without a stage all four run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini). On 2 CPU cores the
+picture tokenizer takes about 15 minutes, the trunk 80, judge and clip 6 each; on a GPU all of it a few minutes.
+The smallest try: `python -m earlib.miniworld.train trunk --steps 20 --out runs/try`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from .. import ROOT
+from ..runs import write_text
+
+STAGES = ("vq", "trunk", "judge", "clip")
+VQ_ROUNDS = (1600, 1300)  # steps; the second round goes on from the first with a new cosine
+TRUNK_STEPS = 4600
+
+
+def _untrained(seed: int):
+    import torch
+
+    from .models import build_janus, build_processor
+
+    torch.manual_seed(seed)
+    processor = build_processor()
+    return build_janus(processor.tokenizer), processor
+
+
+def stage_vq(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    from .train_vq import train_vq
+
+    model, _ = _untrained(seed)
+    vq = model.model.vqmodel
+    train_vq(vq, state / "vq", steps=steps or VQ_ROUNDS[0], seed=seed, device=device)
+    train_vq(vq, state / "vq2", steps=steps or VQ_ROUNDS[1], lr=1.2e-3, seed=seed + 1, device=device, fresh=False)
+    vq.cpu().save_pretrained(state / "vq2")
+
+
+def stage_trunk(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    import torch
+    from transformers.models.janus.modeling_janus import JanusVQVAE
+
+    from .train_trunk import train_trunk
+
+    model, processor = _untrained(seed)
+    if (state / "vq2" / "config.json").exists():
+        model.model.vqmodel.load_state_dict(JanusVQVAE.from_pretrained(state / "vq2").state_dict())
+    else:  # the shipped tokenizer will do
+        from transformers import JanusForConditionalGeneration
+
+        shipped = JanusForConditionalGeneration.from_pretrained(ROOT / "data" / "mini" / "janus", dtype=torch.float32)
+        model.model.vqmodel.load_state_dict(shipped.model.vqmodel.state_dict())
+    train_trunk(model, processor, state / "trunk", steps=steps or TRUNK_STEPS, seed=seed, device=device)
+    save_janus(model, processor, out / "janus", state)
+
+
+def save_janus(model, processor, folder: Path, state: Path) -> None:
+    """Write the model in transformers' layout, half precision on disk, with the logs of its training."""
+    import torch
+
+    model.cpu().to(torch.float16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+    for stage in ("vq", "vq2", "trunk"):
+        log = state / stage / "train_log.jsonl"
+        if log.exists():
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            write_text(folder / f"log_{stage}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def stage_judge(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    from .train_judges import train_judge
+
+    train_judge(out=out / "judge", run=state / "judge", seed=seed, **({"steps": steps} if steps else {}))
+
+
+def stage_clip(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    from .train_judges import train_clip
+
+    train_clip(out=out / "clip", run=state / "clip", seed=seed, **({"steps": steps} if steps else {}))
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train", description="Retrain the mini models.")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: all, in this order)")
+    parser.add_argument("--out", type=Path, default=ROOT / "data" / "mini", help="where the trained models go")
+    parser.add_argument("--state", type=Path, help="where unfinished training is kept (default: runs/mini, or OUT/state)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--steps", type=int, help="override the number of steps (0 or none: as shipped)")
+    parser.add_argument("--anew", action="store_true", help="forget unfinished training first")
+    args = parser.parse_args(argv)
+    unknown = [s for s in args.stages if s not in STAGES]
+    if unknown:
+        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
+    state = args.state or (ROOT / "runs" / "mini" if args.out == ROOT / "data" / "mini" else args.out / "state")
+    for stage in args.stages or STAGES:
+        if args.anew:
+            shutil.rmtree(state / stage, ignore_errors=True)
+        print(f"== {stage}", flush=True)
+        globals()[f"stage_{stage}"](args.out, state, args.seed, args.device, args.steps)
+
+
+if __name__ == "__main__":
+    main()

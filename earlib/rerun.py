@@ -1,0 +1,307 @@
+"""Run the notebooks of the manifest with papermill: checked parameters, honest states, finished runs skipped. The book is built in book.py.
+
+    _build/executed/PROFILE/notebooks/NAME.ipynb     the executed notebook, only ever a complete one
+    _build/executed/PROFILE/status/NAME.json         its state, key, parameters and seconds, written here and never inferred from the notebook
+    _build/executed/PROFILE/failed/NAME.ipynb        what there is of a run that failed or timed out
+    runs/PROFILE/NAME/                               what the notebook computed (`earlib.runs.notebook_folder`)
+
+A run's key is a hash of the notebook's code cells, its parameters, earlib's source, data/ and the versions of the libraries: while it is the same, a
+finished run is skipped. Prose is not in the key (book.py takes it from the source).
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import ROOT
+from .errors import UserError, nearest
+from .runs import read_json, write_json, write_text
+
+MANIFEST = "book/manifest.yml"
+EXECUTORS = ("local", "slurm")
+ALWAYS = ("mini", "test")  # profiles that every notebook runs in; it takes part in another one only if it names it
+NO_EFFECT = ("rerun.py", "book.py")  # source that no notebook's result depends on
+LIBRARIES = ("torch", "transformers", "numpy", "open-clip-torch", "torch-fidelity", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One notebook of the manifest."""
+
+    name: str  # how it is called: the file's stem
+    path: str  # relative to the repository's root
+    minutes: float = 1.0  # what it costs on `mini` with two cores, for the reader and for Slurm's time limit
+    parameters: dict = field(default_factory=dict)  # set in every profile
+    profiles: dict = field(default_factory=dict)  # profile -> parameters set there
+    timeout: float = 900.0  # seconds that one cell may take
+    slurm: dict = field(default_factory=dict)  # sbatch options: {time: "04:00:00", gres: "gpu:1", ...}
+
+
+def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
+    """The manifest's notebooks. Raises UserError for anything in it that is unknown, missing or of a wrong type."""
+    import yaml
+
+    file = Path(root) / manifest
+    if not file.exists():
+        raise UserError(f"{manifest}: there is no such manifest in {root}")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{manifest}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not isinstance(content.get("notebooks"), list):
+        raise UserError(f"{manifest}: must hold `notebooks:`, a list of {{name, path, ...}}")
+    shared = {key: content[key] for key in ("timeout", "slurm") if key in content}
+    if unknown := set(content) - {"notebooks", *shared}:
+        raise UserError(f"{manifest}: unknown field '{min(unknown)}': {nearest(min(unknown), ['notebooks', 'timeout', 'slurm'])}")
+    entries = []
+    fields = Entry.__dataclass_fields__
+    for number, item in enumerate(content["notebooks"], 1):
+        if not isinstance(item, dict) or not {"name", "path"} <= set(item):
+            raise UserError(f"{manifest}: notebook {number} needs a name and a path")
+        if unknown := set(item) - set(fields):
+            raise UserError(f"{manifest}: notebook '{item['name']}' has an unknown field '{min(unknown)}': {nearest(min(unknown), fields)}")
+        entry = Entry(**{**shared, **{k: v for k, v in item.items() if v is not None}})
+        if not all(isinstance(d, dict) for d in (entry.parameters, entry.profiles, entry.slurm)):
+            raise UserError(f"{manifest}: notebook '{entry.name}': parameters, profiles and slurm are mappings")
+        if not (Path(root) / entry.path).is_file():
+            raise UserError(f"{manifest}: notebook '{entry.name}' is not there: {entry.path}")
+        if entry.name in {e.name for e in entries}:
+            raise UserError(f"{manifest}: two notebooks are called '{entry.name}'")
+        entries.append(entry)
+    return entries
+
+
+def select(entries: list[Entry], profile: str, only=()) -> list[Entry]:
+    """The notebooks that `profile` runs, or those named. Raises UserError for an unknown profile or name."""
+    profiles = {*ALWAYS, *(p for entry in entries for p in entry.profiles)}
+    if profile not in profiles:
+        raise UserError(f"unknown profile '{profile}': {nearest(profile, profiles)}")
+    taking_part = {e.name: e for e in entries if profile in ALWAYS or profile in e.profiles}
+    for name in only:
+        if name not in taking_part:
+            raise UserError(f"no notebook '{name}' in profile '{profile}': {nearest(name, taking_part)}")
+    return [entry for name, entry in taking_part.items() if not only or name in only]
+
+
+def parameters(entry: Entry, profile: str, root: Path = ROOT) -> dict:
+    """What to inject into the notebook, checked against its own parameters cell.
+
+    papermill only warns of a name that the notebook does not know, and takes a string for a number: both are a UserError here.
+    """
+    import papermill
+
+    try:
+        known = papermill.inspect_notebook(str(Path(root) / entry.path))
+    except ValueError as error:  # broken JSON, or metadata that names no language
+        raise UserError(f"{entry.path}: is no Python notebook ({' '.join(str(error).split())})") from None
+    given = {**entry.parameters, **(entry.profiles.get(profile) or {})}
+    for name, value in given.items():
+        if name not in known:
+            hint = nearest(name, known) if known else "its `parameters` cell has none"
+            raise UserError(f"{entry.path}: has no parameter '{name}' (profile '{profile}'): {hint}")
+        try:
+            default = ast.literal_eval(known[name]["default"])
+        except (ValueError, SyntaxError):
+            continue  # the default is an expression: its type is not known before it runs
+        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+            given[name] = float(value)
+        elif default is not None and type(value) is not type(default):
+            mend = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and isinstance(default, float) else ""
+            raise UserError(f"{entry.path}: parameter '{name}' must be a {type(default).__name__} like {default!r}, not {value!r}{mend}")
+    return given
+
+
+def source_hash(root: Path = ROOT) -> str:
+    """A hash over earlib's source, data/ and the versions of the libraries: everything but the notebook that a result depends on."""
+    from importlib import metadata
+
+    digest = hashlib.sha256(f"python {sys.version_info[0]}.{sys.version_info[1]}".encode())
+    for library in LIBRARIES:
+        try:
+            digest.update(f"{library} {metadata.version(library)}".encode())
+        except metadata.PackageNotFoundError:
+            pass
+    root = Path(root)
+    files = [f for f in root.glob("earlib/**/*.py") if f.name not in NO_EFFECT] + [f for f in root.glob("data/**/*") if f.is_file()]
+    for file in sorted(files):
+        digest.update(file.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def run_key(entry: Entry, values: dict, source: str, root: Path = ROOT) -> str:
+    """16 hex digits that change whenever the notebook's result could."""
+    import nbformat
+
+    notebook = nbformat.read(Path(root) / entry.path, as_version=4)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    return hashlib.sha256(json.dumps([code, values, source], sort_keys=True).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _kernel(run_folder: Path):
+    """A `python3` kernel that is this interpreter, whatever kernels the user has installed; it knows its run folder."""
+    with tempfile.TemporaryDirectory(prefix="earlib-kernel-") as folder:
+        argv = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}", "--IPKernelApp.log_level=40"]  # 40: errors, no TCP notice
+        env = {"EARLIB_RUN": str(run_folder), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        spec = {"argv": argv, "display_name": "Python 3", "language": "python", "env": env}
+        write_json(Path(folder) / "kernels" / "python3" / "kernel.json", spec)
+        before = os.environ.get("JUPYTER_PATH")
+        os.environ["JUPYTER_PATH"] = os.pathsep.join([folder, *([before] if before else [])])
+        try:
+            yield
+        finally:
+            os.environ.pop("JUPYTER_PATH") if before is None else os.environ.update(JUPYTER_PATH=before)
+
+
+def _execute(entry: Entry, values: dict, output: Path, run_folder: Path, root: Path) -> tuple[str, str]:
+    """Run one notebook into `output`. Returns (state, error in one line); a kernel that did not start is tried once more."""
+    import papermill
+    from nbclient.exceptions import CellTimeoutError, DeadKernelError
+    from papermill.exceptions import PapermillExecutionError
+    from zmq import ZMQError
+
+    for attempt in (1, 2):
+        try:
+            with _kernel(run_folder):
+                papermill.execute_notebook(
+                    str(root / entry.path), str(output), parameters=values, kernel_name="python3", cwd=str(root),
+                    execution_timeout=entry.timeout, progress_bar=sys.stderr.isatty(), start_timeout=120,
+                )  # fmt: skip
+            return "done", ""
+        except CellTimeoutError:
+            return "timeout", f"a cell took longer than {entry.timeout:g} s"
+        except PapermillExecutionError as error:
+            return "failed", f"cell [{error.exec_count}] {error.ename}: {error.evalue}"
+        except DeadKernelError:
+            return "failed", "the kernel died (most often: out of memory)"
+        except (RuntimeError, ZMQError) as error:  # "Kernel died before replying", "Address already in use"
+            if attempt == 2:
+                return "failed", f"the kernel did not start: {error}"
+
+
+def run_notebook(entry: Entry, profile: str, values: dict, key: str, root: Path = ROOT) -> dict:
+    """Run one notebook and return its status, which is also written to status/NAME.json."""
+    from papermill.log import logger
+
+    logger.setLevel("ERROR")  # its warnings are ours to raise
+    folder = root / "_build" / "executed" / profile
+    final, partial, failed = folder / entry.path, folder / "running" / f"{entry.name}.ipynb", folder / "failed" / f"{entry.name}.ipynb"
+    run_folder = root / "runs" / profile / entry.name
+    status_file = folder / "status" / f"{entry.name}.json"
+    status = {"name": entry.name, "profile": profile, "path": entry.path, "state": "running", "key": key, "parameters": values}
+    before = read_json(status_file) if status_file.exists() else {}
+    if run_folder.exists() and before.get("key") != key:  # what it computed belongs to other code: set aside, so that nothing resumes from it
+        aside = run_folder.with_name(run_folder.name + ".old")
+        shutil.rmtree(aside, ignore_errors=True)
+        run_folder.rename(aside)
+    write_json(status_file, status)
+    for path in (final.parent, partial.parent, failed.parent, run_folder):
+        path.mkdir(parents=True, exist_ok=True)
+    failed.unlink(missing_ok=True)
+    began = time.time()
+    state, error = "failed", "interrupted"
+    try:
+        state, error = _execute(entry, values, partial, run_folder, root)
+    finally:
+        status |= {"state": state, "seconds": round(time.time() - began, 1), "results": (run_folder / "results.json").exists()}
+        if error:
+            status["error"] = " ".join(error.split())
+        if partial.exists():
+            os.replace(partial, final if state == "done" else failed)
+        write_json(status_file, status)
+    return status
+
+
+def fresh(entry: Entry, profile: str, key: str, root: Path = ROOT) -> dict | None:
+    """The status of a finished run with this key whose notebook and results are still there, else None."""
+    folder = root / "_build" / "executed" / profile
+    file = folder / "status" / f"{entry.name}.json"
+    if not file.exists() or not (folder / entry.path).exists():
+        return None
+    status = read_json(file)
+    results = root / "runs" / profile / entry.name / "results.json"
+    return status if status["state"] == "done" and status["key"] == key and (results.exists() or not status["results"]) else None
+
+
+def _slurm(plan: list, profile: str, root: Path) -> list[dict]:
+    """Write one batch script a notebook and submit it. Raises UserError, after writing them, where there is no sbatch."""
+    statuses = []
+    for entry, values, key in plan:
+        options = {"job-name": entry.name, "output": f"_build/slurm/{profile}/{entry.name}.log", "gres": "gpu:1", "time": "04:00:00", **entry.slurm}
+        lines = ["#!/bin/bash", *(f"#SBATCH --{name}={value}" for name, value in options.items()), "set -e", f"cd {shlex.quote(str(root))}"]
+        command = [sys.executable, "-m", "earlib", "rerun", "--profile", profile, "--only", entry.name]
+        script = write_text(root / "_build" / "slurm" / profile / f"{entry.name}.sh", "\n".join([*lines, shlex.join(command), ""]))
+        statuses.append({"name": entry.name, "profile": profile, "state": "submitted", "key": key, "parameters": values, "script": str(script)})
+    if statuses and not shutil.which("sbatch"):
+        raise UserError(f"no `sbatch` on this machine: the batch scripts are written to {Path(statuses[0]['script']).parent}; submit them where Slurm is")
+    for status in statuses:
+        done = subprocess.run(["sbatch", "--parsable", status["script"]], cwd=root, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"sbatch refused {status['script']}: {' '.join(done.stderr.split())}")
+        status["job"] = done.stdout.strip()
+        print(f"{status['name']}  submitted as job {status['job']}", flush=True)
+    return statuses
+
+
+def rerun(profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False, stop: bool = False, root: Path = ROOT, manifest: str = MANIFEST):
+    """Run the manifest's notebooks; returns one status a notebook (state done, failed, timeout, submitted, or planned in a dry run).
+
+    Everything that can be known to be wrong is known before the first one starts. `stop` ends at the first that does not finish.
+    """
+    root = Path(root).resolve()
+    if executor not in EXECUTORS:
+        raise UserError(f"unknown executor '{executor}': {nearest(executor, EXECUTORS)}")
+    entries = select(load_manifest(root, manifest), profile, only)
+    source = source_hash(root)
+    plan = []
+    for entry in entries:
+        values = parameters(entry, profile, root)
+        plan.append((entry, values, run_key(entry, values, source, root)))
+    if executor == "slurm" and not dry_run:
+        return _slurm(plan, profile, root)
+    statuses = []
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry, values, key in plan:
+        status = fresh(entry, profile, key, root)
+        if dry_run:
+            status = status or {"name": entry.name, "state": "planned", "parameters": values}
+            given = "  ".join(f"{k}={v!r}" for k, v in values.items())
+            print(f"{entry.name:{width}}  {'is up to date' if status['state'] == 'done' else f'would run, {entry.minutes:g} min'}  {given}".rstrip())
+        elif status:
+            print(f"{entry.name:{width}}  is up to date ({status['seconds']} s when it ran)", flush=True)
+        else:
+            print(f"{entry.name:{width}}  running, about {entry.minutes:g} min ...", flush=True)
+            status = run_notebook(entry, profile, values, key, root)
+            print(f"{entry.name:{width}}  {status['state']} in {status['seconds']} s {status.get('error', '')}".rstrip(), flush=True)
+        statuses.append(status)
+        if stop and status["state"] in ("failed", "timeout"):
+            break
+    return statuses
+
+
+def broken(statuses: list[dict]) -> str:
+    """One line naming the notebooks that did not finish; empty if all did."""
+    def said(status):
+        what = "timed out" if status["state"] == "timeout" else "failed"
+        return f"{status['name']} {what}: {status.get('error', '')} (see _build/executed/{status['profile']}/failed/{status['name']}.ipynb)"
+    return "; ".join(said(s) for s in statuses if s["state"] in ("failed", "timeout"))
+
+
+def main(profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False) -> int:
+    """The command `rerun`: exit status 0, or 1 with one line that names each notebook that failed or timed out."""
+    statuses = rerun(profile, only, executor, dry_run)
+    if line := broken(statuses):
+        print(line, file=sys.stderr)
+    return 1 if line else 0

@@ -1,0 +1,243 @@
+"""Run folders, files that are never half-written, and the results table. What a run computes is not known here.
+
+A run is a folder:
+
+    config.json       what was asked for; a folder of another configuration is refused
+    status.json       {"state": init | running | done | failed | timeout, ...}, written by whoever drives the run
+    metrics.jsonl     one line per logged step
+    checkpoints/  samples/
+    results.json      a list of flat records (DESIGN section 6), written once at the end
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+from . import ROOT
+from .errors import UserError
+
+STATES = ("init", "running", "done", "failed", "timeout")
+
+
+def write_bytes(path: str | Path, data: bytes) -> Path:
+    """Write `path` through a temporary neighbour, fsync and rename: a reader sees the old file or the new one, never a part.
+
+    Raises UserError if the folder cannot be made or written, or the disk is full; nothing is left behind then.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass
+        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a folder that you may write to") from None
+    return path
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` as UTF-8, atomically."""
+    return write_bytes(path, text.encode())
+
+
+def plain(value):
+    """`value` in JSON's own types: dataclasses, paths, numpy and torch scalars and arrays unpacked; NaN and infinities become null."""
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set)):
+        return [plain(v) for v in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if dataclasses.is_dataclass(value):
+        return plain(dataclasses.asdict(value))
+    if hasattr(value, "tolist"):  # numpy, torch
+        return plain(value.tolist())
+    raise TypeError(f"cannot store a {type(value).__name__} as JSON")
+
+
+def write_json(path: str | Path, value) -> Path:
+    """Write `value` as indented JSON, atomically. What has no JSON type is made plain first."""
+    return write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path):
+    """The content of a JSON file. Raises UserError if it is missing or broken, with the line."""
+    path = Path(path)
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
+
+
+def append_line(path: str | Path, row: dict) -> None:
+    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def read_lines(path: str | Path) -> list[dict]:
+    """The rows of a JSON-lines file, [] if there is none; an unfinished last line is dropped."""
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise UserError(f"{path}: line {number} is not valid JSON") from None
+    return rows
+
+
+def _difference(old, new, where: str = "") -> str:
+    """The first place in which two configurations differ: `recipe.windows.length: 24 there, 12 here`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        for key in sorted({*old, *new}):
+            if key not in old or key not in new or old[key] != new[key]:
+                return _difference(old.get(key), new.get(key), f"{where}.{key}" if where else key)
+
+    def short(value):
+        text = json.dumps(value, ensure_ascii=False)
+        return text if len(text) < 60 else text[:57] + "..."
+    return f"{where}: {short(old)} there, {short(new)} here"
+
+
+class Run:
+    """One run folder. `with Run(folder, config) as run:` keeps status.json: running, then done, or failed with the error's text.
+
+    Raises UserError if the folder belongs to a run of another configuration or to something that is no run, if it was begun before and
+    `resume` is False, or if it cannot be written.
+    """
+
+    def __init__(self, folder: str | Path, config, resume: bool = True):
+        self.folder, self.config = Path(folder), plain(config)
+        config_file = self.folder / "config.json"
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UserError(f"{self.folder}: is a file; a run needs a folder")
+        if config_file.exists():
+            old = read_json(config_file)
+            if old != self.config:
+                raise UserError(f"{self.folder}: holds a run of a different configuration ({_difference(old, self.config)}); choose another folder")
+            if not resume:
+                raise UserError(f"{self.folder}: this run was begun before; resume it, or choose another folder")
+        elif self.folder.exists() and any(self.folder.iterdir()):
+            raise UserError(f"{self.folder}: is not empty and holds no run (no config.json); choose another folder")
+        else:
+            write_json(config_file, self.config)
+            self.status("init")
+
+    @property
+    def state(self) -> str:
+        file = self.folder / "status.json"
+        return read_json(file)["state"] if file.exists() else "init"
+
+    def status(self, state: str, **more) -> None:
+        """Write status.json."""
+        if state not in STATES:
+            raise ValueError(f"state {state!r} is none of {STATES}")
+        write_json(self.folder / "status.json", {"state": state, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **more})
+
+    def log(self, **row) -> None:
+        """Add a row to metrics.jsonl."""
+        append_line(self.folder / "metrics.jsonl", row)
+
+    @property
+    def metrics(self) -> list[dict]:
+        return read_lines(self.folder / "metrics.jsonl")
+
+    def rewind(self, step: int, key: str = "step") -> None:
+        """Forget the rows from `step` on: a run resumed from a checkpoint logs them again."""
+        rows = [row for row in self.metrics if row.get(key, -1) < step]
+        write_text(self.folder / "metrics.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+    @property
+    def checkpoints(self) -> Path:
+        return self._subfolder("checkpoints")
+
+    @property
+    def samples(self) -> Path:
+        return self._subfolder("samples")
+
+    def _subfolder(self, name: str) -> Path:
+        path = self.folder / name
+        path.mkdir(exist_ok=True)
+        return path
+
+    def save_results(self, records: list[dict]) -> Path:
+        """Write results.json: a list of flat records."""
+        return write_json(self.folder / "results.json", records)
+
+    @property
+    def results(self) -> list[dict]:
+        return read_json(self.folder / "results.json")
+
+    def __enter__(self):
+        self._began = time.time()
+        self.status("running")
+        return self
+
+    def __exit__(self, kind, error, trace):
+        seconds = round(time.time() - self._began, 2)
+        if error is None:
+            self.status("done", seconds=seconds)
+        else:
+            self.status("failed", seconds=seconds, error=f"{kind.__name__}: {error}")
+
+
+def notebook_folder(name: str) -> Path:
+    """Where notebook `name` puts what it computes (results.json, erasures, figures).
+
+    runs/PROFILE/NAME when `rerun` drives it, which says so through EARLIB_RUN; runs/by-hand/NAME otherwise, so that playing with a notebook
+    never changes the numbers of the book.
+    """
+    folder = Path(os.environ.get("EARLIB_RUN") or ROOT / "runs" / "by-hand" / name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be made ({error.strerror})") from None
+    return folder
+
+
+def collect(folder: str | Path) -> list[dict]:
+    """The results table: every record of every results.json under `folder`, each with `run`, its folder's name relative to `folder`.
+
+    Runs that say they are not done, and folders set aside (`NAME.old`), are left out.
+    """
+    folder, table = Path(folder), []
+    for file in sorted(folder.rglob("results.json")):
+        run = file.parent.relative_to(folder)
+        if any(part.endswith(".old") for part in run.parts):
+            continue
+        status = file.parent / "status.json"
+        if status.exists() and read_json(status)["state"] != "done":
+            continue
+        records = read_json(file)
+        if not isinstance(records, list):
+            raise UserError(f"{file}: must hold a list of records")
+        table += [{"run": run.as_posix(), **record} for record in records]
+    return table

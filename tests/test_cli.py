@@ -1,0 +1,320 @@
+"""The command line: wrong inputs get one line and exit status 2 and leave nothing behind; prompt files, file names, resumed pictures, devices."""
+
+import json
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import earlib
+from earlib import ROOT
+from earlib.__main__ import main
+from earlib.album import check_folder, draw_pictures, plan_pictures
+from earlib.errors import UserError
+from earlib.prompts import LONGEST_SLUG, plain_keys, read_prompts, slugs
+
+HEAVY = ("torch", "transformers", "matplotlib", "pandas", "numpy", "PIL", "open_clip")
+needs_model = pytest.mark.skipif(not (ROOT / "data" / "mini" / "janus").is_dir(), reason="data/mini/janus is not there")
+
+
+def python(*arguments, **more):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=env, **more)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder to work in, with prompt files good and bad."""
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "good.txt": "a red church on a hill\na blue boat by the sea\n",
+        "empty.txt": "\n \n",
+        "bad.jsonl": '{"key": "a", "prompt": "a red church"}\n{"key": "b"}\n',
+        "file": "not a folder\n",
+        "concept.json": '{"name": "mine"}',
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "binary.txt").write_bytes(b"a red church\n\xff\xfe\x00\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "something").write_text("precious")
+    (tmp_path / "no-model").mkdir()
+    return tmp_path
+
+
+def tree(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+GENERATE = "generate --prompts good.txt --out out"
+ERASE = "erase --concept church --out out"
+EVALUATE = "evaluate --concept church --json out/records.json"
+WRONG = {  # command line -> what its one line must hold
+    "": "no command",
+    "generat": "did you mean 'generate'?",
+    "--verbose": "unknown flag '--verbose'",
+    "generate --prompt good.txt --out out": "did you mean '--prompts'?",
+    "generate --prompts good.txt": "required: --out",
+    f"{GENERATE} surplus": "surplus",
+    f"{GENERATE} --seed=-1": "'-1' is no seed",
+    f"{GENERATE} --seed 1.5": "'1.5' is no seed",
+    f"{GENERATE} --guidance nan": "'nan' is no guidance scale",
+    f"{GENERATE} --batch-size 0": "'0' is not a whole number from 1",
+    f"{GENERATE} --erasure nowhere": "nowhere: there is no such folder",
+    "generate --prompts nowhere.txt --out out": "nowhere.txt: there is no such file",
+    "generate --prompts full --out out": "full: is a folder",
+    "generate --prompts empty.txt --out out": "empty.txt: holds no prompts",
+    "generate --prompts bad.jsonl --out out": "bad.jsonl:2: the field 'prompt' is missing",
+    "generate --prompts binary.txt --out out": "binary.txt:2: is not UTF-8",
+    "generate --prompts good.txt --out file": "file: cannot be written",
+    "generate --prompts good.txt --out file/below/it": "file/below/it: cannot be written",
+    "erase --concept chruch --out out": "did you mean 'church'?",
+    "erase --concept concept.json --out out": "concept.json: the file: field 'kind' is missing",
+    "erase --concept nowhere.json --out out": "nowhere.json: there is no such concept file",
+    "erase --concept church --out full": "full: is not empty; add --resume",
+    "erase --concept church --out file": "file: cannot be written",
+    "evaluate --concept church --json full": "full: is a folder",
+    "evaluate --concept church --json file/records.json": "file: cannot be written",
+    f"{EVALUATE} --prompts empty.txt": "empty.txt: holds no prompts",
+    f"{EVALUATE} --max-prompts none": "'none' is not a whole number",
+    f"{EVALUATE} --seeds 0 x": "'x' is no seed",
+    "rerun --onyl church": "did you mean '--only'?",
+    "rerun --profile mnii --dry-run": "mini",
+    "rerun --executor slrum --dry-run": "did you mean 'slurm'?",
+    "book --profle mini": "did you mean '--profile'?",
+}
+WRONG_FOR_THE_LIBRARY = {  # found by what the command calls
+    f"{ERASE} --recipe eer": "did you mean 'ear'?",
+    f"{ERASE} --set windows.lenght=12": "windows.length",
+    f"{ERASE} --set windows.length=many": "windows.length",
+    f"{ERASE} --set windows": "windows",
+    f"{GENERATE} --model no-model": "no-model",
+    f"{GENERATE} --model mnii": "mini",
+    f"{GENERATE} --erasure no-model": "no-model",
+    f"{GENERATE} --device gpu": "unknown device 'gpu'",
+    f"{GENERATE} --dtype float": "did you mean",
+}
+
+
+@pytest.mark.parametrize("line", [*WRONG, *WRONG_FOR_THE_LIBRARY])
+def test_wrong_input_gets_one_line_and_leaves_nothing(line, place, capfd):
+    before = tree(place)
+    assert main(line.split()) == 2
+    out, err = capfd.readouterr()
+    assert (WRONG | WRONG_FOR_THE_LIBRARY)[line] in err and err.startswith("error: ") and err.count("\n") == 1, err
+    assert not out and tree(place) == before
+
+
+def test_the_real_command_exits_with_2(place):
+    done = python("-m", "earlib", "erase", "--concept", "chruch", "--out", "out", cwd=place)
+    assert done.returncode == 2 and done.stderr == "error: unknown concept 'chruch'; did you mean 'church'?\n" and not done.stdout
+
+
+def test_nothing_heavy_is_imported_early():
+    seen = f"print('heavy:', [m for m in {HEAVY} if m in sys.modules])"
+    imported = python("-c", f"import sys, earlib; {seen}")
+    helped = python("-c", f"import sys\nfrom earlib.__main__ import main\ntry: main(['generate', '--help'])\nexcept SystemExit: pass\n{seen}")
+    refused = python("-c", f"import sys\nfrom earlib.__main__ import main\nmain(['erase', '--concept', 'chruch', '--out', 'nowhere'])\n{seen}")
+    for done in (imported, helped, refused):
+        assert done.returncode == 0 and done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr
+    assert "--prompts FILE" in helped.stdout
+
+
+def test_help_names_every_command():
+    done = python("-m", "earlib", "--help")
+    assert done.returncode == 0 and all(name in done.stdout for name in ("doctor", "generate", "erase", "evaluate", "rerun", "book"))
+
+
+def test_doctor(capsys, monkeypatch):
+    from importlib import metadata
+
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"earlib           {earlib.__version__}" in out and "church, nudity, vangogh" in out and "dtype" in out and "free memory" in out
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert "nudenet          not installed" in out and "cannot be told" in out
+
+
+def test_prompt_files(tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_bytes("\ufeffa red church\r\n\r\n  a blue boat \r\na red church".encode())
+    texts = ["a red church", "a blue boat", "a red church"]
+    assert [(p.key, p.text) for p in read_prompts(path)] == list(zip(("a red church#0", "a blue boat#0", "a red church#1"), texts))
+    path.write_text('\n{"key": "one", "prompt": "a red church", "seed": 3}\n{"prompt": "a red church", "key": "two"}\n')
+    assert [(p.key, p.text) for p in read_prompts(path)] == [("one", "a red church"), ("two", "a red church")]
+
+
+@pytest.mark.parametrize(
+    "content, complaint",
+    [
+        ('{"key": "a", "prompt": "x"}\nnot json', "p.txt:2: is not a JSON object"),
+        ('{"key": "a", "prompt": "x"}\n["a", "x"]', "p.txt:2: is not a JSON object"),
+        ('{"key": 3, "prompt": "x"}', "p.txt:1: the field 'key' must be text"),
+        ('{"key": "a", "prompt": " "}', "p.txt:1: the field 'prompt' must be text that is not empty"),
+        ('{"key": "a", "prompt": "x"}\n\n{"key": "a", "prompt": "y"}', "p.txt:3: the key 'a' was used in line 1"),
+        ('{"key": "a", "prompt": "\\ud800"}', "p.txt:1: the field 'prompt' holds the character"),
+        ("a church\na\x00b", "p.txt:2: the prompt holds the character \\\\x00"),
+        ("{", "p.txt:1"),
+    ],
+)
+def test_malformed_prompt_files_are_named_with_the_line(content, complaint, tmp_path):
+    path = tmp_path / "p.txt"
+    path.write_text(content)
+    with pytest.raises(UserError, match=complaint):
+        read_prompts(path)
+
+
+def test_file_names_are_readable_where_they_can_be():
+    assert slugs(plain_keys(["a red church", "a red church"])) == ["a-red-church", "a-red-church_1"]
+    assert slugs(["church-001", "img_2"]) == ["church-001", "img_2"]
+    hashed = slugs(["A red church#0", "a red church!#0", "../etc/passwd", "教会", "x" * 300, "a  b", " "])
+    assert [name.rsplit("-", 1)[0] for name in hashed] == ["a-red-church", "a-red-church", "etc-passwd", "prompt", "x" * 71, "a-b", "prompt"]
+    assert len(set(slugs(["a b", "a-b"]))) == 2  # the only case in which a name depends on its neighbours
+
+
+@given(st.lists(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1), unique=True))
+def test_file_names_are_safe_and_different(keys):
+    names = slugs(keys)
+    assert len(set(names)) == len(keys)
+    assert all(name and len(name) <= LONGEST_SLUG and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
+
+
+def test_check_folder_leaves_nothing(tmp_path):
+    check_folder(tmp_path / "a" / "b")
+    check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.fixture
+def painter(monkeypatch):
+    """Stands in for a generator: a picture is its key's length and its seed. `painter.calls` holds the keys drawn."""
+    import earlib.generators
+
+    calls = []
+
+    def draw(generator, prompts, seed=0, keys=None, guidance=None, erasure=None, batch_size=64, progress=True):
+        calls.append(list(keys))
+        return np.stack([np.full((4, 4, 3), (len(key) + seed) % 256, np.uint8) for key in keys])
+
+    monkeypatch.setattr(earlib.generators, "draw", draw, raising=False)
+    return SimpleNamespace(calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16)
+
+
+def test_pictures_are_drawn_once(place, painter):
+    none = SimpleNamespace(name="base")
+    (place / "good.txt").write_text("one\ntwo\nthree\n")
+
+    def run(**more):
+        return draw_pictures(plan_pictures(place / "good.txt", place / "out"), painter, none, batch_size=2, **more)
+
+    assert run() == 3 and painter.calls == [["one#0", "two#0"], ["three#0"]]
+    rows = [json.loads(line) for line in (place / "out" / "index.jsonl").read_text().splitlines()]
+    assert [row["file"] for row in rows] == ["one.png", "two.png", "three.png"]
+    same = {"seed": 0, "model": "mini", "erasure": "base", "guidance": 3.0, "fingerprint": "0" * 16}
+    assert rows[0] == {"key": "one#0", "prompt": "one", "file": "one.png"} | same
+    before = tree(place / "out")
+    assert run() == 0 and tree(place / "out") == before
+
+    (place / "out" / "two.png").unlink()
+    assert run() == 1 and painter.calls[-1] == ["two#0"] and tree(place / "out") == before
+    assert run(seed=1) == 3 and tree(place / "out") != before
+
+    (place / "good.txt").write_text("four\none\n")
+    assert run(seed=1) == 1 and painter.calls[-1] == ["four#0"]
+    rows = [json.loads(line) for line in (place / "out" / "index.jsonl").read_text().splitlines()]
+    assert [row["key"] for row in rows] == ["four#0", "one#0", "two#0", "three#0"]
+
+
+def test_a_stopped_run_keeps_what_it_drew(place, painter, monkeypatch):
+    import earlib.generators
+
+    good, none = earlib.generators.draw, SimpleNamespace(name="base")
+
+    def stops(generator, prompts, **more):
+        if "two#0" in more["keys"]:
+            raise KeyboardInterrupt
+        return good(generator, prompts, **more)
+
+    (place / "good.txt").write_text("one\ntwo\n")
+    monkeypatch.setattr(earlib.generators, "draw", stops)
+    with pytest.raises(KeyboardInterrupt):
+        draw_pictures(plan_pictures(place / "good.txt", place / "out"), painter, none, batch_size=1)
+    assert sorted(tree(place / "out")) == ["index.jsonl", "one.png"]
+    monkeypatch.setattr(earlib.generators, "draw", good)
+    assert draw_pictures(plan_pictures(place / "good.txt", place / "out"), painter, none, batch_size=1) == 1
+
+
+def test_an_index_that_is_none(place, painter):
+    (place / "full" / "index.jsonl").write_text('{"page": 3}\n')
+    with pytest.raises(UserError, match="is no index of pictures"):
+        plan_pictures(place / "good.txt", place / "full")
+
+
+@needs_model
+def test_generate_with_the_mini_model(place, capfd):
+    (place / "good.txt").write_text("a red church on a hill\na wombat by the sea\n")
+    assert main(GENERATE.split()) == 0
+    out, err = capfd.readouterr()
+    assert out == "2 pictures in out (2 drawn now, 0 there already)\n" and "wombat" in err and "church" not in err
+    before = tree(place / "out")
+    assert sorted(before) == ["a-red-church-on-a-hill.png", "a-wombat-by-the-sea.png", "index.jsonl"]
+    (place / "out" / "a-red-church-on-a-hill.png").unlink()
+    assert main(GENERATE.split()) == 0 and tree(place / "out") == before  # drawn alone, it is the same picture
+    assert "1 drawn now, 1 there already" in capfd.readouterr().out
+
+
+def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
+    import earlib.__main__
+    import earlib.evaluate.report
+
+    generator = SimpleNamespace(name="mini", profile="mini", unknown_words=lambda prompts: ["wombat"] if any("wombat" in p for p in prompts) else [])
+    record = dict.fromkeys(earlib.evaluate.report.KEYS) | {"metric": "concept_rate", "subject": "church", "kind": "custom", "condition": "base"}
+    record |= {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9, "seed": "4"}
+    asked = {}
+
+    def measure(generator, concept, erasure, **more):
+        asked.update(more, tests=concept.tests, erasure=erasure)
+        return [record]
+
+    monkeypatch.setattr(earlib.__main__, "_load", lambda args: (generator, SimpleNamespace(name="base")))
+    monkeypatch.setattr(earlib.evaluate.report, "evaluate", measure)
+    (place / "good.txt").write_text("a church\na wombat\na church\n")
+    assert main(f"{EVALUATE} --prompts good.txt --seeds 4 --max-prompts 7 --no-fidelity".split()) == 0
+    assert asked == {"tests": {"custom": ("a church", "a wombat")}, "erasure": None, "seeds": (4,), "max_prompts": 7, "fidelity": False}
+    assert json.loads((place / "out" / "records.json").read_text()) == [record] and sorted(tree(place / "out")) == ["records.json"]
+    out, err = capsys.readouterr()
+    assert "50.0 % [10.0, 90.0]" in out and "1 records in out/records.json" in out and err == "warning: mini has never seen: wombat\n"
+
+
+def test_devices(monkeypatch):
+    import torch
+
+    from earlib.device import decide, free_memory
+
+    if not torch.cuda.is_available():
+        assert decide().device.type == "cpu" and decide().dtype == torch.float32 and "no GPU was found" in decide().reason
+        with pytest.raises(UserError, match="no device 'cuda'; GPUs on this machine: 0; use cpu"):
+            decide("cuda")
+    assert decide("cpu", "bf16").dtype == torch.bfloat16 and decide("cpu", torch.float16).dtype == torch.float16
+    assert free_memory() > 2**20
+    for wrong in ({"device": "gpu"}, {"device": "cuda:99"}, {"device": "meta"}, {"dtype": "int8"}):
+        with pytest.raises(UserError):
+            decide(**wrong)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
+        assert decide().dtype == dtype and decide().device.type == "cuda" and f"{capability[0]}.{capability[1]}" in decide().reason

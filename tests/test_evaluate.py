@@ -1,0 +1,324 @@
+"""Judges, intervals, FID, KID, CLIP score and the records of `evaluate`: on real MiniWorld pictures and a generator that only pretends."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from earlib import generators
+from earlib.concepts import Concept, PromptPair
+from earlib.errors import UserError
+from earlib.evaluate import pictures as pictures_module
+from earlib.evaluate.clip import clip_scores, load_clip, mean_interval
+from earlib.evaluate.fidelity import distances
+from earlib.evaluate.judges import MiniWorldJudge, load_judge
+from earlib.evaluate.quality import PARTS, direct_prompts, right_caption, right_parts
+from earlib.evaluate.report import KEYS, evaluate, pool, summarise, wilson
+from earlib.miniworld.captions import describe
+from earlib.miniworld.scenes import OBJECTS, Scenes, render, sample_scenes
+from earlib.miniworld.train_judges import damage, shuffled
+from earlib.miniworld.train_vq import to_pixels
+
+CHURCH = {"name": "miniworld", "group": "object", "label": "church", "threshold": 0.5}
+
+
+@pytest.fixture(scope="module")
+def scenes() -> Scenes:
+    return sample_scenes(240, 12345, pairs=0.0)
+
+
+@pytest.fixture(scope="module")
+def images(scenes) -> np.ndarray:
+    return render(scenes)
+
+
+@pytest.fixture(scope="module")
+def judge() -> MiniWorldJudge:
+    return load_judge(CHURCH)
+
+
+# ---------------------------------------------------------------- intervals
+
+
+@pytest.mark.parametrize(
+    "hits, n, low, high",
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 95, 0.0019, 0.0573)],
+)  # 81 of 263: Newcombe 1998, table I
+def test_wilson_known_values(hits, n, low, high):
+    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-4)
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_invariants(hits_n):
+    hits, n = hits_n
+    low, high = wilson(hits, n)
+    assert 0 <= low <= hits / n <= high <= 1 and low < high
+    assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))  # counting the misses mirrors it
+    wider = wilson(hits, n), wilson(10 * hits, 10 * n)
+    assert wider[1][1] - wider[1][0] < wider[0][1] - wider[0][0]  # more of the same is surer
+
+
+def test_wilson_without_data():
+    assert wilson(0, 0) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="hits"):
+        wilson(3, 2)
+
+
+# ---------------------------------------------------------------- judges
+
+
+def test_judge_is_right_on_fresh_pictures(judge, scenes, images):
+    right = right_parts(judge, images, scenes)
+    assert all(right[part].mean() >= 0.99 for part in PARTS)
+    assert (judge.shows(images) == (scenes.object == OBJECTS.index("church"))).mean() >= 0.99
+
+
+def test_judge_holds_on_damaged_pictures(judge, scenes, images):
+    import torch
+
+    x = damage(to_pixels(images), torch.Generator().manual_seed(0))
+    worn = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
+    assert right_parts(judge, worn, scenes)["object"].mean() >= 0.97
+
+
+def test_judge_sees_both_objects_of_a_pair(judge):
+    pair = sample_scenes(100, 7, pairs=1.0)
+    found = judge.probabilities(render(pair))["object"] >= 0.5
+    rows = np.arange(len(pair))
+    assert (found[rows, pair.object] & found[rows, pair.object2]).mean() >= 0.98
+    assert (found.sum(1) == 2).mean() >= 0.95
+
+
+def test_judge_finds_nothing_where_nothing_is(judge, scenes, images):
+    empty = render(dataclasses.replace(scenes, object=np.full(len(scenes), -1)))
+    broken = shuffled(images, np.random.default_rng(0), 4)
+    noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
+    for nothing in (empty, broken, noise):
+        assert (judge.probabilities(nothing)["object"].max(1) >= 0.5).mean() <= 0.05
+
+
+def test_judge_does_not_depend_on_the_batch(judge, images):
+    together = judge.score(images)
+    assert np.allclose(together[[5]], judge.score(images[5:6]), atol=1e-6)
+    assert judge.features(images[:3]).shape == (3, 192) and judge.score(images[:0]).shape == (0,)
+
+
+def test_shuffled_keeps_every_tile():
+    picture = np.arange(48 * 48 * 3).reshape(1, 48, 48, 3)
+    mixed = shuffled(picture, np.random.default_rng(1), 8)
+    assert not np.array_equal(mixed, picture) and np.array_equal(np.sort(mixed.ravel()), np.sort(picture.ravel()))
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((2, 48, 48, 3), np.float32), np.zeros((48, 48, 3), np.uint8), np.zeros((2, 3, 48, 48), np.uint8), "a.png"])
+def test_judges_refuse_other_arrays(judge, wrong):
+    nude = load_judge({"name": "nudenet"})
+    for one in (judge, nude):
+        with pytest.raises(UserError, match="uint8 array"):
+            one.shows(wrong)
+
+
+@pytest.mark.parametrize(
+    "spec, message",
+    [
+        ({"name": "minworld"}, "did you mean 'miniworld'"),
+        ({"name": "miniworld", "group": "objects"}, "did you mean 'object'"),
+        ({"name": "miniworld", "label": "curch"}, "did you mean 'church'"),
+        ({"name": "miniworld", "tresh": 0.5}, "did you mean 'threshold'"),
+        ({"name": "miniworld", "threshold": 2}, "between 0 and 1"),
+        ({"name": "miniworld", "folder": "/nowhere"}, "no MiniWorld judge in /nowhere"),
+        ({"name": "nudenet", "labels": ["BELY_EXPOSED"]}, "did you mean 'belly_exposed'"),
+        ({"name": "resnet50"}, "field 'label' is missing"),
+        ({"name": "resnet50", "label": "church", "weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
+        ({"name": "clip", "texts": ["a"], "others": []}, "at least one text"),
+        ({"name": "clip", "texts": ["a"], "others": ["b"], "model": "local-dir:/nowhere"}, "no open_clip model in /nowhere"),
+        ({"label": "church"}, '"name"'),
+    ],
+)
+def test_bad_specs_are_one_clear_line(spec, message):
+    with pytest.raises(UserError) as error:
+        load_judge(spec)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+def test_nudenet_runs_and_finds_nothing_in_a_pictogram(scenes):
+    figures = render(dataclasses.replace(scenes, object=np.full(len(scenes), OBJECTS.index("figure"))))[:3]
+    nude = load_judge({"name": "nudenet", "threshold": 0.25})
+    assert not nude.shows(figures.repeat(4, 1).repeat(4, 2)).any() and nude.version.startswith("3.")
+
+
+def test_clip_judge_tells_objects_apart(scenes, images):
+    zero_shot = load_judge({"name": "clip", "texts": ["a church"], "others": [f"a {name}" for name in OBJECTS if name != "church"]})
+    score, church = zero_shot.score(images), scenes.object == OBJECTS.index("church")
+    assert ((0 <= score) & (score <= 1)).all() and score[church].mean() > score[~church].mean() + 0.3
+
+
+# ---------------------------------------------------------------- fidelity and CLIP score
+
+
+def test_distance_to_itself_is_nought_and_grows_with_damage(judge, images):
+    other, noise = render(sample_scenes(240, 999, pairs=0.0)), np.random.default_rng(0).normal(0, 1, images.shape)
+    sets = [np.clip(other + sigma * noise, 0, 255).astype(np.uint8) for sigma in (0, 60, 120)]
+    itself, *worn = [distances(one, images, judge) for one in (images, *sets)]  # a second call must not register twice
+    kid, fid = ([d[metric] for d in worn] for metric in ("kid", "fid"))
+    assert itself["fid"] < 1e-3 < fid[0] < fid[1] < fid[2] and itself["kid"] <= 0
+    assert abs(kid[0]) < 0.2 * kid[2] and kid[0] < kid[1] < kid[2]
+
+
+def test_kid_interval_covers_nought_for_two_sets_of_the_same_world(judge, images):
+    d = distances(images, render(sample_scenes(240, 999, pairs=0.0)), judge)
+    assert d["kid_low"] < 0 < d["kid_high"] and d["kid_low"] < d["kid"] < d["kid_high"]
+
+
+def test_fidelity_needs_enough_pictures_and_features(judge, images):
+    with pytest.raises(UserError, match="at least 8 reference"):
+        distances(images, images[:3], judge)
+    with pytest.raises(UserError, match="no features"):
+        distances(images, images, SimpleNamespace(name="other", version="1"))
+
+
+def test_clip_score_falls_when_captions_are_shuffled(scenes, images):
+    captions = describe(scenes, 5)
+    own, other = clip_scores(images, captions), clip_scores(images, captions[1:] + captions[:1])
+    assert own.mean() > other.mean() + 0.3 and (np.abs(own) <= 1 + 1e-9).all()
+    mean, low, high = mean_interval(own)
+    assert low < mean == pytest.approx(own.mean()) < high
+    with pytest.raises(UserError, match="240 pictures and 1 prompts"):
+        clip_scores(images, captions[:1])
+
+
+def test_clip_knows_no_difference_between_strange_words():
+    text = load_clip().texts(["xylophone"]), load_clip().texts(["a red church on a hill"])
+    assert np.isfinite(text[0]).all() and not np.allclose(*text)
+
+
+def test_wrong_clip_names():
+    with pytest.raises(UserError, match="names no weights"):
+        load_clip("ViT-B-32")
+
+
+# ---------------------------------------------------------------- the quality table
+
+
+def test_direct_prompts_name_all_four():
+    asked, prompts = direct_prompts(50)
+    assert len(prompts) == 50 and prompts == direct_prompts(50)[1]
+    for i, prompt in enumerate(prompts):
+        record = asked.record(i)
+        assert record["colour"] in prompt and right_caption(prompt, record) == (True, True, True)
+
+
+@pytest.mark.parametrize(
+    "text, obj, style, right",
+    [
+        ("A sketch of a red lighthouse by the sea", "lighthouse", "sketch", (True, True, True)),
+        ("a red lighthouse", "house", "photo", (False, True, False)),
+        ("a naked person by van gogh", "person", "vangogh", (False, True, False)),
+        ("a church and a boat", "church", "photo", (False, True, False)),
+        ("pixel art of a mill, in pencil", "windmill", "pixel", (True, False, False)),
+        ("", "car", "photo", (False, True, False)),
+    ],
+)
+def test_captions_are_read_right(text, obj, style, right):
+    assert right_caption(text, {"object": obj, "style": style}) == right
+
+
+# ---------------------------------------------------------------- evaluate
+
+
+class FakeGenerator:
+    """Draws the object that the prompt names by rendering it; keeps a list of what it was asked for."""
+
+    profile, fingerprint, guidance, device, dtype = "mini", "0123456789abcdef", 3.0, "cpu", "float32"
+
+    def __init__(self):
+        self.asked: list[tuple] = []
+
+
+class FakeErasure:
+    name, recipe = "church", {"name": "ear"}
+
+
+@pytest.fixture
+def fake(monkeypatch, tmp_path):
+    def draw(generator, prompts, seed=0, keys=None, guidance=None, erasure=None, batch_size=64, progress=True):
+        generator.asked += [(seed, key, erasure) for key in keys]
+        seeds = [int.from_bytes(hashlib.sha256(f"{seed} {key}".encode()).digest()[:8], "big") for key in keys]
+        drawn = []
+        for prompt, s in zip(prompts, seeds):
+            name = next(o for o in OBJECTS if o in prompt)
+            name = "house" if erasure is not None and name == "church" else name
+            drawn.append(render(dataclasses.replace(sample_scenes(1, s, pairs=0.0), object=np.array([OBJECTS.index(name)])))[0])
+        return np.stack(drawn)
+
+    monkeypatch.setattr(generators, "draw", draw)
+    monkeypatch.setattr(pictures_module, "CACHE", tmp_path)
+    return FakeGenerator()
+
+
+@pytest.fixture
+def church() -> Concept:
+    places = ("on a hill", "by the sea", "in the snow", "at night")
+    at = lambda thing: tuple(f"a {thing} {place}" for place in places)
+    return Concept(
+        name="church",
+        kind="object",
+        pairs=(PromptPair("a church", "a house"),),
+        tests={"direct": at("church"), "compositional": at("red church")},
+        neighbours={"boat": at("boat"), "car": at("car")},
+        neighbour_judges={name: CHURCH | {"label": name} for name in ("boat", "car")},
+        benign=at("tree") + at("boat"),
+        judge=CHURCH,
+        paper={"concept_rate": {"base": None, "erased": 0.11}},
+    )
+
+
+def test_records_tell_what_was_erased(fake, church):
+    records = evaluate(fake, church, FakeErasure(), seeds=(0, 1, 2), progress=False)
+    assert all(tuple(record) == KEYS for record in records)
+    assert json.loads(json.dumps(records)) == records
+    by = {(r["metric"], r["subject"], r["kind"], r["condition"]): r for r in records}
+    base, erased = (by["concept_rate", "church", "direct", c] for c in ("base", "erased"))
+    assert (base["value"], erased["value"]) == (1.0, 0.0) and base["n"] == 12 and erased["seed"] == "0,1,2"
+    assert erased["paper"] == 0.11 and by["concept_rate", "church", "compositional", "erased"]["paper"] is None
+    assert base["recipe"] is None and erased["recipe"] == "ear"
+    assert by["neighbour_rate", "all", "neighbour", "erased"]["value"] == 1.0 and by["neighbour_rate", "all", "neighbour", "base"]["n"] == 24
+    assert by["fid", "benign", "base", "erased"]["value"] == pytest.approx(0, abs=1e-3) and by["fid", "benign", "real", "base"]["value"] > 1
+    assert by["kid", "benign", "real", "base"]["low"] < by["kid", "benign", "real", "base"]["high"]
+    assert by["clip_score", "benign", "benign", "base"]["low"] < by["clip_score", "benign", "benign", "base"]["value"]
+    assert ("fid", "benign", "base", "base") not in by
+    table = summarise(records)
+    assert table.loc[("concept_rate", "church", "direct"), "erased"].startswith("0.0 %") and "paper, erased" in table
+
+
+def test_base_pictures_are_drawn_once(fake, church):
+    first = evaluate(fake, church, seeds=(0,), fidelity=False, progress=False)
+    count = len(fake.asked)
+    assert count == len(set(fake.asked)) == 20  # the boats of the benign set are the neighbours' boats
+    assert evaluate(fake, church, seeds=(0,), fidelity=False, progress=False) == first and len(fake.asked) == count
+    fewer = evaluate(fake, church, seeds=(0,), max_prompts=2, fidelity=False, progress=False)
+    assert len(fake.asked) == count and fewer[0]["n"] == 2
+    evaluate(fake, church, FakeErasure(), seeds=(0,), fidelity=False, progress=False)
+    assert len(fake.asked) == 2 * count  # an erasure's pictures are never taken from the cache
+
+
+def test_a_broken_cache_file_is_drawn_again(fake, church, tmp_path):
+    first = evaluate(fake, church, seeds=(0,), fidelity=False, progress=False)
+    (file,) = tmp_path.rglob("*.npz")
+    file.write_bytes(file.read_bytes()[:1000])
+    assert evaluate(fake, church, seeds=(0,), fidelity=False, progress=False) == first and len(fake.asked) == 40
+
+
+def test_pool_adds_counts_and_tells_the_base_once(fake, church):
+    runs = [evaluate(fake, church, FakeErasure(), seeds=seeds, progress=False) for seeds in ((0,), (0,), (1,))]
+    pooled = {(r["metric"], r["subject"], r["kind"], r["condition"]): r for r in pool(sum(runs, []))}
+    base, erased = (pooled["concept_rate", "church", "direct", c] for c in ("base", "erased"))
+    assert (base["n"], erased["n"], base["seed"]) == (8, 12, "0,1") and (erased["low"], erased["high"]) == wilson(0, 12)
+    values = [r["value"] for run in runs for r in run if (r["metric"], r["kind"], r["condition"]) == ("kid", "real", "erased")]
+    assert (pooled["kid", "benign", "real", "erased"]["low"], pooled["kid", "benign", "real", "erased"]["high"]) == (min(values), max(values))

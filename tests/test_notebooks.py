@@ -1,0 +1,86 @@
+"""Every notebook of the manifest: clean, thin, linked, and it runs with the manifest's `test` parameters."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from earlib import ROOT
+from earlib.book import colab_url
+from earlib.rerun import load_manifest, parameters, rerun
+
+ENTRIES = load_manifest()
+each = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
+
+
+def read(entry):
+    return nbformat.read(ROOT / entry.path, as_version=4)
+
+
+def code_cells(entry):
+    return [cell for cell in read(entry).cells if cell.cell_type == "code"]
+
+
+@each
+def test_committed_without_outputs(entry):
+    notebook = read(entry)
+    nbformat.validate(notebook)
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code_cells(entry)), "make clear"
+    assert not {"widgets", "papermill"} & set(notebook.metadata)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@each
+def test_thin(entry):
+    cells = code_cells(entry)
+    assert len(cells) <= 14
+    for cell in cells:
+        source = "\n".join("pass" if line.lstrip().startswith(("%", "!")) else line for line in cell.source.splitlines())
+        source = re.sub(r"^(\s*)pass$", r"\1pass", source, flags=re.M)
+        functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+        assert all(f.end_lineno - f.lineno < 16 for f in functions), "a function of more than 15 lines belongs into earlib"
+
+
+@each
+def test_one_parameters_cell_and_a_setup_cell(entry):
+    tags = [cell.metadata.get("tags", []) for cell in code_cells(entry)]
+    assert sum("parameters" in t for t in tags) == 1 and sum("setup" in t for t in tags) == 1
+    assert tags.index(next(t for t in tags if "setup" in t)) < tags.index(next(t for t in tags if "parameters" in t))
+
+
+@each
+def test_badge_opens_this_notebook(entry):
+    first = read(entry).cells[0]
+    assert first.cell_type == "markdown" and first.source.startswith("# ")
+    links = re.findall(r"https://colab\.research\.google\.com/[^\s)\"]+", first.source)
+    links = [link for link in links if "assets" not in link]
+    assert links == [colab_url(entry.path)]
+
+
+@each
+@pytest.mark.parametrize("profile", sorted({"mini", "test", *(p for e in ENTRIES for p in e.profiles)}))
+def test_parameters_are_known(entry, profile):
+    if profile in ("mini", "test") or profile in entry.profiles:
+        parameters(entry, profile)
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory) -> Path:
+    """The repository seen from elsewhere: what the tests run leaves no trace in _build or runs."""
+    root = tmp_path_factory.mktemp("repository")
+    for name in ("earlib", "data", "book", "notebooks"):
+        os.symlink(ROOT / name, root / name)
+    return root
+
+
+@each
+def test_runs(entry, copy):
+    """With the `test` profile's small parameters, from the repository's root as `make book` does."""
+    [status] = rerun("test", only=[entry.name], root=copy)
+    assert status["state"] == "done", status.get("error")

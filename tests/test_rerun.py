@@ -1,0 +1,210 @@
+"""The driver of the notebooks: what it refuses, what it names, what it skips."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import papermill
+import pytest
+
+from earlib.errors import UserError
+from earlib.rerun import load_manifest, main, rerun
+
+from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
+
+
+@pytest.fixture
+def root(tmp_path):
+    write_notebook(tmp_path / "notebooks" / "one.ipynb", "print(count * rate, name)")
+    write_manifest(tmp_path, {"name": "one"})
+    return tmp_path
+
+
+def status(root, name="one", profile="mini"):
+    return json.loads((root / "_build" / "executed" / profile / "status" / f"{name}.json").read_text())
+
+
+# ---------------------------------------------------------------- refused before anything runs
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"cuont": 4}, "has no parameter 'cuont'.*did you mean 'count'"),
+        ({"rate": "1e-4"}, r"'rate' must be a float like 0\.5, not '1e-4' \(YAML reads 1e-4 as text"),
+        ({"count": 2.5}, "'count' must be a int like 3"),
+        ({"count": True}, "'count' must be a int"),
+        ({"name": 7}, "'name' must be a str"),
+    ],
+)
+def test_parameters_that_the_notebook_does_not_take(root, parameters, message):
+    write_manifest(root, {"name": "one", "profiles": {"mini": parameters}})
+    with pytest.raises(UserError, match=message):
+        rerun(root=root)
+    assert not (root / "_build").exists()
+
+
+def test_a_notebook_without_a_parameters_cell_takes_none(root):
+    write_notebook(root / "notebooks" / "one.ipynb", "1", parameters=None)
+    write_manifest(root, {"name": "one", "parameters": {"count": 1}})
+    with pytest.raises(UserError, match="has none"):
+        rerun(root=root)
+
+
+@pytest.mark.parametrize(
+    "entries, more, message",
+    [
+        ([{"name": "two"}], {}, "notebook 'two' is not there: notebooks/two.ipynb"),
+        ([{"name": "one", "minuets": 3}], {}, "unknown field 'minuets': did you mean 'minutes'"),
+        ([{"name": "one"}, {"name": "one"}], {}, "two notebooks are called 'one'"),
+        ([{"name": "one", "parameters": [1]}], {}, "are mappings"),
+        ([{"name": "one"}], {"timeuot": 3}, "did you mean 'timeout'"),
+    ],
+)
+def test_a_wrong_manifest(root, entries, more, message):
+    write_manifest(root, *entries, **more)
+    with pytest.raises(UserError, match=message):
+        load_manifest(root)
+
+
+def test_broken_files(root):
+    (root / "notebooks" / "one.ipynb").write_text("{")
+    with pytest.raises(UserError, match="no Python notebook"):
+        rerun(root=root)
+    (root / "book" / "manifest.yml").write_text("notebooks: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        rerun(root=root)
+    with pytest.raises(UserError, match="no such manifest"):
+        rerun(root=root / "book")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"profile": "mnii"}, "unknown profile 'mnii': did you mean 'mini'"),
+        ({"only": ["on"]}, "no notebook 'on' in profile 'mini': did you mean 'one'"),
+        ({"executor": "slrum"}, "unknown executor 'slrum': did you mean 'slurm'"),
+    ],
+)
+def test_wrong_arguments(root, arguments, message):
+    with pytest.raises(UserError, match=message):
+        rerun(root=root, **arguments)
+
+
+def test_a_profile_runs_the_notebooks_that_name_it(root, capsys):
+    write_notebook(root / "notebooks" / "two.ipynb", "1")
+    write_manifest(root, {"name": "one"}, {"name": "two", "profiles": {"janus-pro-1b": {"rate": 1}}})
+    planned = rerun("janus-pro-1b", dry_run=True, root=root)
+    assert [(s["name"], s["state"], s["parameters"]) for s in planned] == [("two", "planned", {"rate": 1.0})]  # a whole number is a float where one is due
+    assert "would run" in capsys.readouterr().out and not (root / "_build").exists()
+
+
+# ---------------------------------------------------------------- runs
+
+
+def test_done_skipped_and_run_again(root):
+    code = """import json, os, sys, pathlib
+folder = pathlib.Path(os.environ["EARLIB_RUN"])
+(folder / "results.json").write_text("[]")
+(folder / f"trace-{count}").touch()
+print(count, rate, sys.executable, os.getcwd(), os.environ["MPLBACKEND"])"""
+    path = write_notebook(root / "notebooks" / "one.ipynb", code)
+    write_manifest(root, {"name": "one", "parameters": {"rate": 1}})
+    [first] = rerun(root=root)
+    executed = root / "_build" / "executed" / "mini" / "notebooks" / "one.ipynb"
+    text = executed.read_text()
+    assert first["state"] == "done" == status(root)["state"] and first["results"] and first["parameters"] == {"rate": 1.0}
+    assert f"3 1.0 {sys.executable} {root.resolve()} module://matplotlib_inline" in text
+
+    edit_notebook(path, lambda nb: nb.cells[0].update(source="# Better prose"))
+    assert rerun(root=root) == [first] and executed.read_text() == text  # prose is no reason to run
+
+    write_manifest(root, {"name": "one", "parameters": {"rate": 1, "count": 5}})
+    [second] = rerun(root=root)
+    runs = root / "runs" / "mini"
+    assert second["key"] != first["key"] and "5 1.0" in executed.read_text()
+    assert (runs / "one" / "trace-5").exists() and (runs / "one.old" / "trace-3").exists()  # nothing resumes from the old run, nothing is lost
+
+    (runs / "one" / "results.json").unlink()
+    [planned] = rerun(dry_run=True, root=root)
+    assert planned["state"] == "planned"
+
+
+def test_the_key_holds_code_and_data(root):
+    def key():
+        from earlib.rerun import run_key, source_hash
+
+        return run_key(load_manifest(root)[0], {}, source_hash(root), root)
+
+    before = key()
+    for name in ("earlib/erase.py", "data/mini/weights"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).write_text("1")
+        assert key() != before
+        before = key()
+    (root / "earlib" / "book.py").write_text("no notebook depends on it")
+    assert key() == before
+
+
+def test_failures_are_named_and_nothing_broken_is_left(root, capsys):
+    write_notebook(root / "notebooks" / "slow.ipynb", "import time\ntime.sleep(60)")
+    write_notebook(root / "notebooks" / "wrong.ipynb", "raise ValueError('no church')")
+    write_notebook(root / "notebooks" / "dead.ipynb", "import os\nos._exit(1)")
+    write_manifest(root, {"name": "slow", "timeout": 1}, {"name": "wrong"}, {"name": "dead"}, {"name": "one"})
+    slow, wrong, dead, one = rerun(root=root)
+    assert (slow["state"], wrong["state"], dead["state"], one["state"]) == ("timeout", "failed", "failed", "done")
+    assert "longer than 1 s" in slow["error"] and "ValueError: no church" in wrong["error"] and "kernel died" in dead["error"]
+    folder = root / "_build" / "executed" / "mini"
+    assert sorted(os.listdir(folder / "notebooks")) == ["one.ipynb"] and (folder / "failed" / "wrong.ipynb").exists()
+    assert status(root, "slow")["state"] == "timeout"
+
+    stopped = rerun(only=["wrong", "one"], stop=True, root=root)
+    assert [s["name"] for s in stopped] == ["wrong"]  # a failed run is tried again, and the book stops there
+    assert "wrong" in capsys.readouterr().out
+
+
+def test_exit_status(root, monkeypatch, capsys):
+    monkeypatch.setattr("earlib.rerun.rerun", lambda *_: [{"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}])
+    assert main() == 1 and "slow timed out: a cell took longer than 1 s" in capsys.readouterr().err
+    monkeypatch.setattr("earlib.rerun.rerun", lambda *_: [{"name": "one", "state": "done"}])
+    assert main() == 0
+
+
+@pytest.mark.parametrize("failures, state", [(1, "done"), (2, "failed")])
+def test_a_kernel_that_does_not_start_is_tried_once_more(root, monkeypatch, failures, state):
+    calls = []
+
+    def execute(source, output, **_):
+        calls.append(source)
+        if len(calls) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        write_notebook(root / output, "1")
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute)
+    [only] = rerun(root=root)
+    assert only["state"] == state and len(calls) == 2
+
+
+# ---------------------------------------------------------------- Slurm
+
+
+def test_slurm(root, tmp_path_factory, monkeypatch):
+    write_manifest(root, {"name": "one", "slurm": {"time": "08:00:00"}, "profiles": {"janus-pro-1b": {}}})
+    script = root / "_build" / "slurm" / "janus-pro-1b" / "one.sh"
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(UserError, match="no `sbatch`.*written to"):
+        rerun("janus-pro-1b", executor="slurm", root=root)
+    text = script.read_text()
+    assert "#SBATCH --time=08:00:00" in text and "-m earlib rerun --profile janus-pro-1b --only one" in text and PARAMETERS not in text
+
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "sbatch").write_text("#!/bin/sh\necho 4711\n")
+    (folder / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
+    [submitted] = rerun("janus-pro-1b", executor="slurm", root=root)
+    assert (submitted["state"], submitted["job"]) == ("submitted", "4711")
+    (folder / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2; exit 1\n")
+    with pytest.raises(UserError, match="invalid partition"):
+        rerun("janus-pro-1b", executor="slurm", root=root)

@@ -1,0 +1,98 @@
+"""Run folders, atomic files, the results table."""
+
+from __future__ import annotations
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from earlib.errors import UserError
+from earlib.runs import Run, append_line, collect, notebook_folder, plain, read_json, read_lines, write_json, write_text
+
+
+def test_json_is_plain_and_strict(tmp_path):
+    path = write_json(tmp_path / "new" / "x.json", {"a": np.float32(0.5), "b": np.arange(2), "c": math.nan, "d": tmp_path, 3: (True, None)})
+    assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": None, "d": str(tmp_path), "3": [True, None]}
+    with pytest.raises(TypeError):
+        plain({"x": object()})
+
+
+def test_a_write_leaves_the_old_file_or_the_new_one(tmp_path, monkeypatch):
+    path = write_text(tmp_path / "x.txt", "old")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="No space left"):
+        write_text(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_what_cannot_be_written_or_read_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below.txt", "x")
+    (tmp_path / "broken.json").write_text('{"a": 1,\n oops}')
+    with pytest.raises(UserError, match="line 2"):
+        read_json(tmp_path / "broken.json")
+    with pytest.raises(UserError, match="no such file"):
+        read_json(tmp_path / "none.json")
+
+
+def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
+    for step in range(3):
+        append_line(tmp_path / "m.jsonl", {"step": step})
+    with open(tmp_path / "m.jsonl", "a") as file:
+        file.write('{"step": 3, "lo')
+    assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2]
+
+
+def test_run_states_and_resume(tmp_path):
+    config = {"recipe": {"windows": {"length": 24}}, "seed": 0}
+    run = Run(tmp_path / "run", config)
+    assert run.state == "init"
+    with pytest.raises(ZeroDivisionError), run:
+        assert run.state == "running"
+        run.log(step=0, loss=1.0)
+        run.log(step=1, loss=0.5)
+        raise ZeroDivisionError
+    assert run.state == "failed" and "ZeroDivisionError" in read_json(run.folder / "status.json")["error"]
+    again = Run(tmp_path / "run", config)
+    again.rewind(1)
+    assert again.metrics == [{"step": 0, "loss": 1.0}]
+    with again:
+        again.save_results([{"metric": "kid", "value": 0.1}])
+    assert again.state == "done" and again.results[0]["value"] == 0.1 and again.checkpoints.is_dir() and again.samples.is_dir()
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    Run(tmp_path / "run", {"recipe": {"windows": {"length": 24}}})
+    with pytest.raises(UserError, match=r"recipe\.windows\.length: 24 there, 12 here"):
+        Run(tmp_path / "run", {"recipe": {"windows": {"length": 12}}})
+    with pytest.raises(UserError, match="begun before"):
+        Run(tmp_path / "run", {"recipe": {"windows": {"length": 24}}}, resume=False)
+    write_text(tmp_path / "photos" / "holiday.txt", "")
+    with pytest.raises(UserError, match="holds no run"):
+        Run(tmp_path / "photos", {})
+    with pytest.raises(UserError, match="is a file"):
+        Run(tmp_path / "photos" / "holiday.txt", {})
+
+
+def test_collect_takes_finished_runs_only(tmp_path):
+    for name, state in (("a", "done"), ("b/c", "done"), ("d", "failed"), ("e.old", "done")):
+        run = Run(tmp_path / name, {})
+        run.save_results([{"metric": "kid", "value": 1}])
+        run.status(state)
+    write_json(tmp_path / "plain" / "results.json", [{"metric": "fid"}])
+    assert [r["run"] for r in collect(tmp_path)] == ["a", "b/c", "plain"]
+    write_json(tmp_path / "plain" / "results.json", {"no": "list"})
+    with pytest.raises(UserError, match="list of records"):
+        collect(tmp_path)
+
+
+def test_notebook_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("EARLIB_RUN", str(tmp_path / "driven"))
+    assert notebook_folder("x") == tmp_path / "driven" and (tmp_path / "driven").is_dir()
