@@ -51,7 +51,7 @@ def merge(source, executed):
         cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
         if "setup" in tags:
             tags.append("remove-cell")
-        cell.metadata = {"tags": list(dict.fromkeys(tags))}
+        cell.metadata = {"tags": list(dict.fromkeys(tags)), **{k: v for k, v in cell.metadata.items() if k == "mystnb"}}  # mystnb: captions, alt texts
         if "parameters" in tags:
             for extra in injected:
                 page.cells.append(nbformat.v4.new_code_cell(extra.source, metadata={"tags": ["injected-parameters", "hide-input"]}))
@@ -69,7 +69,7 @@ def clear(root: Path = ROOT) -> list[Path]:
         keep = ("kernelspec", "accelerator", "colab")  # Colab's: which machine to start
         notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in keep}
         for cell in notebook.cells:
-            cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView")}
+            cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView", "mystnb")}
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
         after = nbformat.writes(notebook, indent=1) + "\n"

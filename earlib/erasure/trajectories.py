@@ -23,19 +23,18 @@ from .objective import target_states
 CACHE = ROOT / ".cache" / "trajectories"
 
 
-def draw_trajectories(generator, prompts: list[str], role: str, seed: int, guidance: float, progress: bool = False, cache: Path | None = CACHE) -> torch.Tensor:
+def draw_trajectories(generator, prompts: list[str], role: str, seed: int, guidance: float, progress: bool = False) -> torch.Tensor:
     """Image tokens int64 [N, T] of the teacher's pictures of `prompts`; `role` ("concept", "replacement", ...) keeps their noise apart."""
     keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
     description = json.dumps([generator.fingerprint, str(generator.dtype), generator.device.type, seed, guidance, keys])
-    file = cache / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors" if cache else None
-    if file and file.exists():
+    file = CACHE / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors"
+    if file.exists():
         try:
             return load_file(file)["image_tokens"].long()
         except (SafetensorError, OSError, KeyError):  # cut short by a full disk: draw again
             pass
     tokens_NT = generator.sample(prompts, picture_seeds(seed, keys), guidance, progress=progress)
-    if file:
-        write_bytes(file, save({"image_tokens": tokens_NT.to(torch.uint16)}))
+    write_bytes(file, save({"image_tokens": tokens_NT.to(torch.uint16)}))
     return tokens_NT
 
 

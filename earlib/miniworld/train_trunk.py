@@ -1,4 +1,4 @@
-"""Stage two: the language model of MiniJanus learns to draw (caption to image tokens) and to see (picture to caption).
+"""Stage three: the language model of MiniJanus learns to draw (caption to image tokens) and to see (picture to caption).
 
 Both tasks share one forward pass of the trunk: drawing rows are `prompt, begin-of-image, tokens`, seeing rows are
 `image features, question, answer`. A tenth of the drawing prompts is blanked, as guidance needs a model of pictures without a prompt.
@@ -84,14 +84,15 @@ class Batches:
         return to_pixels(render(scenes)).to(self.device), ids.to(self.device), labels.to(self.device)
 
 
-def train_trunk(model, processor, folder: Path, steps: int, batch: int = 24, seeing: int = 6, lr: float = 2e-3, seed: int = 0, device: str = "cpu", pool: int = 20_000):
+def train_trunk(model, processor, folder: Path, steps: int, batch: int = 24, seeing: int = 6, lr: float = 2e-3, seed: int = 0, device: str = "cpu", pool: int = 20_000, fresh: bool = True):
     """Train everything of `model` but its picture tokenizer, in place; returns the log. Losses are nats a token."""
     model.to(device).train()
     inner = model.model
     inner.vqmodel.requires_grad_(False)
     batches = Batches(processor, inner.vqmodel, seed, pool, device)
     with torch.no_grad():  # tokens start where the tokenizer's own codes lie
-        inner.generation_embeddings.weight.copy_(inner.vqmodel.quantize.embedding.weight)
+        if fresh:
+            inner.generation_embeddings.weight.copy_(inner.vqmodel.quantize.embedding.weight)
     trunk = inner.language_model if device == "cpu" else torch.compile(inner.language_model)
 
     def forward(ids_DP, mask_DP, image_DT, pixels_S3HW, ids_SQ, labels_SQ):
@@ -117,6 +118,7 @@ def train_trunk(model, processor, folder: Path, steps: int, batch: int = 24, see
             drawn, said = forward(*batches.drawing(rng, batch), *batches.seeing(rng, seeing))
         return drawn + 0.2 * said, {"draw": drawn.item(), "see": said.item()}
 
-    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed)
+    matrices = [p for p in inner.language_model.layers.parameters() if p.dim() == 2]
+    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed, matrices=matrices)
     model.eval()
     return log

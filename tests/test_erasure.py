@@ -1,0 +1,312 @@
+"""EAR: the identities that its implementation stands on, on small random Janus models."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from earlib import ROOT
+from earlib.concepts import Concept, PromptPair
+from earlib.erasure import erase
+from earlib.erasure.objective import target_states, token_loss, window_loss
+from earlib.erasure.presets import EAR, EAR_SHARED, recipe, with_settings
+from earlib.erasure.recipe import Gate, Recipe
+from earlib.erasure.store import Erasure, NoErasure
+from earlib.erasure.train import train, window_bounds
+from earlib.erasure.trainable import layer_range, switched, tensor_names
+from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_targets
+from earlib.errors import UserError
+from earlib.generators import draw
+from earlib.generators.base import Past
+from earlib.runs import read_lines
+
+from .conftest import tiny_janus
+
+PAIRS = [
+    PromptPair("a red church on a hill", "a red house on a hill"),
+    PromptPair("a church by the sea", "a tower by the sea"),
+    PromptPair("a sketch of a blue church", "a sketch of a blue tree"),
+]
+CONCEPT = Concept(name="church", kind="object", pairs=tuple(PAIRS), tests={"direct": ("a church",)}, neighbours={}, neighbour_judges={}, benign=(), judge={}, paper={"window": 144})
+FAST = with_settings(EAR, {"lr": 1e-3, "gate.threshold": 0.0, "layers": (0.0, 0.5)})
+
+
+def with_length(r: Recipe, length: int) -> Recipe:
+    return with_settings(r, {"windows.length": length})
+
+
+def token_by_token(generator, pairs, r: Recipe, seed: int) -> dict[str, torch.Tensor]:
+    """EAR as one would write it down: every image token is its own forward pass over a growing cache, losses are added up, one step a window."""
+    trajectories = all_trajectories(generator, pairs, r, seed)
+    targets = teacher_targets(generator, pairs, trajectories, r)
+    names = tensor_names(r, len(generator.decoder_layers))
+    student = {n: torch.nn.Parameter(generator.trunk.get_parameter(n).detach().clone()) for n in names}
+    optimizer = torch.optim.Adam(student.values(), lr=r.lr)
+    for i, pair in enumerate(pairs):
+        tokens = trajectories["concept"][i : i + 1].expand(2, -1)
+        prompt, past, total = both_rows(generator, pair.target), Past(), 0.0
+        for t in range(tokens.shape[1]):
+            with switched(generator.trunk, student):
+                h = generator.hidden_states(prompt, tokens[:, t : t + 1], past)
+            total = total + (h - targets[i][:, t : t + 1]).square().mean()
+            if (t + 1) % r.windows.length == 0 or t + 1 == tokens.shape[1]:
+                if total.item() > r.gate.threshold:
+                    optimizer.zero_grad()
+                    total.backward()
+                    optimizer.step()
+                past.detach_()
+                total = 0.0
+    return {n: p.detach() for n, p in student.items()}
+
+
+@pytest.mark.parametrize("states", ["shared", "independent"])
+@pytest.mark.parametrize("length", [1, 3, 16])
+def test_a_window_equals_its_tokens_one_by_one(states, length):
+    generator = tiny_janus(seed=1)
+    generator.model.double()
+    r = with_length(dataclasses.replace(FAST, teacher_states=states), length)
+    windowed, _ = train(generator, PAIRS, r, seed=0)
+    plain = token_by_token(generator, PAIRS, r, seed=0)
+    for name in plain:
+        moved = (plain[name] - generator.trunk.get_parameter(name)).abs().max()
+        assert moved > 1e-4, f"{name} did not train"
+        assert (windowed[name] - plain[name]).abs().max() < 1e-9, name
+
+
+def test_erasure_off_is_the_base_model_bit_for_bit(generator):
+    base = draw(generator, ["a church", "a boat"], progress=False)
+    before = {n: (p.data_ptr(), p.clone()) for n, p in generator.trunk.named_parameters()}
+    erasure = erase(generator, CONCEPT, with_length(FAST, 4), progress=False)
+    with erasure.on(generator):
+        tokens = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
+        changed = generator.hidden_states(generator.encode(["a church"]), tokens)
+    for name, p in generator.trunk.named_parameters():
+        assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1]), name
+    assert not torch.equal(changed, generator.hidden_states(generator.encode(["a church"]), tokens)), "switching on must change something"
+    assert (draw(generator, ["a church", "a boat"], progress=False) == base).all()
+    assert (draw(generator, ["a church", "a boat"], erasure=NoErasure(), progress=False) == base).all()
+
+
+def test_off_again_even_after_an_error(generator):
+    erasure = erase(generator, CONCEPT, with_length(FAST, 8), progress=False)
+    name = next(iter(erasure.tensors))
+    own = generator.trunk.get_parameter(name)
+    with pytest.raises(KeyError), erasure.on(generator):
+        raise KeyError
+    assert generator.trunk.get_parameter(name) is own
+
+
+def test_the_student_shares_all_frozen_storage(generator):
+    names = tensor_names(FAST, len(generator.decoder_layers))
+    frozen = {n: p.data_ptr() for n, p in generator.trunk.named_parameters() if n not in names}
+    fresh = {n: torch.nn.Parameter(generator.trunk.get_parameter(n).clone()) for n in names}
+    with switched(generator.trunk, fresh):
+        assert {n: p.data_ptr() for n, p in generator.trunk.named_parameters() if n not in names} == frozen
+        assert all(generator.trunk.get_parameter(n) is fresh[n] for n in names)
+
+
+def test_no_trained_parameter_has_zero_gradient_in_full_context():
+    """With one token of context (as in the released code) queries and keys get no gradient at all; with full context each of them does."""
+    generator = tiny_janus(seed=2)
+    generator.model.double()
+    r = with_length(FAST, 16)
+    names = tensor_names(r, len(generator.decoder_layers))
+    trajectories = all_trajectories(generator, PAIRS[:1], r, 0)
+    target = teacher_targets(generator, PAIRS[:1], trajectories, r)[0]
+    student = {n: torch.nn.Parameter(generator.trunk.get_parameter(n).detach().clone()) for n in names}
+    tokens = trajectories["concept"].expand(2, -1)
+    with switched(generator.trunk, student):
+        token_loss(generator.hidden_states(both_rows(generator, PAIRS[0].target), tokens), target).sum().backward()
+    rows = {n: p.grad.abs().amax(1) for n, p in student.items()}
+    assert all((g > 1e-12).all() for g in rows.values()), {n: float(g.min()) for n, g in rows.items()}
+
+    for p in student.values():
+        p.grad = None
+    with switched(generator.trunk, student):  # the same tokens, each on its own
+        alone = generator.model.prepare_embeddings_for_image_generation(tokens[:1].T)
+        generator.trunk(inputs_embeds=alone).last_hidden_state.square().sum().backward()
+    for n, p in student.items():
+        if "q_proj" in n or "k_proj" in n:
+            assert p.grad.abs().max() < 1e-12, n
+
+
+def test_every_skipped_window_is_counted_and_logged(tmp_path, generator):
+    shut = with_settings(FAST, {"gate.threshold": 1e9, "windows.length": 4})
+    erasure = erase(generator, CONCEPT, shut, out=tmp_path / "run", progress=False)
+    assert erasure.info["windows_skipped"] == len(PAIRS) * 4 and erasure.info["windows_trained"] == 0
+    assert all(torch.equal(t, generator.trunk.get_parameter(n)) for n, t in erasure.tensors.items()), "nothing may be learnt behind a shut gate"
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert len(rows) == len(PAIRS) * 4 and not any(r["trained"] for r in rows)
+
+
+def test_gates():
+    loss = torch.tensor([0.01, 0.02, 0.04, 0.5], requires_grad=True)
+    assert window_loss(loss, Gate("window", 0.56))[1:] == (True, 4)
+    assert window_loss(loss, Gate("window", 0.58))[1:] == (False, 4)
+    total, teaches, kept = window_loss(loss, Gate("token", 0.03))
+    assert teaches and kept == 2 and total.item() == pytest.approx(0.54)
+    assert torch.autograd.grad(total, loss)[0].tolist() == [0, 0, 1, 1]
+    assert window_loss(loss, Gate("token", 0.0, 0.5))[2] == 2
+    assert window_loss(loss, Gate("token", 9.0))[1:] == (False, 0)
+    assert window_loss(loss * 0, Gate("none"))[1]
+
+
+def test_target_is_the_papers_equation():
+    c, r, origin = (torch.full((2, 3, 4), x) for x in (5.0, 2.0, 1.0))
+    assert (target_states(c, r, origin, "negated", 1.0) == 2 - (5 - 1)).all()
+    assert (target_states(c, r, r, "negated", 0.0) == r).all()
+    assert (target_states(c, r, origin, "replacement", 1.0) == r).all()
+
+
+def test_shared_states_leave_the_unconditional_row_alone(generator):
+    """Read along one picture, both prompts have the same unconditional row: there the student is asked to stay what it is."""
+    r = with_length(EAR_SHARED, 4)
+    trajectories = all_trajectories(generator, PAIRS[1:2], r, 0)
+    target = teacher_targets(generator, PAIRS[1:2], trajectories, r)[0]
+    own = generator.hidden_states(both_rows(generator, PAIRS[1].target), trajectories["concept"].expand(2, -1))
+    torch.testing.assert_close(target[1], own[1], atol=1e-5, rtol=1e-4)
+    assert (target[0] - own[0]).abs().max() > 1e-2
+
+
+def test_windows_cover_a_picture():
+    assert window_bounds(144, 25, "keep")[-1] == (125, 144)
+    assert window_bounds(144, 25, "drop")[-1] == (100, 125)
+    for length in (1, 7, 12, 144):
+        assert [t for a, b in window_bounds(144, length, "keep") for t in range(a, b)] == list(range(144))
+
+
+def test_random_order_reads_the_same_prefix(generator):
+    """With nothing learnt (lr tiny), visiting windows in random order sees the losses of raster order."""
+    r = with_settings(FAST, {"lr": 1e-12, "windows.length": 4})
+    losses = {}
+    for order in ("raster", "random"):
+        log = []
+        run = type("Run", (), {"log": lambda self, **row: log.append(row), "rewind": lambda *a, **k: None, "checkpoints": ROOT / "no-such-folder"})()
+        train(generator, PAIRS, with_settings(r, {"windows.order": order}), seed=0, run=run, checkpoint_every=99)
+        losses[order] = {(x["pair"], x["start"]): x["loss"] for x in log}
+        if order == "random":
+            assert [x["start"] for x in log] != sorted(x["start"] for x in log)
+    assert losses["raster"].keys() == losses["random"].keys()
+    for key, value in losses["raster"].items():
+        assert losses["random"][key] == pytest.approx(value, rel=1e-4)
+
+
+def test_two_runs_with_one_seed_are_equal(generator):
+    a, b, c = (erase(generator, CONCEPT, with_length(FAST, 4), seed=s, progress=False) for s in (0, 0, 1))
+    assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)
+    assert any(not torch.equal(a.tensors[n], c.tensors[n]) for n in a.tensors)
+
+
+def test_saved_and_loaded_is_what_was_trained(tmp_path, generator):
+    erasure = erase(generator, CONCEPT, with_length(FAST, 4), out=tmp_path / "e", progress=False)
+    again = Erasure.load(tmp_path / "e", generator)
+    assert all(torch.equal(erasure.tensors[n], again.tensors[n]) for n in erasure.tensors) and again.info == erasure.info
+    with pytest.raises(UserError, match="made for a model with fingerprint"):
+        Erasure.load(tmp_path / "e", tiny_janus(seed=9))
+    with pytest.raises(UserError, match="different configuration"):
+        erase(generator, CONCEPT, with_length(FAST, 8), out=tmp_path / "e", progress=False)
+    (tmp_path / "e" / "erasure.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(UserError, match="broken erasure"):
+        Erasure.load(tmp_path / "e", generator)
+
+
+KILLED = """
+import sys, time
+sys.path.insert(0, {root!r})
+import torch
+torch.set_num_threads(1)
+from tests.conftest import tiny_janus
+from tests.test_erasure import FAST, PAIRS, with_length
+import earlib.erasure.trajectories as trajectories
+from earlib.erasure.train import train
+from earlib.runs import Run
+from pathlib import Path
+trajectories.CACHE = Path({cache!r})
+class Slow(Run):
+    def log(self, **row):
+        super().log(**row)
+        if {slow}: time.sleep(0.05)
+run = Slow({folder!r}, {{"test": "kill"}})
+tensors, _ = train(tiny_janus(seed=1), PAIRS * 4, with_length(FAST, 4), seed=0, run=run, checkpoint_every=1)
+from safetensors.torch import save_file
+save_file(tensors, {folder!r} + "/final.safetensors")
+"""
+
+
+def test_resumed_after_sigkill_equals_uninterrupted_bit_for_bit(tmp_path):
+    from safetensors.torch import load_file
+
+    def start(folder, slow):
+        code = KILLED.format(root=str(ROOT), cache=str(tmp_path / "cache"), folder=str(folder), slow=slow)
+        return subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert start(whole, False).wait(120) == 0
+    victim = start(broken, True)
+    log, until = broken / "metrics.jsonl", time.time() + 100
+    while time.time() < until and not (log.exists() and log.read_text().count("\n") >= 22):  # in the middle of the sixth pair
+        time.sleep(0.01)
+    victim.send_signal(signal.SIGKILL)
+    assert victim.wait() == -signal.SIGKILL, "it must die half-way"
+    assert start(broken, False).wait(120) == 0
+    a, b = load_file(whole / "final.safetensors"), load_file(broken / "final.safetensors")
+    assert all(torch.equal(a[n], b[n]) for n in a)
+    assert read_lines(whole / "metrics.jsonl") == read_lines(log), "every window is logged once"
+
+
+def test_a_broken_checkpoint_is_one_clear_line(tmp_path, generator):
+    from earlib.runs import Run
+
+    run = Run(tmp_path / "run", {})
+    (run.checkpoints / "last.safetensors").write_bytes(b"\x00" * 40)
+    with pytest.raises(UserError, match="broken checkpoint.*delete it"):
+        train(generator, PAIRS, with_length(FAST, 4), seed=0, run=run)
+
+
+def test_layers_are_shares_of_the_depth():
+    assert list(layer_range((0, 1 / 6), 30)) == [0, 1, 2, 3, 4]  # the paper's five of thirty
+    assert list(layer_range((0, 1 / 6), 8)) == [0]
+    assert list(layer_range((0.99, 1.0), 8)) == [7]
+    assert len(tensor_names(dataclasses.replace(EAR, modules="both", layers=(0.0, 1.0)), 3)) == 21
+
+
+@pytest.mark.parametrize(
+    "setting, words",
+    [
+        ("windows.lenght=12", "windows.length"),
+        ("lr=fast", "must be a number"),
+        ("windows.length=2.5", "whole number"),
+        ("gate.kind=windw", "window"),
+        ("lr", "field=value"),
+        ("eta=-1", "out of range"),
+        ("layers=1,0", "shares of the depth"),
+        ("gate.quantile=1.5", "out of range"),
+    ],
+)
+def test_bad_settings_name_the_field(setting, words):
+    with pytest.raises(UserError, match=words):
+        with_settings(EAR, [setting])
+
+
+def test_presets_by_name():
+    assert recipe("ear").lr == 1e-4 and recipe("ear").gate.threshold == 0.05, "the paper's numbers"
+    assert recipe("ear", "mini", **{"windows.length": 6}).windows.length == 6
+    with pytest.raises(UserError, match="ear"):
+        recipe("eer")
+
+
+def test_pinned_losses(generator, tmp_path):
+    """The first window losses of a seeded run on a seeded random model: a change here is a change of the method."""
+    erase(generator, CONCEPT, with_length(FAST, 8), out=tmp_path / "r", progress=False)
+    losses = [row["loss"] for row in read_lines(tmp_path / "r" / "metrics.jsonl")]
+    assert losses[:4] == pytest.approx(PINNED, rel=1e-3)
+
+
+PINNED = [17.4061, 19.8861, 13.6021, 19.4597]
