@@ -17,7 +17,7 @@ from .errors import UserError, nearest
 from .rerun import broken, load_manifest, rerun, select
 from .runs import collect, write_text
 
-COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md")
+COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the table goes
 
@@ -136,7 +136,7 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
     folder.mkdir(parents=True)
     for name in COPIED:
         if (root / name).is_dir():
-            shutil.copytree(root / name, folder / name)
+            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
         elif (root / name).exists():
             shutil.copy2(root / name, folder / name)
     for entry in select(load_manifest(root), profile):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import UserError
+from .generators import default_keys
 
 LONGEST_SLUG = 80  # characters; file systems allow 255 bytes, people read fewer
 
@@ -18,16 +18,6 @@ LONGEST_SLUG = 80  # characters; file systems allow 255 bytes, people read fewer
 class Prompt:
     key: str  # names the picture; unique in its file
     text: str
-
-
-def plain_keys(texts: list[str]) -> list[str]:
-    """The key of a plain prompt: its text, '#', and how many equal prompts stand before it. ["a", "b", "a"] -> ["a#0", "b#0", "a#1"]."""
-    seen: Counter[str] = Counter()
-    keys = []
-    for text in texts:
-        keys.append(f"{text}#{seen[text]}")
-        seen[text] += 1
-    return keys
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -57,7 +47,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     if path.suffix == ".jsonl" or lines[0][1].startswith("{"):
         return _json_lines(path, lines)
     texts = [_printable(text, f"{path}:{number}", "the prompt") for number, text in lines]
-    return [Prompt(key, text) for key, text in zip(plain_keys(texts), texts)]
+    return [Prompt(key, text) for key, text in zip(default_keys(texts), texts)]
 
 
 def _json_lines(path: Path, lines: list[tuple[int, str]]) -> list[Prompt]:

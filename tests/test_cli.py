@@ -16,7 +16,8 @@ from earlib import ROOT
 from earlib.__main__ import main
 from earlib.album import check_folder, draw_pictures, plan_pictures
 from earlib.errors import UserError
-from earlib.prompts import LONGEST_SLUG, plain_keys, read_prompts, slugs
+from earlib.generators import default_keys
+from earlib.prompts import LONGEST_SLUG, read_prompts, slugs
 
 HEAVY = ("torch", "transformers", "matplotlib", "pandas", "numpy", "PIL", "open_clip")
 needs_model = pytest.mark.skipif(not (ROOT / "data" / "mini" / "janus").is_dir(), reason="data/mini/janus is not there")
@@ -177,7 +178,7 @@ def test_malformed_prompt_files_are_named_with_the_line(content, complaint, tmp_
 
 
 def test_file_names_are_readable_where_they_can_be():
-    assert slugs(plain_keys(["a red church", "a red church"])) == ["a-red-church", "a-red-church_1"]
+    assert slugs(default_keys(["a red church", "a red church"])) == ["a-red-church", "a-red-church_1"]
     assert slugs(["church-001", "img_2"]) == ["church-001", "img_2"]
     hashed = slugs(["A red church#0", "a red church!#0", "../etc/passwd", "教会", "x" * 300, "a  b", " "])
     assert [name.rsplit("-", 1)[0] for name in hashed] == ["a-red-church", "a-red-church", "etc-passwd", "prompt", "x" * 71, "a-b", "prompt"]

@@ -15,7 +15,7 @@ def window_length(recipe, concept, generator) -> int:
         paper = concept.paper.get("window")
         if not paper:
             raise UserError(f"concept '{concept.name}' has no window length of its own; set one: windows.length=N (of {total} tokens)")
-        length = max(1, round(paper * total / concept.paper.get("tokens", 576)))
+        length = max(1, round(paper * total / concept.paper.get("image_tokens", 576)))
     if length > total:
         raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
     return length

@@ -22,7 +22,7 @@ class Clip:
 
     def __init__(self, model, prepare, tokenize, name: str, version: str):
         self.model, self.prepare, self.tokenize, self.name, self.version = model.eval(), prepare, tokenize, name, version
-        self.scale = float(model.logit_scale.exp())
+        self.scale = model.logit_scale.exp().item()
 
     def images(self, images: np.ndarray) -> np.ndarray:
         from PIL import Image
@@ -78,6 +78,6 @@ def clip_scores(images: np.ndarray, prompts: list[str], model: str = MINI_CLIP) 
 
 def mean_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Mean, and the ends of its 95 % interval by the normal approximation."""
-    half = 1.96 * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    half = 1.96 * float(np.std(values, ddof=1)) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     mean = float(np.mean(values))
     return mean, mean - half, mean + half

@@ -31,20 +31,24 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def evaluate(
-    generator, concept, erasure=None, seeds: Sequence[int] = (0, 1, 2), max_prompts: int | None = None, fidelity: bool = True, progress: bool = True
+    generator, concept, erasure=None, seeds: Sequence[int] = (0, 1, 2), max_prompts: int | dict | None = None, fidelity: bool = True, progress: bool = True
 ) -> list[dict]:
     """Draw the concept's test, neighbour and benign prompts with the base and, if given, with the erasure, from the same picture seeds.
 
-    `max_prompts` keeps the first so many prompts of each set; `fidelity=False` leaves out FID and KID. Records:
+    `max_prompts` keeps the first so many prompts of each set, or a number for each set: a kind of test ("direct", ...), "tests" for the kinds not
+    named, "neighbours", "benign"; 0 leaves a set out. `fidelity=False` leaves out FID and KID. Records:
     `concept_rate` (a record per kind of test prompt), `neighbour_rate` (one per neighbour, and "all" together), and on the benign
     pictures `clip_score` (kind benign), `kid` and `fid` (kind real: against pictures of the world itself), and `fid` of erased against base (kind base).
     """
-    tests, neighbours = ({k: list(v)[:max_prompts] for k, v in sets.items()} for sets in (concept.tests, concept.neighbours))
-    benign = list(concept.benign)[:max_prompts]
+    cap = max_prompts if isinstance(max_prompts, dict) else dict.fromkeys(("tests", "neighbours", "benign"), max_prompts)
+    tests = {k: list(v)[: cap.get(k, cap.get("tests"))] for k, v in concept.tests.items()}
+    neighbours = {k: list(v)[: cap.get("neighbours")] for k, v in concept.neighbours.items()}
+    benign = list(concept.benign)[: cap.get("benign")]
+    tests, neighbours = ({k: v for k, v in sets.items() if v} for sets in (tests, neighbours))
     judge = load_judge(concept.judge)
     others = {name: load_judge(concept.neighbour_judges[name]) for name in neighbours}
     sets = {("test", k): v for k, v in tests.items()} | {("neighbour", k): v for k, v in neighbours.items()} | {("benign", ""): benign}
-    sets = {k: v for k, v in sets.items() if v}
+    sets = {k: v for k, v in sets.items() if v or k[0] != "benign"}
 
     records, base_benign = [], None
     for condition, change in (("base", None), ("erased", erasure)):

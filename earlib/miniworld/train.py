@@ -1,7 +1,7 @@
-"""Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq trunk judge clip] [--steps N] [--device cuda]`.
+"""Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq eye trunk judge clip] [--steps N] [--device cuda]`.
 
-Without a stage all four run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini). On 2 CPU cores the
-picture tokenizer takes about 15 minutes, the trunk 80, judge and clip 6 each; on a GPU all of it a few minutes.
+Without a stage all five run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini). On 2 CPU cores the
+picture tokenizer takes about 15 minutes, the eye 5, the trunk 80, judge and clip 6 each.
 The smallest try: `python -m earlib.miniworld.train trunk --steps 20 --out runs/try`.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 from .. import ROOT
 from ..runs import write_text
 
-STAGES = ("vq", "trunk", "judge", "clip")
+STAGES = ("vq", "eye", "trunk", "judge", "clip")
 VQ_ROUNDS = (1600, 1300)  # steps; the second round goes on from the first with a new cosine
-TRUNK_STEPS = 4600
+TRUNK_STEPS = 4000
 
 
 def _untrained(seed: int):
@@ -40,20 +40,28 @@ def stage_vq(out: Path, state: Path, seed: int, device: str, steps: int | None) 
     vq.cpu().save_pretrained(state / "vq2")
 
 
+def stage_eye(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    from .train_eye import train_eye
+
+    model, _ = _untrained(seed)
+    train_eye(model.model.vision_model, state / "eye", seed=seed, device=device, **({"steps": steps} if steps else {}))
+    model.model.vision_model.cpu().save_pretrained(state / "eye")
+
+
 def stage_trunk(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
-    import torch
-    from transformers.models.janus.modeling_janus import JanusVQVAE
+    from transformers import JanusForConditionalGeneration
+    from transformers.models.janus.modeling_janus import JanusVisionModel, JanusVQVAE
 
     from .train_trunk import train_trunk
 
     model, processor = _untrained(seed)
-    if (state / "vq2" / "config.json").exists():
-        model.model.vqmodel.load_state_dict(JanusVQVAE.from_pretrained(state / "vq2").state_dict())
-    else:  # the shipped tokenizer will do
-        from transformers import JanusForConditionalGeneration
-
-        shipped = JanusForConditionalGeneration.from_pretrained(ROOT / "data" / "mini" / "janus", dtype=torch.float32)
-        model.model.vqmodel.load_state_dict(shipped.model.vqmodel.state_dict())
+    shipped = ROOT / "data" / "mini" / "janus"
+    for part, folder, kind in (("vqmodel", "vq2", JanusVQVAE), ("vision_model", "eye", JanusVisionModel)):
+        if (state / folder / "config.json").exists():
+            trained = kind.from_pretrained(state / folder)
+        else:  # that stage was not run here: the shipped one will do
+            trained = getattr(JanusForConditionalGeneration.from_pretrained(shipped).float().model, part)
+        getattr(model.model, part).load_state_dict(trained.state_dict())
     train_trunk(model, processor, state / "trunk", steps=steps or TRUNK_STEPS, seed=seed, device=device)
     save_janus(model, processor, out / "janus", state)
 
@@ -64,7 +72,7 @@ def save_janus(model, processor, folder: Path, state: Path) -> None:
 
     model.cpu().to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    for stage in ("vq", "vq2", "trunk"):
+    for stage in ("vq", "vq2", "eye", "trunk"):
         log = state / stage / "train_log.jsonl"
         if log.exists():
             rows = [json.loads(line) for line in log.read_text().splitlines()]
