@@ -25,7 +25,7 @@ from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_tar
 from earlib.errors import UserError
 from earlib.generators import draw
 from earlib.generators.base import Past
-from earlib.runs import read_lines
+from earlib.runs import Run, read_lines
 
 from .conftest import tiny_janus
 
@@ -34,7 +34,17 @@ PAIRS = [
     PromptPair("a church by the sea", "a tower by the sea"),
     PromptPair("a sketch of a blue church", "a sketch of a blue tree"),
 ]
-CONCEPT = Concept(name="church", kind="object", pairs=tuple(PAIRS), tests={"direct": ("a church",)}, neighbours={}, neighbour_judges={}, benign=(), judge={}, paper={"window": 144})
+CONCEPT = Concept(
+    name="church",
+    kind="object",
+    pairs=tuple(PAIRS),
+    tests={"direct": ("a church",)},
+    neighbours={},
+    neighbour_judges={},
+    benign=(),
+    judge={},
+    paper={"window": 144},
+)
 FAST = with_settings(EAR, {"lr": 1e-3, "gate.threshold": 0.0, "layers": (0.0, 0.5)})
 
 
@@ -182,14 +192,14 @@ def test_windows_cover_a_picture():
         assert [t for a, b in window_bounds(144, length, "keep") for t in range(a, b)] == list(range(144))
 
 
-def test_random_order_reads_the_same_prefix(generator):
+def test_random_order_reads_the_same_prefix(generator, tmp_path):
     """With nothing learnt (lr tiny), visiting windows in random order sees the losses of raster order."""
     r = with_settings(FAST, {"lr": 1e-12, "windows.length": 4})
     losses = {}
     for order in ("raster", "random"):
-        log = []
-        run = type("Run", (), {"log": lambda self, **row: log.append(row), "rewind": lambda *a, **k: None, "checkpoints": ROOT / "no-such-folder"})()
+        run = Run(tmp_path / order, {})
         train(generator, PAIRS, with_settings(r, {"windows.order": order}), seed=0, run=run, checkpoint_every=99)
+        log = run.metrics
         losses[order] = {(x["pair"], x["start"]): x["loss"] for x in log}
         if order == "random":
             assert [x["start"] for x in log] != sorted(x["start"] for x in log)
@@ -262,8 +272,6 @@ def test_resumed_after_sigkill_equals_uninterrupted_bit_for_bit(tmp_path):
 
 
 def test_a_broken_checkpoint_is_one_clear_line(tmp_path, generator):
-    from earlib.runs import Run
-
     run = Run(tmp_path / "run", {})
     (run.checkpoints / "last.safetensors").write_bytes(b"\x00" * 40)
     with pytest.raises(UserError, match="broken checkpoint.*delete it"):

@@ -17,14 +17,14 @@ from .conftest import tiny_janus
 PROMPTS = ["a red church on a hill", "a boat", "a van gogh painting of a green tree by the sea at night"]
 
 
-@pytest.mark.parametrize("shape", [dict(seed=1), dict(seed=2, width=96, heads=3, layers=2, codes=48), dict(seed=3, width=32, heads=1, layers=4, grid=3)])
+@pytest.mark.parametrize(
+    "shape", [dict(seed=1), dict(seed=2, width=96, heads=3, layers=2, codes=48), dict(seed=3, width=32, heads=1, layers=4, grid=3)]
+)
 def test_greedy_tokens_equal_transformers_own(shape):
     generator = tiny_janus(**shape)
     batch = generator.encode(PROMPTS)  # prompts of three lengths in one batch
     ours = generator.sample(PROMPTS, [0] * 3, guidance=3.0, temperature=0.0)
-    theirs = generator.model.generate(
-        batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=3.0, do_sample=False
-    )
+    theirs = generator.model.generate(batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=3.0, do_sample=False)
     assert len(set(map(tuple, ours.tolist()))) > 1, "every prompt gives one picture: the test would compare constants"
     assert torch.equal(ours, theirs)
 

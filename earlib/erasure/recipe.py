@@ -59,7 +59,7 @@ class Recipe:
     pairs: int = 50  # prompt pairs used, one pass
     guidance: float = 5.0  # at which the teacher draws the trajectories
 
-    def check(self) -> "Recipe":
+    def check(self) -> Recipe:
         """Itself, or a UserError that names the first field with an impossible value."""
         for name, options in CHOICES.items():
             value = get(self, name)

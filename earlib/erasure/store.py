@@ -38,7 +38,8 @@ class Erasure:
         """UserError if this erasure was made for another model."""
         if generator.fingerprint != self.generator_fingerprint:
             raise UserError(
-                f"erasure '{self.name}' of '{self.concept}' was made for a model with fingerprint {self.generator_fingerprint}, not for '{generator.name}' ({generator.fingerprint})"
+                f"erasure '{self.name}' of '{self.concept}' was made for a model with fingerprint {self.generator_fingerprint}, "
+                f"not for '{generator.name}' ({generator.fingerprint})"
             )
 
     def save(self, folder: str | Path) -> Path:
@@ -52,7 +53,7 @@ class Erasure:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, generator=None) -> "Erasure":
+    def load(cls, folder: str | Path, generator=None) -> Erasure:
         """The erasure kept in `folder`. UserError if there is none, if it is broken, or if it was not made for `generator`."""
         from safetensors import SafetensorError
         from safetensors.torch import load_file

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
@@ -53,12 +52,12 @@ def teacher_targets(generator, pairs, trajectories: dict[str, torch.Tensor], rec
     targets = []
     for i, pair in enumerate(pairs):
         concept, replacement = both_rows(generator, pair.target), both_rows(generator, pair.replacement)
-        states = lambda rows, role: generator.hidden_states(rows, trajectories[role][i : i + 1].to(generator.device).expand(2, -1))
-        c = states(concept, "concept")
+        along = {role: tokens[i : i + 1].to(generator.device).expand(2, -1) for role, tokens in trajectories.items()}
+        c = generator.hidden_states(concept, along["concept"])
         if recipe.teacher_states == "shared":
-            r = origin = states(replacement, "concept")
+            r = origin = generator.hidden_states(replacement, along["concept"])
         else:
-            r, origin = states(replacement, "replacement"), states(replacement, "origin")
+            r, origin = (generator.hidden_states(replacement, along[role]) for role in ("replacement", "origin"))
         targets.append(target_states(c, r, origin, recipe.objective, recipe.eta))
     return targets
 

@@ -23,10 +23,10 @@ class PromptBatch:
     def __len__(self) -> int:
         return len(self.ids_BP)
 
-    def __getitem__(self, rows) -> "PromptBatch":
+    def __getitem__(self, rows) -> PromptBatch:
         return PromptBatch(self.ids_BP[rows], self.mask_BP[rows])
 
-    def stack(self, other: "PromptBatch") -> "PromptBatch":
+    def stack(self, other: PromptBatch) -> PromptBatch:
         """The rows of both, one below the other; both must have one length."""
         return PromptBatch(torch.cat([self.ids_BP, other.ids_BP]), torch.cat([self.mask_BP, other.mask_BP]))
 
@@ -40,7 +40,7 @@ class Past:
     length: int = 0  # image tokens given so far
     layers: list = field(default_factory=list)  # reserved for generators whose cache is their own
 
-    def detach_(self) -> "Past":
+    def detach_(self) -> Past:
         """Cut the graph: later windows see these keys and values as constants, as a rollout would."""
         if self.cache is not None:
             for layer in self.cache.layers:

@@ -86,7 +86,9 @@ def draw_batch(generator: Generator, prompts: PromptBatch, seeds_B: torch.Tensor
     return tokens_BT
 
 
-def sample_tokens(generator, prompts: list[str], seeds: list[int], guidance: float, temperature: float, batch_size: int, progress: bool) -> torch.Tensor:
+def sample_tokens(
+    generator, prompts: list[str], seeds: list[int], guidance: float, temperature: float, batch_size: int, progress: bool
+) -> torch.Tensor:
     """Image tokens int64 [N, T] on the CPU for `prompts`, one seed each, drawn in batches of at most `batch_size` pictures."""
     from tqdm.auto import tqdm
 

@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 
-from .scenes import COLOURS, OBJECTS, PLACES, STYLES, Scenes
+from .scenes import COLOURS, OBJECTS, PLACES, Scenes
 
 # the first word of each list is the plain name; the others are synonyms that training captions also use
 NOUNS = {

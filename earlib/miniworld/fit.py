@@ -18,7 +18,21 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int = 50) -> float
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
-def fit(modules: dict, loss_at, *, folder: Path, steps: int, lr: float, weight_decay: float = 0.01, seed: int = 0, save_every: float = 120.0, after_step=None, clip: float = 1.0, matrices=(), matrix_lr: float = 4e-3):
+def fit(
+    modules: dict,
+    loss_at,
+    *,
+    folder: Path,
+    steps: int,
+    lr: float,
+    weight_decay: float = 0.01,
+    seed: int = 0,
+    save_every: float = 120.0,
+    after_step=None,
+    clip: float = 1.0,
+    matrices=(),
+    matrix_lr: float = 4e-3,
+):
     """Train `modules` (name to nn.Module) for `steps` updates of AdamW; the hidden matrices listed in `matrices` by Muon (with `matrix_lr`) instead.
 
     `loss_at(step)` returns (loss, numbers to log); it must draw its data from a generator seeded by `step`, so that a run that was killed and

@@ -14,7 +14,15 @@ def contact_sheet(places: int = 3) -> tuple[np.ndarray, list[str]]:
     o, s, p, k = np.array(cells).T
     none = np.full(len(o), -1)
     scenes = Scenes(
-        object=o, colour=(3 * o + s + 2 * k) % 5, place=p, style=s, object2=none, colour2=none, position=(o + k) % 3, flip=(s + k) % 2, variant=(o + s + k) % VARIANTS
+        object=o,
+        colour=(3 * o + s + 2 * k) % 5,
+        place=p,
+        style=s,
+        object2=none,
+        colour2=none,
+        position=(o + k) % 3,
+        flip=(s + k) % 2,
+        variant=(o + s + k) % VARIANTS,
     )
     return render(scenes), list(OBJECTS)
 

@@ -48,7 +48,9 @@ class Batches:
         self.scenes = sample_scenes(pool, [seed, 21])
         self.tokens = tokenize_pool(vq, self.scenes, device)
         self.head, self.tail = chat(processor, "@").split("@")
-        self.question = chat(processor, QUESTION, image=True).replace("<image_placeholder>", processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token)
+        self.question = chat(processor, QUESTION, image=True).replace(
+            "<image_placeholder>", processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token
+        )
 
     def drawing(self, rng: np.random.Generator, n: int):
         """ids [n, PROMPT], mask [n, PROMPT], image tokens [n, 144]; left-padded."""
@@ -84,7 +86,19 @@ class Batches:
         return to_pixels(render(scenes)).to(self.device), ids.to(self.device), labels.to(self.device)
 
 
-def train_trunk(model, processor, folder: Path, steps: int, batch: int = 24, seeing: int = 6, lr: float = 2e-3, seed: int = 0, device: str = "cpu", pool: int = 20_000, fresh: bool = True):
+def train_trunk(
+    model,
+    processor,
+    folder: Path,
+    steps: int,
+    batch: int = 24,
+    seeing: int = 6,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    pool: int = 20_000,
+    fresh: bool = True,
+):
     """Train everything of `model` but its picture tokenizer, in place; returns the log. Losses are nats a token."""
     model.to(device).train()
     inner = model.model
