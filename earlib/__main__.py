@@ -145,8 +145,9 @@ def erase(args) -> None:
     from .erasure import erase as train
     from .erasure.presets import recipe, with_settings
 
-    settings = with_settings(recipe(args.recipe), args.set)
+    with_settings(recipe(args.recipe), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
+    settings = with_settings(recipe(args.recipe, generator.profile), args.set)
     from .concepts import load_concept
 
     concept = concept or load_concept(args.concept, generator.profile)

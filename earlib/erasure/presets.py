@@ -26,7 +26,7 @@ PROFILE_SETTINGS = {"mini": {"lr": 1e-3, "guidance": 3.0}}
 
 
 def recipe(name: str, profile: str = "custom", **settings) -> Recipe:
-    """The preset `name` as it is used at the scale of `profile`, with further fields overridden (nested ones as a dict of dotted names)."""
+    """The preset `name` at the scale of `profile`, with fields overridden: recipe("ear", "mini", **{"windows.length": 6})."""
     if name not in PRESETS:
         raise UserError(f"no recipe '{name}'; {nearest(name, PRESETS)}")
     return with_settings(PRESETS[name], PROFILE_SETTINGS.get(profile, {}) | settings)
