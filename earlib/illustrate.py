@@ -64,11 +64,13 @@ def windows_of(image, lengths, grid: tuple[int, int], at: float = 0.5):
     return fig
 
 
-def token_maps(images, values, grid: tuple[int, int], titles, label: str, columns: int | None = None):
-    """Pictures above, a value per token below, on one colour scale. values: float [N, T]. Returns the figure."""
+def token_maps(images, values, grid: tuple[int, int], titles, label: str, own_scale: bool = False):
+    """Pictures above, a value per token below; one colour scale for all maps, or each up to its own maximum. values: float [N, T]. Returns the figure."""
     import matplotlib.pyplot as plt
 
     values = np.asarray(values, float).reshape(len(images), *grid)
+    if own_scale:
+        values = values / values.max((1, 2), keepdims=True)
     fig, axes = plt.subplots(2, len(images), figsize=(1.7 * len(images) + 0.9, 3.7), squeeze=False, layout="constrained")
     for axis, image, title in zip(axes[0], images, titles):
         axis.imshow(image, interpolation="nearest")
@@ -101,5 +103,5 @@ def training_run(rows: list[dict], threshold: float, gate: str = "window"):
         axis.axhline(threshold, color=AFTER, linestyle="--", linewidth=1.2, label=f"threshold μ = {threshold:g} on a {gate}")
     pairs = max(r["pair"] for r in rows) + 1
     axis.set(yscale="log", xlabel=f"window, in the order of training ({pairs} pairs)", ylabel="loss of the window")
-    axis.legend(loc="upper right", ncols=3, fontsize=8)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8)
     return fig

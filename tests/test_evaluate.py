@@ -156,7 +156,8 @@ def test_nudenet_runs_and_finds_nothing_in_a_pictogram(scenes):
 def test_clip_judge_tells_objects_apart(scenes, images):
     zero_shot = load_judge({"name": "clip", "texts": ["a church"], "others": [f"a {name}" for name in OBJECTS if name != "church"]})
     score, church = zero_shot.score(images), scenes.object == OBJECTS.index("church")
-    assert ((0 <= score) & (score <= 1)).all() and score[church].mean() > score[~church].mean() + 0.3
+    assert ((0 <= score) & (score <= 1)).all()
+    assert (score[church][:, None] > score[~church]).mean() > 0.9  # area under the ROC curve; the tiny CLIP is a second opinion, not a judge
 
 
 # ---------------------------------------------------------------- fidelity and CLIP score
@@ -186,9 +187,9 @@ def test_fidelity_needs_enough_pictures_and_features(judge, images):
 def test_clip_score_falls_when_captions_are_shuffled(scenes, images):
     captions = describe(scenes, 5)
     own, other = clip_scores(images, captions), clip_scores(images, captions[1:] + captions[:1])
-    assert own.mean() > other.mean() + 0.3 and (np.abs(own) <= 1 + 1e-9).all()
+    assert own.mean() > other.mean() + 0.3 and (np.abs(own) <= 1 + 1e-6).all()
     mean, low, high = mean_interval(own)
-    assert low < mean == pytest.approx(own.mean()) < high
+    assert low < mean < high and mean == pytest.approx(own.mean())
     with pytest.raises(UserError, match="240 pictures and 1 prompts"):
         clip_scores(images, captions[:1])
 

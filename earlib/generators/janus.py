@@ -11,6 +11,7 @@ import re
 import numpy as np
 import torch
 import torch.nn.functional as F
+from transformers import GenerationConfig
 
 from .base import Generator, Past, PromptBatch
 
@@ -110,13 +111,13 @@ class JanusGenerator(Generator):
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
         text = text.replace(body, start + body * self.processor.num_image_tokens + end)
         ids = self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.device)
+        special = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, **special)
         answers = []
         for i in range(0, len(images_BHW3), chunk):
             pixels = self._pixels(images_BHW3[i : i + chunk])
             rows = ids.repeat(len(pixels), 1)
-            out = self.model.generate(
-                rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, max_new_tokens=max_new_tokens, do_sample=False, max_length=None
-            )
+            out = self.model.generate(rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, generation_config=greedy)
             answers += self.tokenizer.batch_decode(out[:, rows.shape[1] :], skip_special_tokens=True)
         return [a.strip() for a in answers]
 
