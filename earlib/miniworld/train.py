@@ -35,16 +35,16 @@ def stage_vq(out: Path, state: Path, seed: int, device: str, steps: int | None) 
 
     model, _ = _untrained(seed)
     vq = model.model.vqmodel
-    train_vq(vq, state / "vq", steps=steps or VQ_ROUNDS[0], seed=seed, device=device)
-    train_vq(vq, state / "vq2", steps=steps or VQ_ROUNDS[1], lr=1.2e-3, seed=seed + 1, device=device, fresh=False)
-    vq.cpu().save_pretrained(state / "vq2")
+    for k, length in enumerate(VQ_ROUNDS):
+        train_vq(vq, state / f"vq{k + 1}", steps=steps or length, lr=1.5e-3 if k == 0 else 1.2e-3, seed=seed + k, device=device, fresh=k == 0)
+    vq.cpu().save_pretrained(state / "vq")
 
 
 def stage_eye(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
     from .train_eye import train_eye
 
     model, _ = _untrained(seed)
-    train_eye(model.model.vision_model, state / "eye", seed=seed, device=device, **({"steps": steps} if steps else {}))
+    train_eye(model.model.vision_model, state / "eye1", seed=seed, device=device, **({"steps": steps} if steps else {}))
     model.model.vision_model.cpu().save_pretrained(state / "eye")
 
 
@@ -56,13 +56,13 @@ def stage_trunk(out: Path, state: Path, seed: int, device: str, steps: int | Non
 
     model, processor = _untrained(seed)
     shipped = ROOT / "data" / "mini" / "janus"
-    for part, folder, kind in (("vqmodel", "vq2", JanusVQVAE), ("vision_model", "eye", JanusVisionModel)):
+    for part, folder, kind in (("vqmodel", "vq", JanusVQVAE), ("vision_model", "eye", JanusVisionModel)):
         if (state / folder / "config.json").exists():
             trained = kind.from_pretrained(state / folder)
         else:  # that stage was not run here: the shipped one will do
             trained = getattr(JanusForConditionalGeneration.from_pretrained(shipped).float().model, part)
         getattr(model.model, part).load_state_dict(trained.state_dict())
-    train_trunk(model, processor, state / "trunk", steps=steps or TRUNK_STEPS, seed=seed, device=device)
+    train_trunk(model, processor, state / "trunk1", steps=steps or TRUNK_STEPS, seed=seed, device=device)
     save_janus(model, processor, out / "janus", state)
 
 
@@ -72,23 +72,31 @@ def save_janus(model, processor, folder: Path, state: Path) -> None:
 
     model.cpu().to(torch.float16).save_pretrained(folder)
     processor.save_pretrained(folder)
-    for stage in ("vq", "vq2", "eye", "trunk"):
-        log = state / stage / "train_log.jsonl"
-        if log.exists():
-            rows = [json.loads(line) for line in log.read_text().splitlines()]
+    for stage in ("vq", "eye", "trunk"):
+        if rows := stage_log(state, stage):
             write_text(folder / f"log_{stage}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def stage_log(state: Path, stage: str) -> list[dict]:
+    """The logs of all rounds of a stage (STAGE1, STAGE2, ...) in a row, steps counted on; [] if it was not run here."""
+    rows, offset = [], 0
+    for number, log in enumerate(sorted(state.glob(f"{stage}[0-9]/train_log.jsonl")), 1):
+        part = [json.loads(line) for line in log.read_text().splitlines()]
+        rows += [{"round": number, **row, "step": row["step"] + offset} for row in part]
+        offset = rows[-1]["step"] + 1
+    return rows
 
 
 def stage_judge(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
     from .train_judges import train_judge
 
-    train_judge(out=out / "judge", run=state / "judge", seed=seed, **({"steps": steps} if steps else {}))
+    train_judge(out=out / "judge", run=state / "judge1", seed=seed, **({"steps": steps} if steps else {}))
 
 
 def stage_clip(out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
     from .train_judges import train_clip
 
-    train_clip(out=out / "clip", run=state / "clip", seed=seed, **({"steps": steps} if steps else {}))
+    train_clip(out=out / "clip", run=state / "clip1", seed=seed, **({"steps": steps} if steps else {}))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -107,7 +115,8 @@ def main(argv: list[str] | None = None) -> None:
     state = args.state or (ROOT / "runs" / "mini" if args.out == ROOT / "data" / "mini" else args.out / "state")
     for stage in args.stages or STAGES:
         if args.anew:
-            shutil.rmtree(state / stage, ignore_errors=True)
+            for folder in state.glob(f"{stage}[0-9]"):
+                shutil.rmtree(folder)
         print(f"== {stage}", flush=True)
         globals()[f"stage_{stage}"](args.out, state, args.seed, args.device, args.steps)
 

@@ -7,6 +7,7 @@ and at the end the codebook rows are normalised in place, after which the class'
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from .fit import fit
-from .scenes import render, sample_scenes
+from .scenes import PATCH, Scenes, render, sample_scenes
 
 
 def to_pixels(images_NHW3: np.ndarray) -> torch.Tensor:
@@ -22,10 +23,36 @@ def to_pixels(images_NHW3: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(images_NHW3).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def train_vq(vq, folder: Path, steps: int = 1600, batch: int = 16, lr: float = 1.5e-3, seed: int = 0, device: str = "cpu", fresh: bool = True):
+def changed(scenes: Scenes, step: int) -> Scenes:
+    """The same scenes with another object in another colour (even steps), or the same objects somewhere else (odd steps)."""
+    n = len(scenes)
+    if step % 2 == 0:
+        return replace(scenes, object=np.roll(scenes.object, 1), colour=np.roll(scenes.colour, 1), object2=np.full(n, -1), colour2=np.full(n, -1))
+    return replace(scenes, place=np.roll(scenes.place, 1), variant=np.roll(scenes.variant, 1))
+
+
+def same_patches(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two pictures agree in every pixel of a patch: bool [N, rows, columns]."""
+    n, h, w, _ = a.shape
+    return (a == b).all(-1).reshape(n, h // PATCH, PATCH, w // PATCH, PATCH).all((2, 4))
+
+
+def train_vq(
+    vq,
+    folder: Path,
+    steps: int = 1600,
+    batch: int = 16,
+    lr: float = 1.5e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    fresh: bool = True,
+    local: float = 4.0,
+):
     """Train `vq` (a JanusVQVAE) in place and return the log. Codes unused for a while are re-seeded from latents during the first 70 %.
 
-    `fresh=False` goes on from a trained `vq`: its codebook is kept and the quantiser is on from the first step.
+    `fresh=False` goes on from a trained `vq`: its codebook is kept and the quantiser is on from the first step. `local` weighs how much latents
+    may differ where two pictures do not: the class's normalisations see the whole picture, and left alone they spell one patch of sky in a dozen
+    ways, depending on what stands below it. Such tokens are hard to predict.
     """
     vq.to(device).train()
     codebook = vq.quantize.embedding.weight
@@ -36,8 +63,9 @@ def train_vq(vq, folder: Path, steps: int = 1600, batch: int = 16, lr: float = 1
     autocast = torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
 
     def loss_at(step):
-        scenes = sample_scenes(batch, [seed, 11, step])
-        x = to_pixels(render(scenes)).to(device)
+        scenes = sample_scenes(batch // 2, [seed, 11, step])
+        first, second = render(scenes), render(changed(scenes, step))
+        x = to_pixels(np.concatenate([first, second])).to(device)
         with autocast:
             z = encode(x).float()
         z = F.normalize(z, dim=1)
@@ -52,8 +80,11 @@ def train_vq(vq, folder: Path, steps: int = 1600, batch: int = 16, lr: float = 1
             y = decode(q).float()
         rebuild = F.mse_loss(y, x) + 0.5 * F.l1_loss(y, x)
         commit = F.mse_loss(code, z.detach()) + 0.25 * F.mse_loss(z, code.detach())
-        loss = rebuild if fresh and step < 30 else rebuild + commit
-        return loss, {"mse": F.mse_loss(y, x).item(), "commit": commit.item(), "codes": (used > 0).sum().item()}
+        same = torch.from_numpy(same_patches(first, second)).to(device)[:, None]
+        a, b = z.chunk(2)
+        drift = ((a - b).square().sum(1, keepdim=True) * same).sum() / same.sum().clamp_min(1)
+        loss = rebuild + local * drift + (0 if fresh and step < 30 else commit)
+        return loss, {"mse": F.mse_loss(y, x).item(), "commit": commit.item(), "drift": drift.item(), "codes": (used > 0).sum().item()}
 
     @torch.no_grad()
     def after_step(step):
