@@ -110,7 +110,8 @@ def claims_page(results: list[dict], claims: list[dict]) -> str:
         run, fields = claim.get("run"), claim.get("select", {})
         ours = measured(results, run, fields) if run else None
         text = ours["text"] if ours else ("no record yet" if run else "–")
-        if ours and "before" in claim and (before := measured(results, run, {**fields, **claim["before"]})):
+        before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
+        if before:
             text = f"{before['text']} → {text}"
         verdict = claim.get("verdict", "–")
         if isinstance(verdict, dict):
@@ -119,6 +120,8 @@ def claims_page(results: list[dict], claims: list[dict]) -> str:
                 raise UserError(f"book/claims.yml: unknown verdict rule '{rule}': {nearest(rule, ['at_most', 'at_least'])}")
             held = ours and (ours["value"] <= limit if rule == "at_most" else ours["value"] >= limit)
             verdict = "not measured yet" if ours is None else f"{'reproduced' if held else 'not reproduced'} ({rule.replace('_', ' ')} {limit:g})"
+            if before and not (before["value"] > limit if rule == "at_most" else before["value"] >= limit):
+                verdict = f"cannot be told: the model does not reach {limit:g} even before erasure"
         if claim.get("note"):
             verdict += f". {claim['note']}"
         said = f"{claim['claim']} ({claim['source']})" if claim.get("source") else claim["claim"]
