@@ -52,7 +52,7 @@ def test_captions_are_true_and_every_word_is_known():
         record = scenes.record(i)
         assert set(words(caption)) <= known and set(words(plain)) <= known
         assert record["colour"] in plain and NOUNS[record["object"]][0] in plain
-        said = [c for c in COLOURS if c in words(caption)]
+        said = [c for c in COLOURS if c in words(caption.replace("green hill", "hill"))]  # a hill may be green whatever stands on it
         assert set(said) <= {record["colour"], record["colour2"]}, caption
         told = [o for o in OBJECTS for noun in NOUNS[o] if f" {noun} " in f" {caption} "]
         indirect = any(t.format(c=record["colour"]) in caption for t in INDIRECT[record["object"]])
@@ -94,7 +94,7 @@ def test_training_goes_on_where_it_stopped(tmp_path, muon):
 
         matrices = [model[0].weight] if muon else ()
         try:
-            log = fit({"model": model}, loss_at, folder=folder, steps=60, lr=1e-2, save_every=0.0, matrices=matrices)
+            log = fit({"model": model}, loss_at, folder=folder, steps=60, lr=5e-2, save_every=0.0, matrices=matrices, matrix_lr=0.2)
         except KeyboardInterrupt:
             return None
         return model, log
