@@ -112,7 +112,7 @@ class JanusGenerator(Generator):
         text = text.replace(body, start + body * self.processor.num_image_tokens + end)
         ids = self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.device)
         special = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        greedy = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, **special)
+        greedy = GenerationConfig(do_sample=False, max_length=ids.shape[1] + max_new_tokens, **special)
         answers = []
         for i in range(0, len(images_BHW3), chunk):
             pixels = self._pixels(images_BHW3[i : i + chunk])
