@@ -7,7 +7,7 @@ Next-scale models are another family and live in `earlib/nextscale`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ class Past:
     cache: object | None = None
     pending_B1: torch.Tensor | None = None
     length: int = 0  # image tokens given so far
-    layers: list = field(default_factory=list)  # reserved for generators whose cache is their own
 
     def detach_(self) -> Past:
         """Cut the graph: later windows see these keys and values as constants, as a rollout would."""
