@@ -208,6 +208,45 @@ def test_random_order_reads_the_same_prefix(generator, tmp_path):
         assert losses["random"][key] == pytest.approx(value, rel=1e-4)
 
 
+def test_a_refreshed_prefix_is_read_with_the_present_weights(generator, tmp_path):
+    """The first window of a picture has no earlier one; later ones differ as soon as the student has moved, and not before."""
+    losses = {}
+    for lr in (1e-12, 1e-2):
+        for prefix in ("stale", "refresh"):
+            run = Run(tmp_path / f"{lr}-{prefix}", {})
+            train(generator, PAIRS[:1], with_settings(FAST, {"lr": lr, "windows.length": 4, "windows.prefix": prefix}), seed=0, run=run)
+            losses[lr, prefix] = [row["loss"] for row in run.metrics]
+    assert losses[1e-12, "stale"] == pytest.approx(losses[1e-12, "refresh"], rel=1e-5)
+    moved, fresh = losses[1e-2, "stale"], losses[1e-2, "refresh"]
+    assert moved[0] == pytest.approx(fresh[0], rel=1e-6) and abs(moved[2] / fresh[2] - 1) > 1e-4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_trunk_with_float32_masters(dtype):
+    """Steps far below a half-precision weight's last digit still add up, and the run lands near that of a float32 model."""
+    wide, half = tiny_janus(seed=1, spread=0.1), tiny_janus(seed=1, spread=0.1)
+    half.model.to(dtype)
+    half.fingerprint = wide.fingerprint  # the trajectories of the wide one, so that only the arithmetic differs
+    r = with_settings(FAST, {"windows.length": 4, "lr": 3e-4, "pairs": 3})
+    trajectories = all_trajectories(wide, PAIRS, r, 0)
+    moved = []
+    for generator in (wide, half):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("earlib.erasure.context.all_trajectories", lambda *a, **k: trajectories)
+            tensors, _ = train(generator, PAIRS, r, seed=0)
+        name = "layers.0.self_attn.v_proj.weight"
+        moved.append((tensors[name].float() - generator.trunk.get_parameter(name).float()).flatten())
+    assert tensors[name].dtype == dtype
+    assert torch.cosine_similarity(moved[0], moved[1], 0) > 0.8
+
+
+def test_a_loss_that_is_not_finite_stops_with_one_line(generator):
+    name = "layers.0.self_attn.v_proj.weight"
+    own = generator.trunk.get_parameter(name)
+    with switched(generator.trunk, {name: torch.nn.Parameter(own * float("inf"))}), pytest.raises(UserError, match="the loss is nan at pair 0, token 0.*lr"):
+        train(generator, PAIRS, with_length(FAST, 4), seed=77)
+
+
 def test_two_runs_with_one_seed_are_equal(generator):
     a, b, c = (erase(generator, CONCEPT, with_length(FAST, 4), seed=s, progress=False) for s in (0, 0, 1))
     assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)

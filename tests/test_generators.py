@@ -40,6 +40,37 @@ def test_a_picture_does_not_depend_on_its_batch(generator):
     assert len(set(map(tuple, together.tolist()))) > 3, "different seeds must give different pictures"
 
 
+@pytest.mark.parametrize("guidance", [1.0, 3.0])
+def test_the_static_step_draws_the_same_tokens(guidance):
+    """Over fixed addresses, in buckets, with a last batch that is filled up: pictures of 144 tokens cross a bucket's end."""
+    generator = tiny_janus(seed=3, grid=12)
+    prompts = PROMPTS * 2 + PROMPTS[:1]
+    seeds = picture_seeds(0, default_keys(prompts))
+    plain, static = (generator.sample(prompts, seeds, guidance, batch_size=3, graphs=graphs) for graphs in (False, True))
+    assert torch.equal(plain, static) and len(set(map(tuple, plain.tolist()))) > 3
+
+
+def test_the_static_step_can_be_recorded(generator):
+    """Nothing in a step asks the device for a value: dynamo captures it whole (a CUDA graph needs the same)."""
+    from earlib.generators.static import StaticDrawer
+
+    drawer = StaticDrawer(generator)
+    drawer(generator.encode(PROMPTS), torch.arange(3), 3.0)
+    with torch.no_grad():
+        drawer.position.fill_(20), drawer.step.fill_(2)
+        torch.compile(drawer.one_step, fullgraph=True, backend="eager")(128)
+    assert drawer.position.item() == 21 and drawer.step.item() == 3
+
+
+def test_a_given_prefix_is_continued(generator):
+    seeds = picture_seeds(0, default_keys(PROMPTS))
+    whole = generator.sample(PROMPTS, seeds)
+    for given in (0, 1, 7, generator.num_image_tokens):
+        assert torch.equal(generator.sample(PROMPTS, seeds, prefix=whole[:, :given], batch_size=2), whole)
+    other = generator.sample(PROMPTS, seeds, prefix=whole[[1, 2, 0], :8])
+    assert torch.equal(other[:, :8], whole[[1, 2, 0], :8]) and not torch.equal(other[:, 8:], whole[:, 8:])
+
+
 def test_guidance_one_is_plain_sampling(generator):
     seeds = picture_seeds(1, PROMPTS)
     assert torch.equal(generator.sample(PROMPTS, seeds, guidance=1.0), generator.sample(PROMPTS, seeds, guidance=1.0 + 1e-7))

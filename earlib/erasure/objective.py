@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 
 
@@ -36,5 +38,6 @@ def window_loss(loss_T: torch.Tensor, gate) -> tuple[torch.Tensor, bool, int]:
         if gate.quantile > 0:
             keep &= level > torch.quantile(level, gate.quantile)
         return (loss_T * keep).sum(), bool(keep.any()), int(keep.sum())
-    total = loss_T.sum()
+    half = loss_T.dtype in (torch.bfloat16, torch.float16)  # the released code: rounded sums depend on their order
+    total = reduce(torch.add, loss_T) if half else loss_T.sum()
     return total, gate.kind == "none" or total.item() > gate.threshold, len(loss_T)

@@ -17,7 +17,10 @@ CHOICES = {  # field -> values it may have
     "objective": ("negated", "replacement"),
     "space": ("hidden",),
     "modules": ("attention", "mlp", "both"),
+    "context": ("full", "single"),
+    "masters": ("float32", "own"),
     "windows.order": ("raster", "random"),
+    "windows.prefix": ("stale", "refresh"),
     "windows.tail": ("keep", "drop"),
     "gate.kind": ("window", "token", "none"),
 }
@@ -29,6 +32,7 @@ class Windows:
 
     length: int = 0  # tokens in a window; 0 takes the concept's own length from the paper, in proportion to the model's grid
     order: str = "raster"  # in which order the windows of a picture are visited
+    prefix: str = "stale"  # earlier windows' keys and values: as the weights of their time computed them, or read anew before each window
     tail: str = "keep"  # what happens to the last tokens when the length does not divide the grid
 
 
@@ -47,6 +51,7 @@ class Recipe:
 
     name: str = "ear"
     prefix: str = "target"  # whose image tokens are teacher-forced: the teacher's pictures of the target prompt
+    context: str = "full"  # what a token's state has read: prompt and all tokens before it, or (released code) the one token before it
     teacher_states: str = "independent"  # the replacement's states: from its own two pictures, or read along the target's tokens
     objective: str = "negated"  # match r - eta (c - r), or simply r
     eta: float = 1.0  # strength of the negation
@@ -56,6 +61,7 @@ class Recipe:
     windows: Windows = field(default_factory=Windows)
     gate: Gate = field(default_factory=Gate)
     lr: float = 1e-4  # of Adam
+    masters: str = "float32"  # what trains, and Adam's moments: float32, or as the frozen weights (the released code trains bfloat16)
     pairs: int = 50  # prompt pairs used, one pass
     guidance: float = 5.0  # at which the teacher draws the trajectories
 
@@ -80,6 +86,8 @@ class Recipe:
         first, last = self.layers
         if not 0 <= first < last <= 1:
             raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
+        if self.context == "single" and (self.teacher_states != "independent" or self.windows.order != "raster" or self.windows.prefix != "stale"):
+            raise UserError("recipe field context=single carries nothing from token to token: leave teacher_states, windows.order and windows.prefix as they are")
         if self.objective == "replacement" and self.eta != 1:
             raise UserError("recipe field eta has no meaning for objective=replacement; leave it at 1")
         return self

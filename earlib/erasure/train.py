@@ -7,15 +7,18 @@ windows are constants, as they are in a rollout; inside a window gradients flow.
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
 
-from ..generators.base import Past
+from ..errors import UserError
 from . import checkpoint
-from .objective import token_loss, window_loss
+from .context import lessons
+from .objective import window_loss
 from .trainable import student_parameters, switched, tensor_names
-from .trajectories import all_trajectories, both_rows, teacher_targets
+
+FP16_SCALE = 1024.0  # lifts gradients of a few 1e-8 over what float16 rounds to zero; the step divides by it again
 
 
 def window_bounds(tokens: int, length: int, tail: str) -> list[tuple[int, int]]:
@@ -34,40 +37,40 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
 
     began = time.perf_counter()
     pairs = list(pairs)[: recipe.pairs]
-    trajectories = all_trajectories(generator, pairs, recipe, seed, progress)
-    targets = teacher_targets(generator, pairs, trajectories, recipe)
+    ahead = lessons(generator, pairs, recipe, seed, progress)
     sampled = time.perf_counter()
 
-    student = student_parameters(generator.trunk, tensor_names(recipe, len(generator.decoder_layers)))
-    optimizer = torch.optim.Adam(student.values(), lr=recipe.lr)
+    student = student_parameters(generator.trunk, tensor_names(recipe, len(generator.decoder_layers)), recipe.masters)
+    optimizer = torch.optim.Adam(student.values(), lr=recipe.lr, fused=True)
+    scale = FP16_SCALE if generator.dtype == torch.float16 else 1.0
     counts = {"windows_trained": 0, "windows_skipped": 0, "tokens_trained": 0}
     first_pair = checkpoint.restore(run, student, optimizer, counts)
     bounds = window_bounds(generator.num_image_tokens, recipe.windows.length, recipe.windows.tail)
 
     bar = tqdm(range(first_pair, len(pairs)), initial=first_pair, total=len(pairs), unit="pair", desc="erasing", disable=not progress, leave=False)
     for i in bar:
-        prompt = both_rows(generator, pairs[i].target)
-        tokens_2T = trajectories["concept"][i : i + 1].to(generator.device).expand(2, -1)
-        past = Past()
+        lesson = ahead[i]()
         rows = []
         for a, b in visiting_order(bounds, recipe.windows.order, seed, i):
             with switched(generator.trunk, student):
-                if recipe.windows.order == "random":  # the carried cache ends elsewhere: read what lies before this window anew
-                    past = read_prefix(generator, prompt, tokens_2T[:, :a])
                 # ------------------------------------------------------------ one window, one forward pass
-                h_2WD = generator.hidden_states(prompt, tokens_2T[:, a:b], past)  # h_t(c), t in the window
-                loss_W = token_loss(h_2WD, targets[i][:, a:b])  # L_t
+                loss_W = lesson.losses(a, b)  # L_t of its tokens: `context.py` reads them, `objective.py` has the equation
                 loss, teaches, kept = window_loss(loss_W, recipe.gate)  # WGA: their sum; TLM: does it exceed mu?
                 if teaches:
                     optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
+                    (loss * scale).backward()
+            value = loss.item()
+            if not math.isfinite(value):
+                raise UserError(f"the loss is {value} at pair {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace("torch.", ""))
             if teaches:
+                if scale != 1:
+                    for p in student.values():
+                        p.grad /= scale
                 optimizer.step()
                 # ------------------------------------------------------------
-            past.detach_()
             counts["windows_trained" if teaches else "windows_skipped"] += 1
             counts["tokens_trained"] += kept if teaches else 0
-            rows.append({"pair": i, "start": a, "tokens": b - a, "loss": loss.item(), "kept": kept, "trained": teaches})
+            rows.append({"pair": i, "start": a, "tokens": b - a, "loss": value, "kept": kept, "trained": teaches})
         bar.set_postfix(loss=f"{sum(r['loss'] for r in rows) / len(rows):.3f}", skipped=counts["windows_skipped"])
         if run:
             for row in rows:
@@ -77,7 +80,9 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
 
     done = time.perf_counter()
     info = counts | {"seconds": round(done - began, 3), "seconds_sampling": round(sampled - began, 3), "seconds_training": round(done - sampled, 3)}
-    return {name: p.detach() for name, p in student.items()}, info | {"pairs": len(pairs), "parameters": sum(p.numel() for p in student.values())}
+    # kept in the format in which the trunk computes with it
+    changed = {name: p.detach().to(generator.trunk.get_parameter(name).dtype) for name, p in student.items()}
+    return changed, info | {"pairs": len(pairs), "parameters": sum(p.numel() for p in student.values())}
 
 
 def visiting_order(bounds, order: str, seed: int, pair: int):
@@ -87,11 +92,3 @@ def visiting_order(bounds, order: str, seed: int, pair: int):
     generator = torch.Generator().manual_seed(seed * 1_000_003 + pair)
     return [bounds[k] for k in torch.randperm(len(bounds), generator=generator)]
 
-
-def read_prefix(generator, prompt, tokens_2A: torch.Tensor) -> Past:
-    """A cache that holds the prompt and the tokens before a window, as constants."""
-    past = Past()
-    if tokens_2A.shape[1]:
-        with torch.no_grad():
-            generator.hidden_states(prompt, tokens_2A, past)
-    return past

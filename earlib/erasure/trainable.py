@@ -27,11 +27,11 @@ def tensor_names(recipe, depth: int) -> list[str]:
     return [f"layers.{i}.{part}.weight" for i in layer_range(recipe.layers, depth) for part in parts]
 
 
-def student_parameters(trunk: nn.Module, names: list[str]) -> dict[str, nn.Parameter]:
-    """Fresh parameters that start as the teacher's tensors; float32 masters at least, whatever the frozen weights are in."""
-    with torch.no_grad():
-        tensors = {name: trunk.get_parameter(name) for name in names}
-        return {n: nn.Parameter(t.detach().to(torch.promote_types(t.dtype, torch.float32), copy=True)) for n, t in tensors.items()}
+def student_parameters(trunk: nn.Module, names: list[str], masters: str = "float32") -> dict[str, nn.Parameter]:
+    """Fresh parameters that start as the teacher's tensors: in float32 at least, whatever the frozen weights are in, or (masters "own") in theirs."""
+    tensors = {name: trunk.get_parameter(name).detach() for name in names}
+    wide = lambda t: t.dtype if masters == "own" else torch.promote_types(t.dtype, torch.float32)
+    return {n: nn.Parameter(t.to(wide(t), copy=True)) for n, t in tensors.items()}
 
 
 @contextmanager

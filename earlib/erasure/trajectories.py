@@ -22,19 +22,26 @@ from .objective import target_states
 CACHE = ROOT / ".cache" / "trajectories"
 
 
-def draw_trajectories(generator, prompts: list[str], role: str, seed: int, guidance: float, progress: bool = False) -> torch.Tensor:
-    """Image tokens int64 [N, T] of the teacher's pictures of `prompts`; `role` ("concept", "replacement", ...) keeps their noise apart."""
-    keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
-    description = json.dumps([generator.fingerprint, str(generator.dtype), generator.device.type, seed, guidance, keys])
-    file = CACHE / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors"
-    if file.exists():
+def draw_trajectories(generator, roles: dict[str, list[str]], seed: int, guidance: float, progress: bool = False) -> dict[str, torch.Tensor]:
+    """Image tokens int64 [N, T] of the teacher's pictures for each role ("concept": its prompts, ...); a role has noise of its own.
+
+    What is not on disk is drawn together, in large batches.
+    """
+    found, files, missing = {}, {}, []
+    for role, prompts in roles.items():
+        keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
+        description = json.dumps([generator.fingerprint, str(generator.dtype), generator.device.type, seed, guidance, keys])
+        files[role] = CACHE / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors"
         try:
-            return load_file(file)["image_tokens"].long()
-        except (SafetensorError, OSError, KeyError):  # cut short by a full disk: draw again
-            pass
-    tokens_NT = generator.sample(prompts, picture_seeds(seed, keys), guidance, progress=progress)
-    write_bytes(file, save({"image_tokens": tokens_NT.to(torch.uint16)}))
-    return tokens_NT
+            found[role] = load_file(files[role])["image_tokens"].long()
+        except (SafetensorError, OSError, KeyError):  # not there, or cut short by a full disk
+            missing += [(role, prompt, s) for prompt, s in zip(prompts, picture_seeds(seed, keys))]
+    if missing:
+        tokens_NT = generator.sample([prompt for _, prompt, _ in missing], [s for *_, s in missing], guidance, progress=progress)
+        for role in dict.fromkeys(role for role, *_ in missing):
+            found[role] = tokens_NT[[i for i, (r, *_) in enumerate(missing) if r == role]]
+            write_bytes(files[role], save({"image_tokens": found[role].to(torch.uint16)}))
+    return found
 
 
 def both_rows(generator, prompt: str) -> PromptBatch:
@@ -67,4 +74,4 @@ def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False
     roles = {"concept": [p.target for p in pairs]}
     if recipe.teacher_states == "independent":
         roles |= {"replacement": [p.replacement for p in pairs], "origin": [p.replacement for p in pairs]}
-    return {role: draw_trajectories(generator, prompts, role, seed, recipe.guidance, progress) for role, prompts in roles.items()}
+    return draw_trajectories(generator, roles, seed, recipe.guidance, progress)

@@ -71,6 +71,13 @@ class Generator(ABC):
     def dtype(self) -> torch.dtype:
         return next(self.trunk.parameters()).dtype
 
+    def positions(self, image_tokens: int) -> int:
+        """Positions that so many image tokens take in the context; more than their number where a model ends its lines with a token."""
+        return image_tokens
+
+    # Embeddings [B, S, D] of image tokens [B, S] for a model that reads nothing between them; such a model can be drawn by a captured step.
+    embed_image_tokens = None
+
     @abstractmethod
     def encode(self, prompts: list[str]) -> PromptBatch:
         """Prompts in the model's conversation format, up to and including the token that begins an image."""
@@ -107,8 +114,11 @@ class Generator(ABC):
         """Words that the model's tokenizer cannot spell; empty for open vocabularies."""
         return []
 
-    def sample(self, prompts, seeds, guidance=None, temperature: float = 1.0, batch_size: int = 64, progress: bool = False) -> torch.Tensor:
-        """Image tokens int64 [B, T] (on the CPU) for `prompts`, one int seed each; see `sampling.sample_tokens`."""
+    def sample(
+        self, prompts, seeds, guidance=None, temperature: float = 1.0, batch_size: int | None = None, progress: bool = False, prefix=None, graphs=None
+    ) -> torch.Tensor:
+        """Image tokens int64 [N, T] (on the CPU) for `prompts`, one int seed each; `prefix` [N, K] gives the first tokens. See `sampling.sample_tokens`."""
         from .sampling import sample_tokens
 
-        return sample_tokens(self, prompts, seeds, self.guidance if guidance is None else guidance, temperature, batch_size, progress)
+        guidance = self.guidance if guidance is None else guidance
+        return sample_tokens(self, prompts, seeds, guidance, temperature, batch_size, progress, prefix, graphs)

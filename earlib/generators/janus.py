@@ -63,7 +63,7 @@ class JanusGenerator(Generator):
     # ------------------------------------------------------------------ drawing
 
     def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
-        embed = self.model.prepare_embeddings_for_image_generation
+        embed = self.embed_image_tokens
         T = image_tokens_BT.shape[1]
         if past is None or past.pending_B1 is None:
             parts = [self.model.get_input_embeddings()(prompts.ids_BP)]
@@ -79,6 +79,9 @@ class JanusGenerator(Generator):
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], past.length + T
         return out.last_hidden_state[:, -T:]
+
+    def embed_image_tokens(self, image_tokens_BS: torch.Tensor) -> torch.Tensor:
+        return self.model.prepare_embeddings_for_image_generation(image_tokens_BS)
 
     def image_logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
         return self.model.model.generation_head(h_BTD)

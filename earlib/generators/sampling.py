@@ -6,6 +6,8 @@ order or on the batch size, and a model before and after erasure can be drawn wi
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
@@ -24,17 +26,17 @@ class SlabLayer(DynamicLayer):
         self.capacity, self.length = capacity, 0
 
     def update(self, key_states, value_states, *args, **kwargs):
-        if self.length == 0:
+        if not self.is_initialized:
             rows, heads, _, width = key_states.shape
-            self._keys = key_states.new_empty(rows, heads, self.capacity, width)
-            self._values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+            self.slab_keys = key_states.new_empty(rows, heads, self.capacity, width)
+            self.slab_values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
             self.is_initialized = True
             self.dtype, self.device = key_states.dtype, key_states.device
         end = self.length + key_states.shape[2]
-        self._keys[:, :, self.length : end] = key_states
-        self._values[:, :, self.length : end] = value_states
+        self.slab_keys[:, :, self.length : end] = key_states
+        self.slab_values[:, :, self.length : end] = value_states
         self.length = end
-        self.keys, self.values = self._keys[:, :, :end], self._values[:, :, :end]
+        self.keys, self.values = self.slab_keys[:, :, :end], self.slab_values[:, :, :end]
         return self.keys, self.values
 
     def get_seq_length(self, *args) -> int:
@@ -53,8 +55,11 @@ def _hash(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 16)
 
 
-def gumbel_noise(seeds_B: torch.Tensor, step: int, codes: int) -> torch.Tensor:
-    """Gumbel noise float32 [B, V] that depends only on (seed, step, code): argmax(logits + noise) samples softmax(logits)."""
+def gumbel_noise(seeds_B: torch.Tensor, step, codes: int) -> torch.Tensor:
+    """Gumbel noise float32 [B, V] that depends only on (seed, step, code): argmax(logits + noise) samples softmax(logits).
+
+    `step` is an int, or an int64 tensor of one element.
+    """
     row = _hash(seeds_B.long() & 0xFFFFFFFF) ^ _hash((seeds_B.long() >> 32) & 0xFFFFFFFF ^ 0x9E3779B9)
     row = _hash((row + 0x85EBCA6B * (step + 1)) & 0xFFFFFFFF)
     code = torch.arange(codes, device=seeds_B.device) * 0x9E3779B1 & 0xFFFFFFFF
@@ -63,45 +68,105 @@ def gumbel_noise(seeds_B: torch.Tensor, step: int, codes: int) -> torch.Tensor:
     return -torch.log(-torch.log(uniform)).float()
 
 
+def choose(logits_RV: torch.Tensor, seeds_B: torch.Tensor, step, guidance: float, temperature: float) -> torch.Tensor:
+    """The next token of every picture, int64 [B], from the logits of its conditional and (if R = 2B) its unconditional row.
+
+    `u + guidance (c - u)` in float32, then Gumbel-max; temperature 0 takes the likeliest token.
+    """
+    logits_RV = logits_RV.float()
+    if len(logits_RV) == 2 * len(seeds_B):
+        conditional, unconditional = logits_RV.chunk(2)
+        logits_RV = unconditional + guidance * (conditional - unconditional)
+    if temperature > 0:
+        logits_RV = logits_RV / temperature + gumbel_noise(seeds_B, step, logits_RV.shape[-1])
+    return logits_RV.argmax(-1)
+
+
+def guided_rows(generator: Generator, prompts: PromptBatch, guidance: float) -> PromptBatch:
+    """The prompts, and below them their unconditional twins; guidance 1 needs no twins."""
+    return prompts.stack(generator.null_like(prompts)) if guidance != 1 else prompts
+
+
 @torch.no_grad()
-def draw_batch(generator: Generator, prompts: PromptBatch, seeds_B: torch.Tensor, guidance: float, temperature: float = 1.0) -> torch.Tensor:
-    """Image tokens [B, T] of one batch: `u + guidance (c - u)` on logits, then Gumbel-max; temperature 0 takes the likeliest token."""
+def draw_batch(
+    generator: Generator,
+    prompts: PromptBatch,
+    seeds_B: torch.Tensor,
+    guidance: float,
+    temperature: float = 1.0,
+    prefix_BK: torch.Tensor | None = None,
+    tick=lambda: None,
+) -> torch.Tensor:
+    """Image tokens [B, T] of one batch, token by token over a slab cache. The first K are `prefix_BK` if it is given; `tick()` follows each token."""
     B, T = len(prompts), generator.num_image_tokens
-    rows = prompts.stack(generator.null_like(prompts)) if guidance != 1 else prompts
-    past = Past(cache=slab_cache(len(generator.decoder_layers), prompts.ids_BP.shape[1] + T))
-    tokens_BT = torch.zeros(B, T, dtype=torch.long, device=generator.device)
+    rows = guided_rows(generator, prompts, guidance)
     repeats = len(rows) // B
-    for t in range(T):
+    past = Past(cache=slab_cache(len(generator.decoder_layers), prompts.ids_BP.shape[1] + generator.positions(T)))
+    tokens_BT = torch.zeros(B, T, dtype=torch.long, device=generator.device)
+    given = 0
+    if prefix_BK is not None and prefix_BK.shape[1]:
+        given = prefix_BK.shape[1]
+        tokens_BT[:, :given] = prefix_BK.to(generator.device)
+        generator.hidden_states(rows, tokens_BT[:, :given].repeat(repeats, 1), past)
+    for t in range(given, T):
         # the state that predicts token t needs the tokens before it; the token fed as "t" itself is read only in the next step
         if t:
             past.pending_B1 = tokens_BT[:, t - 1 : t].repeat(repeats, 1)
         h = generator.hidden_states(rows, tokens_BT[:, t : t + 1].repeat(repeats, 1), past)
-        logits = generator.image_logits(h)[:, 0].float()
-        if repeats == 2:
-            conditional, unconditional = logits.chunk(2)
-            logits = unconditional + guidance * (conditional - unconditional)
-        if temperature > 0:
-            logits = logits / temperature + gumbel_noise(seeds_B, t, logits.shape[-1])
-        tokens_BT[:, t] = logits.argmax(-1)
+        tokens_BT[:, t] = choose(generator.image_logits(h)[:, 0], seeds_B, t, guidance, temperature)
+        tick()
     return tokens_BT
 
 
 def sample_tokens(
-    generator, prompts: list[str], seeds: list[int], guidance: float, temperature: float, batch_size: int, progress: bool
+    generator,
+    prompts: list[str],
+    seeds: list[int],
+    guidance: float,
+    temperature: float,
+    batch_size: int | None,
+    progress: bool,
+    prefix_NK: torch.Tensor | None = None,
+    graphs: bool | None = None,
 ) -> torch.Tensor:
-    """Image tokens int64 [N, T] on the CPU for `prompts`, one seed each, drawn in batches of at most `batch_size` pictures."""
+    """Image tokens int64 [N, T] on the CPU for `prompts`, one seed each, drawn in batches of at most `batch_size` pictures.
+
+    None takes 64 on a CPU, and on a GPU as many as fit into its free memory. `graphs` (default: on a GPU) draws with `static.StaticDrawer`.
+    """
     from tqdm.auto import tqdm
 
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
+    if prefix_NK is not None and (len(prefix_NK) != len(prompts) or prefix_NK.shape[1] > generator.num_image_tokens):
+        raise ValueError(f"prefix of shape {tuple(prefix_NK.shape)} for {len(prompts)} pictures of {generator.num_image_tokens} tokens")
+    batch_size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
+    if graphs is None:
+        graphs = generator.device.type == "cuda"
+    if graphs and generator.embed_image_tokens is not None and prefix_NK is None:
+        from .static import StaticDrawer
+
+        drawer = StaticDrawer(generator)
+    else:
+        drawer = partial(draw_batch, generator)
     # pictures of like prompt length go together, so that little padding is computed; results return to their own places
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     out = torch.empty(len(prompts), generator.num_image_tokens, dtype=torch.long)
-    with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not progress, leave=False) as bar:
+    shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+    with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not progress, leave=False, bar_format=shape) as bar:
         for start in range(0, len(prompts), batch_size):
             rows = order[start : start + batch_size]
             batch = generator.encode([prompts[i] for i in rows])
             seeds_B = torch.tensor([seeds[i] for i in rows], device=generator.device)
-            out[rows] = draw_batch(generator, batch, seeds_B, guidance, temperature).cpu()
-            bar.update(len(rows))
+            prefix = None if prefix_NK is None else prefix_NK[rows]
+            share = len(rows) / (generator.num_image_tokens - (0 if prefix is None else prefix.shape[1]) or 1)
+            out[rows] = drawer(batch, seeds_B, guidance, temperature, prefix, lambda: bar.update(share)).cpu()
     return out
+
+
+def fitting_batch(generator) -> int:
+    """Pictures to draw at a time."""
+    if generator.device.type == "cpu":
+        return 64
+    from ..memory import batch_that_fits
+
+    return batch_that_fits(generator)

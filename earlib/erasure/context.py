@@ -1,0 +1,148 @@
+"""What student and teacher read while they are compared: whole pictures after their prompt, or single tokens as in the released code.
+
+A lesson is what one prompt pair teaches. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's weights switched on; the
+training loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import UserError
+from ..generators import picture_seeds
+from ..generators.base import Past, PromptBatch
+from ..generators.sampling import choose
+from .objective import target_states, token_loss
+from .trajectories import all_trajectories, both_rows, teacher_targets
+
+
+def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list:
+    """For each pair a function that begins its lesson; the teacher's part of the work is done here. A lesson holds a cache: let go of it at its end."""
+    if recipe.context == "single":
+        return single_token_lessons(generator, pairs, recipe, seed)
+    trajectories = all_trajectories(generator, pairs, recipe, seed, progress)
+    targets = teacher_targets(generator, pairs, trajectories, recipe)
+    tokens_N1T = trajectories["concept"].split(1)
+    return [partial(FullContext, generator, pair.target, *given, recipe) for pair, given in zip(pairs, zip(tokens_N1T, targets))]
+
+
+class FullContext:
+    """The student reads its prompt and all tokens before, as when it draws; keys and values of earlier windows are carried as constants."""
+
+    def __init__(self, generator, prompt: str, tokens_1T: torch.Tensor, target_2TD: torch.Tensor, recipe):
+        self.generator, self.prompt, self.recipe, self.target_2TD = generator, both_rows(generator, prompt), recipe, target_2TD
+        self.tokens_2T = tokens_1T.to(generator.device).expand(2, -1)
+        self.past = Past()
+
+    def losses(self, a: int, b: int) -> torch.Tensor:
+        """L_t, float32 [b - a]: one forward pass for the whole window, as its tokens are known and attention is causal."""
+        self.past.detach_()
+        if self.recipe.windows.prefix == "refresh" or self.recipe.windows.order == "random":
+            self.past = self._read(self.tokens_2T[:, :a])
+        h_2WD = self.generator.hidden_states(self.prompt, self.tokens_2T[:, a:b], self.past)  # h_t(c), t in the window
+        return token_loss(h_2WD, self.target_2TD[:, a:b])  # L_t
+
+    def _read(self, tokens_2A: torch.Tensor) -> Past:
+        """What lies before a window, read anew with the student's present weights."""
+        past = Past()
+        if tokens_2A.shape[1]:
+            with torch.no_grad():
+                self.generator.hidden_states(self.prompt, tokens_2A, past)
+        return past
+
+
+# ---------------------------------------------------------------- the released code, reorganised
+
+# The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache.
+# So every later state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that
+# guidance changes nothing. What follows is that loop, not an approximation of it: h*(v) is computed once for every code, pictures
+# are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop written out, in float64.
+
+
+class SingleToken:
+    """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t - 1, and nothing else."""
+
+    def __init__(self, generator, rows: PromptBatch, target_2PD: torch.Tensor, tokens_T: torch.Tensor, target_TD: torch.Tensor):
+        self.generator, self.rows, self.target_2PD, self.tokens_T, self.target_TD = generator, rows, target_2PD, tokens_T, target_TD
+
+    def losses(self, a: int, b: int) -> torch.Tensor:
+        """L_t [b - a], in the number format of the model, as the loop adds them up in it."""
+        parts = []
+        if a == 0:
+            h_2PD = read_prompt(self.generator, self.rows)
+            parts.append(token_loss(h_2PD, self.target_2PD).mean(0, keepdim=True))
+        steps = slice(max(a, 1), b)
+        read_W = self.tokens_T[:-1][max(a, 1) - 1 : b - 1]
+        if len(read_W):
+            h_1WD = read_codes(self.generator, read_W)[None]  # both rows of the loop are this one
+            parts.append(token_loss(h_1WD, self.target_TD[None, steps]))
+        return torch.cat(parts).to(self.target_TD.dtype)
+
+
+def read_prompt(generator, rows: PromptBatch) -> torch.Tensor:
+    """States h_BPD at every position of the prompts; everything is attended to, padding too."""
+    h = generator.trunk(inputs_embeds=generator.model.get_input_embeddings()(rows.ids_BP), use_cache=False)
+    return h.last_hidden_state
+
+
+def read_codes(generator, codes_N: torch.Tensor) -> torch.Tensor:
+    """States h_ND of single codes at position 0, without anything before them."""
+    x_N1D = generator.embed_image_tokens(codes_N[:, None])
+    return generator.trunk(inputs_embeds=x_N1D, use_cache=False).last_hidden_state[:, 0]
+
+
+def raw_rows(generator, prompt: str, length: int | None = None) -> PromptBatch:
+    """Both rows of a prompt as the released training encodes it: no conversation format, no begin-of-image token.
+
+    With `length` the prompt is cut or filled with padding at its right, and the padding is attended to. The unconditional row keeps its first and last
+    token, whatever they are.
+    """
+    ids = generator.tokenizer(prompt)["input_ids"]
+    pad = generator.tokenizer.pad_token_id
+    if length is not None:
+        ids = (ids + [pad] * length)[:length]
+    null = ids[:1] + [pad] * (len(ids) - 2) + ids[-1:] if len(ids) > 1 else ids
+    ids_2P = torch.tensor([ids, null], device=generator.device)
+    return PromptBatch(ids_2P, torch.ones_like(ids_2P))
+
+
+@torch.no_grad()
+def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096) -> list:
+    """The teacher's side of the released loop for all pairs at once: three chains a pair (concept, replacement, origin) and the targets along them."""
+    if generator.embed_image_tokens is None:
+        raise UserError(f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens: use context=full")
+    T, device = generator.num_image_tokens, generator.device
+    codes_V = torch.arange(generator.codebook_size, device=device)
+    table_VD = torch.cat([read_codes(generator, part) for part in codes_V.split(chunk)])
+    logits_VV = torch.cat([generator.image_logits(part[:, None])[:, 0] for part in table_VD.split(chunk)])
+
+    roles = ("concept", "replacement", "origin")
+    prompts, first = [], {role: [] for role in roles}
+    for pair in pairs:
+        concept = raw_rows(generator, pair.target)
+        other = raw_rows(generator, pair.replacement, concept.ids_BP.shape[1])
+        h_c, h_r = read_prompt(generator, concept), read_prompt(generator, other)
+        prompts.append((concept, target_states(h_c, h_r, h_r, recipe.objective, recipe.eta)))
+        for role, h in zip(roles, (h_c, h_r, h_r)):
+            first[role].append(generator.image_logits(h[:, -1:])[:, 0])
+
+    chains = {}
+    for role in roles:
+        texts = [pair.target if role == "concept" else pair.replacement for pair in pairs]
+        seeds_B = torch.tensor(picture_seeds(seed, [f"released/{role}/{i}/{text}" for i, text in enumerate(texts)]), device=device)
+        rows = torch.stack(first[role], 1).flatten(0, 1)  # conditional rows, then unconditional ones
+        tokens = [choose(rows, seeds_B, 0, recipe.guidance, 1.0)]
+        for t in range(1, T):
+            tokens.append(choose(logits_VV[tokens[-1]], seeds_B, t, 1.0, 1.0))
+        chains[role] = torch.stack(tokens, 1)
+
+    out = []
+    for i, (rows, target_2PD) in enumerate(prompts):
+        # the state of step t has read token t - 1; row 0 stands for the prompt and is not used
+        c, r, origin = (F.pad(table_VD[chains[role][i, :-1]], (0, 0, 1, 0)) for role in roles)
+        target_TD = target_states(c, r, origin, recipe.objective, recipe.eta)
+        out.append(partial(SingleToken, generator, rows, target_2PD, chains["concept"][i], target_TD))
+    return out

@@ -1,0 +1,131 @@
+"""Guided decoding with fixed addresses: one step of drawing that can be recorded once as a CUDA graph and replayed for every token.
+
+A step of a small batch is bound by the launching of its hundreds of kernels; a replayed graph launches once. Everything that a step reads or
+writes (keys and values, mask, position, tokens) lies in tensors that are allocated once and changed in place. Attention looks at a bucket of
+positions, the smallest multiple of `BUCKET` that holds what has been read, so that empty slots cost little; each bucket has its own graph.
+The tokens are those of `sampling.draw_batch`, up to rounding. Without a GPU the same step runs unrecorded, which is how it is tested.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers.cache_utils import Cache, DynamicLayer
+
+from .base import Generator, Past, PromptBatch
+from .sampling import SlabLayer, choose, guided_rows
+
+BUCKET = 128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth
+SPARE = 4  # slots that the steps before a recording may write to
+
+
+class FixedLayer(DynamicLayer):
+    """Keys and values [R, heads, C, width] of one layer; a step writes the slot that the tensor `position` names and sees the first `bucket`."""
+
+    def __init__(self, slab: SlabLayer, position: torch.Tensor):
+        super().__init__()
+        self.slab_keys, self.slab_values, self.position, self.bucket = slab.slab_keys, slab.slab_values, position, 0
+        self.dtype, self.device, self.is_initialized = slab.dtype, slab.device, True
+
+    def update(self, key_states, value_states, *args, **kwargs):
+        self.slab_keys.index_copy_(2, self.position, key_states)
+        self.slab_values.index_copy_(2, self.position, value_states)
+        return self.slab_keys[:, :, : self.bucket], self.slab_values[:, :, : self.bucket]
+
+    def get_seq_length(self, *args) -> int:
+        return self.bucket
+
+
+class StaticDrawer:
+    """Draws batches of one size for one generator; smaller batches are filled up. Make a new one when an erasure is switched on or off."""
+
+    def __init__(self, generator: Generator):
+        self.generator = generator
+        self.record = generator.device.type == "cuda"
+        self.slabs = None  # allocated for the first batch
+
+    def _allocate(self, rows: int, pictures: int, prompt: int) -> None:
+        g, T = self.generator, self.generator.num_image_tokens
+        self.rows, self.pictures = rows, pictures
+        self.capacity = -(-(prompt + T + SPARE) // BUCKET) * BUCKET
+        self.slabs = [SlabLayer(self.capacity) for _ in g.decoder_layers]
+        whole = dict(dtype=torch.long, device=g.device)
+        self.position, self.step = torch.zeros(1, **whole), torch.zeros(1, **whole)
+        self.tokens_BT, self.last_B1 = torch.zeros(pictures, T + SPARE, **whole), torch.zeros(pictures, 1, **whole)
+        self.seeds_B = torch.zeros(pictures, **whole)
+        self.mask_R11C = torch.zeros(rows, 1, 1, self.capacity, dtype=torch.bool, device=g.device)
+        self.cache, self.graphs = None, {}
+
+    @torch.no_grad()
+    def __call__(self, prompts: PromptBatch, seeds_B: torch.Tensor, guidance: float, temperature: float = 1.0, prefix_BK=None, tick=lambda: None):
+        """Image tokens [B, T] of one batch; see `sampling.draw_batch`. A prefix is not supported."""
+        if prefix_BK is not None:
+            raise ValueError("a static drawer draws whole pictures")
+        g, B, T, P = self.generator, len(prompts), self.generator.num_image_tokens, prompts.ids_BP.shape[1]
+        if self.slabs is None or B > self.pictures or P + T + SPARE > self.capacity:
+            self._allocate(B if guidance == 1 else 2 * B, B, P)
+        self.guidance, self.temperature = guidance, temperature
+        fill = torch.arange(self.pictures, device=g.device) % B  # the last batch is smaller: draw some of its pictures again
+        rows = guided_rows(g, prompts[fill], guidance)
+        self.seeds_B.copy_(seeds_B[fill])
+
+        for slab in self.slabs:
+            slab.length = 0
+        h = g.hidden_states(rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs)))
+        first = choose(g.image_logits(h)[:, 0], self.seeds_B, 0, guidance, temperature)
+        self.last_B1.copy_(first[:, None])
+        self.tokens_BT[:, :1] = self.last_B1
+        self.mask_R11C.zero_()
+        self.mask_R11C[:, 0, 0, :P] = rows.mask_BP.bool()
+        self.position.fill_(P)
+        self.step.fill_(1)
+        if self.cache is None:
+            self.cache = Cache(layers=[FixedLayer(slab, self.position) for slab in self.slabs])
+        tick()
+        for t in range(1, T):
+            self._advance(-(-(P + t) // BUCKET) * BUCKET)
+            tick()
+        return self.tokens_BT[:B, :T].clone()
+
+    def _advance(self, bucket: int) -> None:
+        if not self.record:
+            return self.one_step(bucket)
+        key = (bucket, self.guidance, self.temperature)  # numbers are recorded as constants
+        if key not in self.graphs:
+            self.graphs[key] = self._recorded(bucket)
+        self.graphs[key].replay()
+
+    def one_step(self, bucket: int) -> None:
+        """Read the last token, choose the next one, write it down; all in place, nothing that waits for the device."""
+        g = self.generator
+        for layer in self.cache.layers:
+            layer.bucket = bucket
+        self.mask_R11C.index_fill_(3, self.position, True)
+        x_R1D = g.embed_image_tokens(self.last_B1).repeat(self.rows // self.pictures, 1, 1)
+        h_R1D = g.trunk(
+            inputs_embeds=x_R1D,
+            attention_mask=self.mask_R11C[..., :bucket],
+            position_ids=self.position[None],
+            past_key_values=self.cache,
+            use_cache=True,
+        ).last_hidden_state
+        self.last_B1.copy_(choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature)[:, None])
+        self.tokens_BT.index_copy_(1, self.step, self.last_B1)
+        self.position += 1
+        self.step += 1
+
+    def _recorded(self, bucket: int):
+        """A CUDA graph of one step. Two steps run before it, as libraries set themselves up in the first; what they changed is put back."""
+        changed = (self.position, self.step, self.tokens_BT, self.last_B1, self.mask_R11C)
+        before = [tensor.clone() for tensor in changed]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(2):
+                self.one_step(bucket)
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.one_step(bucket)
+        for tensor, old in zip(changed, before):
+            tensor.copy_(old)
+        return graph
