@@ -90,6 +90,17 @@ def test_a_window_equals_its_tokens_one_by_one(states, length):
         assert (windowed[name] - plain[name]).abs().max() < 1e-9, name
 
 
+def test_sampling_ahead_equals_drawing_while_training():
+    """The benchmark's rival draws with three frozen streams while the student follows: the same pictures, the same steps."""
+    from benchmarks.rivals import plain_ear
+
+    generator = tiny_janus(seed=1)
+    generator.model.double()
+    r = with_length(FAST, 5)
+    ours, theirs = train(generator, PAIRS[:2], r, seed=3)[0], plain_ear(generator, PAIRS[:2], r, seed=3)
+    assert all((ours[n] - theirs[n]).abs().max() < 1e-9 for n in theirs)
+
+
 def test_erasure_off_is_the_base_model_bit_for_bit(generator):
     base = draw(generator, ["a church", "a boat"], progress=False)
     before = {n: (p.data_ptr(), p.clone()) for n, p in generator.trunk.named_parameters()}

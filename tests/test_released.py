@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from benchmarks.rivals import released_loop
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
 from earlib.erasure.context import lessons, raw_rows
@@ -14,8 +15,6 @@ from earlib.erasure.recipe import Gate
 from earlib.erasure.train import train
 from earlib.erasure.trainable import student_parameters, switched, tensor_names
 from earlib.errors import UserError
-from earlib.generators import picture_seeds
-from earlib.generators.sampling import gumbel_noise
 
 from .conftest import tiny_janus
 from .test_erasure import CONCEPT
@@ -26,45 +25,6 @@ PAIRS = [  # replacements shorter, equal and longer than their targets
     PromptPair("a sketch of a church", "a sketch of a blue tree in the snow"),
 ]
 FAST = with_settings(EAR_RELEASED, {"lr": 1e-3, "layers": (0.0, 0.7), "gate.threshold": 0.0})
-
-
-def released_loop(generator, pairs, r, seed: int):
-    """The authors' loop, one forward pass a token and stream: returns (trained tensors, loss of every window)."""
-    g, T, W = generator, generator.num_image_tokens, r.windows.length
-    student = {n: torch.nn.Parameter(g.trunk.get_parameter(n).detach().clone()) for n in tensor_names(r, len(g.decoder_layers))}
-    optimizer = torch.optim.Adam(student.values(), lr=r.lr)
-    losses = []
-    for i, pair in enumerate(pairs):
-        ids = g.tokenizer(pair.target)["input_ids"]
-        other = g.tokenizer(pair.replacement)["input_ids"][: len(ids)]
-        other = other + [g.tokenizer.pad_token_id] * (len(ids) - len(other))
-        streams = {}
-        for role, row in (("concept", ids), ("replacement", other), ("origin", other)):
-            null = [row[0]] + [g.tokenizer.pad_token_id] * (len(row) - 2) + [row[-1]]
-            streams[role] = g.model.get_input_embeddings()(torch.tensor([row, null]))
-        seeds = {role: picture_seeds(seed, [f"released/{role}/{i}/{pair.target if role == 'concept' else pair.replacement}"]) for role in streams}
-        total = 0.0
-        for t in range(T):
-            with torch.no_grad():
-                frozen = {role: g.trunk(inputs_embeds=x).last_hidden_state for role, x in streams.items()}
-            with switched(g.trunk, student):
-                h = g.trunk(inputs_embeds=streams["concept"]).last_hidden_state
-            target = frozen["replacement"] - r.eta * (frozen["concept"] - frozen["origin"])
-            total = total + (h - target).square().mean()
-            with torch.no_grad():
-                for role, states in frozen.items():
-                    conditional, unconditional = g.image_logits(states[:, -1])
-                    logits = unconditional + r.guidance * (conditional - unconditional)
-                    token = (logits.float() + gumbel_noise(torch.tensor(seeds[role]), t, len(logits))[0]).argmax()
-                    streams[role] = g.model.prepare_embeddings_for_image_generation(token.repeat(2, 1))
-            if (t + 1) % W == 0:
-                losses.append(total.item())
-                if total.item() > r.gate.threshold:
-                    optimizer.zero_grad()
-                    total.backward()
-                    optimizer.step()
-                total = 0.0
-    return {n: p.detach() for n, p in student.items()}, losses
 
 
 @pytest.mark.parametrize("length", [1, 5, 16])

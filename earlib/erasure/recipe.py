@@ -87,7 +87,9 @@ class Recipe:
         if not 0 <= first < last <= 1:
             raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
         if self.context == "single" and (self.teacher_states != "independent" or self.windows.order != "raster" or self.windows.prefix != "stale"):
-            raise UserError("recipe field context=single carries nothing from token to token: leave teacher_states, windows.order and windows.prefix as they are")
+            raise UserError(
+                "recipe field context=single carries nothing from token to token: leave teacher_states, windows.order and windows.prefix as they are"
+            )
         if self.objective == "replacement" and self.eta != 1:
             raise UserError("recipe field eta has no meaning for objective=replacement; leave it at 1")
         return self

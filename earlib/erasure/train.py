@@ -61,7 +61,9 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
                     (loss * scale).backward()
             value = loss.item()
             if not math.isfinite(value):
-                raise UserError(f"the loss is {value} at pair {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace("torch.", ""))
+                raise UserError(
+                    f"the loss is {value} at pair {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace("torch.", "")
+                )
             if teaches:
                 if scale != 1:
                     for p in student.values():
@@ -91,4 +93,3 @@ def visiting_order(bounds, order: str, seed: int, pair: int):
         return bounds
     generator = torch.Generator().manual_seed(seed * 1_000_003 + pair)
     return [bounds[k] for k in torch.randperm(len(bounds), generator=generator)]
-

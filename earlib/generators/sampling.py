@@ -118,20 +118,21 @@ def draw_batch(
     return tokens_BT
 
 
-def sample_tokens(
+def sample_batches(
     generator,
     prompts: list[str],
     seeds: list[int],
     guidance: float,
-    temperature: float,
-    batch_size: int | None,
-    progress: bool,
+    temperature: float = 1.0,
+    batch_size: int | None = None,
+    progress: bool = False,
     prefix_NK: torch.Tensor | None = None,
     graphs: bool | None = None,
-) -> torch.Tensor:
-    """Image tokens int64 [N, T] on the CPU for `prompts`, one seed each, drawn in batches of at most `batch_size` pictures.
+):
+    """Draw `prompts`, one seed each, in batches: yields (which prompts, their image tokens int64 [B, T]) until all are drawn.
 
-    None takes 64 on a CPU, and on a GPU as many as fit into its free memory. `graphs` (default: on a GPU) draws with `static.StaticDrawer`.
+    `batch_size` None takes 64 on a CPU, and on a GPU as many as fit into its free memory. `graphs` (default: on a GPU) draws with
+    `static.StaticDrawer`. `prefix_NK` gives the first K tokens of every picture.
     """
     from tqdm.auto import tqdm
 
@@ -148,18 +149,24 @@ def sample_tokens(
         drawer = StaticDrawer(generator)
     else:
         drawer = partial(draw_batch, generator)
-    # pictures of like prompt length go together, so that little padding is computed; results return to their own places
+    # pictures of like prompt length go together, so that little padding is computed
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    out = torch.empty(len(prompts), generator.num_image_tokens, dtype=torch.long)
     shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not progress, leave=False, bar_format=shape) as bar:
+    with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not (progress and prompts), leave=False, bar_format=shape) as bar:
         for start in range(0, len(prompts), batch_size):
             rows = order[start : start + batch_size]
             batch = generator.encode([prompts[i] for i in rows])
             seeds_B = torch.tensor([seeds[i] for i in rows], device=generator.device)
             prefix = None if prefix_NK is None else prefix_NK[rows]
-            share = len(rows) / (generator.num_image_tokens - (0 if prefix is None else prefix.shape[1]) or 1)
-            out[rows] = drawer(batch, seeds_B, guidance, temperature, prefix, lambda: bar.update(share)).cpu()
+            tick = partial(bar.update, len(rows) / (generator.num_image_tokens - (0 if prefix is None else prefix.shape[1]) or 1))
+            yield rows, drawer(batch, seeds_B, guidance, temperature, prefix, tick)
+
+
+def sample_tokens(generator, prompts: list[str], *args, **more) -> torch.Tensor:
+    """Image tokens int64 [N, T] on the CPU for `prompts`, in their order; the arguments are those of `sample_batches`."""
+    out = torch.empty(len(prompts), generator.num_image_tokens, dtype=torch.long)
+    for rows, tokens_BT in sample_batches(generator, prompts, *args, **more):
+        out[rows] = tokens_BT.cpu()
     return out
 
 
