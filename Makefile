@@ -4,10 +4,11 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test rerun serve clean clear lint lock setup
+.PHONY: help book test bench rerun serve clean clear lint lock setup
 
 PROFILE ?= mini
 PORT ?= 8000
+MODEL ?= mini
 # the first Python that is new enough; `make PYTHON=/path/to/python3.12 book` chooses another
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
@@ -25,7 +26,10 @@ book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML;
 	@$(PY) -m earlib book --profile $(PROFILE)
 
 test: $(STAMP)  ## the tests, the notebooks with small parameters among them
-	@$(PY) -m pytest -n $(JOBS) --dist loadfile $(TESTS)
+	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+bench: $(STAMP)  ## seconds against rivals and a floor: make bench MODEL=janus-pro-7b-shape
+	@$(PY) -m benchmarks --model $(MODEL)
 
 rerun: $(STAMP)  ## only run the notebooks: make rerun PROFILE=janus-pro-1b
 	@$(PY) -m earlib rerun --profile $(PROFILE) $(addprefix --only ,$(ONLY))

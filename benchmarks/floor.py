@@ -79,8 +79,9 @@ def drawing_seconds(sizes: Sizes, machine: Machine, pictures: int, prompt: int, 
 
 
 def erasing_seconds(sizes: Sizes, machine: Machine, pairs: int, prompt: int, tokens: int, window: int, trained: int) -> float:
-    """The floor of an EAR run: three pictures a pair drawn ahead, the teacher's states along them, and for every window forward, gradients with respect to states
-    and to the trained weights, and Adam's traffic (master, two moments, gradient: read and written in float32)."""
+    """The floor of an EAR run: three pictures a pair drawn ahead; the teacher's states along them; for every window forward, gradients with
+    respect to states and trained weights; and Adam's traffic (master, two moments, gradient: read and written in float32).
+    """
     read = 2 * (prompt + tokens)  # both rows
     states = 3 * sizes.pass_flops(read, (prompt + tokens) / 2, 0)
     student = 2 * sizes.pass_flops(read, (prompt + tokens) / 2, 0) + 2 * trained * read

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from . import ROOT
 from .errors import UserError, nearest
-from .rerun import broken, load_manifest, rerun, select
+from .rerun import broken, default_jobs, load_manifest, rerun, select
 from .runs import collect, write_text
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
@@ -176,7 +176,7 @@ def render(folder: Path, root: Path = ROOT) -> Path:
 
 def build(profile: str = "mini", root: Path = ROOT) -> Path:
     """Run what is not up to date, stage, build. Prints and returns the path of index.html; a notebook that fails stops it and is named."""
-    statuses = rerun(profile, root=root, stop=True)
+    statuses = rerun(profile, root=root, stop=True, jobs=default_jobs(profile))
     if line := broken(statuses):
         raise UserError(f"the book stops here: {line}")
     print("building the HTML ...", flush=True)

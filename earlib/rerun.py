@@ -21,11 +21,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import ROOT
+from .device import cores
 from .errors import UserError, nearest
 from .runs import read_json, write_json, write_text
 
@@ -46,6 +48,7 @@ class Entry:
     parameters: dict = field(default_factory=dict)  # set in every profile
     profiles: dict = field(default_factory=dict)  # profile -> parameters set there
     timeout: float = 900.0  # seconds that one cell may take
+    alone: bool = False  # it measures time: nothing runs beside it
     slurm: dict = field(default_factory=dict)  # sbatch options: {time: "04:00:00", gres: "gpu:1", ...}
 
 
@@ -134,7 +137,8 @@ def source_hash(root: Path = ROOT) -> str:
         except metadata.PackageNotFoundError:
             pass
     root = Path(root)
-    files = [f for f in root.glob("earlib/**/*.py") if f.name not in NO_EFFECT] + [f for f in root.glob("data/**/*") if f.is_file()]
+    files = [f for part in ("earlib/**/*.py", "benchmarks/*.py") for f in root.glob(part) if f.name not in NO_EFFECT]
+    files += [f for f in root.glob("data/**/*") if f.is_file()]
     for file in sorted(files):
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
@@ -255,10 +259,39 @@ def _slurm(plan: list, profile: str, root: Path) -> list[dict]:
     return statuses
 
 
-def rerun(profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False, stop: bool = False, root: Path = ROOT, manifest: str = MANIFEST):
-    """Run the manifest's notebooks; returns one status a notebook (state done, failed, timeout, submitted, or planned in a dry run).
+def default_jobs(profile: str) -> int:
+    """How many notebooks run side by side: two of the mini models', whose small steps leave a second core idle; one that has a GPU to itself."""
+    return min(2, cores()) if profile in ALWAYS else 1
 
-    Everything that can be known to be wrong is known before the first one starts. `stop` ends at the first that does not finish.
+
+def _in_child(entry: Entry, profile: str, jobs: int, root: Path, manifest: str) -> dict:
+    """Run one notebook in a process of its own, with its share of the cores; returns the status that it wrote."""
+    code = "import sys; _, here, profile, name, root, manifest = sys.argv; sys.path.insert(0, here)\n"
+    code += "from earlib.rerun import rerun; rerun(profile, [name], root=root, manifest=manifest)"
+    command = [sys.executable, "-c", code, str(ROOT), profile, entry.name, str(root), manifest]
+    share = os.environ | {"OMP_NUM_THREADS": str(max(1, cores() // jobs))}
+    done = subprocess.run(command, cwd=root, env=share, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    file = root / "_build" / "executed" / profile / "status" / f"{entry.name}.json"
+    status = read_json(file) if file.exists() else {"name": entry.name, "profile": profile, "state": "running", "seconds": 0}
+    if status["state"] == "running":  # it could not even say that it failed
+        said = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["interrupted"]
+        status |= {"state": "failed", "error": said[0], "seconds": status.get("seconds", 0)}
+    return status
+
+
+def rerun(
+    profile: str = "mini",
+    only=(),
+    executor: str = "local",
+    dry_run: bool = False,
+    stop: bool = False,
+    root: Path = ROOT,
+    manifest: str = MANIFEST,
+    jobs: int = 1,
+):
+    """Run the manifest's notebooks, `jobs` at a time; returns one status a notebook (state done, failed, timeout, submitted, or planned in a dry run).
+
+    Everything that can be known to be wrong is known before the first one starts. `stop` begins no further one after the first that does not finish.
     """
     root = Path(root).resolve()
     if executor not in EXECUTORS:
@@ -271,9 +304,12 @@ def rerun(profile: str = "mini", only=(), executor: str = "local", dry_run: bool
         plan.append((entry, values, run_key(entry, values, source, root)))
     if executor == "slurm" and not dry_run:
         return _slurm(plan, profile, root)
-    statuses = []
     width = max((len(entry.name) for entry in entries), default=0)
-    for entry, values, key in plan:
+    halted = []
+
+    def one(entry, values, key):
+        if halted:
+            return None
         status = fresh(entry, profile, key, root)
         if dry_run:
             status = status or {"name": entry.name, "state": "planned", "parameters": values}
@@ -283,12 +319,19 @@ def rerun(profile: str = "mini", only=(), executor: str = "local", dry_run: bool
             print(f"{entry.name:{width}}  is up to date ({status['seconds']} s when it ran)", flush=True)
         else:
             print(f"{entry.name:{width}}  running, about {entry.minutes:g} min ...", flush=True)
-            status = run_notebook(entry, profile, values, key, root)
+            here = jobs == 1 or entry.alone
+            status = run_notebook(entry, profile, values, key, root) if here else _in_child(entry, profile, jobs, root, manifest)
             print(f"{entry.name:{width}}  {status['state']} in {status['seconds']} s {status.get('error', '')}".rstrip(), flush=True)
-        statuses.append(status)
-        if stop and status["state"] in ("failed", "timeout"):
-            break
-    return statuses
+            if stop and status["state"] in ("failed", "timeout"):
+                halted.append(entry.name)
+        return status
+
+    with ThreadPoolExecutor(jobs) as pool:  # threads that wait for processes
+        beside = plan if jobs == 1 or dry_run else [work for work in plan if not work[0].alone]
+        found = list(map(lambda work: one(*work), beside) if jobs == 1 or dry_run else pool.map(lambda work: one(*work), beside))
+    found += [one(*work) for work in plan if work not in beside]
+    by_name = {status["name"]: status for status in found if status}
+    return [by_name[entry.name] for entry in entries if entry.name in by_name]
 
 
 def broken(statuses: list[dict]) -> str:
@@ -299,9 +342,9 @@ def broken(statuses: list[dict]) -> str:
     return "; ".join(said(s) for s in statuses if s["state"] in ("failed", "timeout"))
 
 
-def main(profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False) -> int:
+def main(profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False, jobs: int | None = None) -> int:
     """The command `rerun`: exit status 0, or 1 with one line that names each notebook that failed or timed out."""
-    statuses = rerun(profile, only, executor, dry_run)
+    statuses = rerun(profile, only, executor, dry_run, jobs=jobs or default_jobs(profile))
     if line := broken(statuses):
         print(line, file=sys.stderr)
     return 1 if line else 0

@@ -73,7 +73,7 @@ def test_parameters_are_known(entry, profile):
 def copy(tmp_path_factory) -> Path:
     """The repository seen from elsewhere: what the tests run leaves no trace in _build or runs."""
     root = tmp_path_factory.mktemp("repository")
-    for name in ("earlib", "data", "book", "notebooks"):
+    for name in ("earlib", "benchmarks", "data", "book", "notebooks"):
         os.symlink(ROOT / name, root / name)
     return root
 

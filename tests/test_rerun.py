@@ -148,12 +148,35 @@ def test_the_key_holds_code_and_data(root):
     assert key() == before
 
 
-def test_failures_are_named_and_nothing_broken_is_left(root, capsys):
+WAITS = """
+import time
+from pathlib import Path
+Path("met-{0}").touch()
+until = time.time() + 60
+while not Path("met-{1}").exists():
+    assert time.time() < until, "the other one never came"
+    time.sleep(0.05)
+"""
+
+
+def test_notebooks_run_side_by_side_but_for_one_that_is_alone(root):
+    """Two that wait for each other can only finish together; the third finds that both have finished."""
+    for name, other in (("a", "b"), ("b", "a")):
+        write_notebook(root / "notebooks" / f"{name}.ipynb", WAITS.format(name, other) + f"time.sleep(0.3)\nPath('done-{name}').touch()")
+    write_notebook(root / "notebooks" / "timed.ipynb", "from pathlib import Path\nassert Path('done-a').exists() and Path('done-b').exists()")
+    write_manifest(root, {"name": "timed", "alone": True}, {"name": "a"}, {"name": "b"})
+    found = rerun(root=root, jobs=2)
+    assert [(s["name"], s["state"]) for s in found] == [("timed", "done"), ("a", "done"), ("b", "done")], "in the manifest's order"
+    assert rerun(root=root, jobs=2) == found, "finished runs are skipped, whichever process ran them"
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs):
     write_notebook(root / "notebooks" / "slow.ipynb", "import time\ntime.sleep(60)")
     write_notebook(root / "notebooks" / "wrong.ipynb", "raise ValueError('no church')")
     write_notebook(root / "notebooks" / "dead.ipynb", "import os\nos._exit(1)")
     write_manifest(root, {"name": "slow", "timeout": 1}, {"name": "wrong"}, {"name": "dead"}, {"name": "one"})
-    slow, wrong, dead, one = rerun(root=root)
+    slow, wrong, dead, one = rerun(root=root, jobs=jobs)
     assert (slow["state"], wrong["state"], dead["state"], one["state"]) == ("timeout", "failed", "failed", "done")
     assert "longer than 1 s" in slow["error"] and "ValueError: no church" in wrong["error"] and "kernel died" in dead["error"]
     folder = root / "_build" / "executed" / "mini"
@@ -166,9 +189,11 @@ def test_failures_are_named_and_nothing_broken_is_left(root, capsys):
 
 
 def test_exit_status(root, monkeypatch, capsys):
-    monkeypatch.setattr("earlib.rerun.rerun", lambda *_: [{"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}])
+    monkeypatch.setattr(
+        "earlib.rerun.rerun", lambda *_, **more: [{"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}]
+    )
     assert main() == 1 and "slow timed out: a cell took longer than 1 s" in capsys.readouterr().err
-    monkeypatch.setattr("earlib.rerun.rerun", lambda *_: [{"name": "one", "state": "done"}])
+    monkeypatch.setattr("earlib.rerun.rerun", lambda *_, **more: [{"name": "one", "state": "done"}])
     assert main() == 0
 
 
