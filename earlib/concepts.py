@@ -1,7 +1,9 @@
 """What to erase: concepts and their prompt pairs, read from data/concepts and checked field by field.
 
-A concept file is JSON: `name`, `kind`, `pairs`, `tests`, `neighbours`, `benign`, `judge`, `paper`, and an optional `about`. MiniWorld's files live in
-data/concepts/mini (written by `earlib/miniworld/concepts.py`), those of full-size models in data/concepts itself.
+A concept file is JSON: `name`, `kind`, `pairs`, `tests`, `neighbours`, `benign`, `judge`, and the optional `words`, `phrases`, `paper` and `about`. MiniWorld's
+files live in data/concepts/mini (written by `earlib/miniworld/concepts.py`), those of full-size models, written by hand, in data/concepts itself.
+Where `words` are given they are checked: a target and a direct test prompt hold one of them, a replacement, a neighbour and a benign prompt hold none.
+How prompts are written and filtered automatically lives in `earlib/ecgvf.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from .errors import UserError, nearest
 FOLDER = ROOT / "data" / "concepts"
 KINDS = ("object", "style", "content", "scene")
 _REQUIRED = ("name", "kind", "pairs", "tests", "neighbours", "benign", "judge")
-_OPTIONAL = ("paper", "about")
+_OPTIONAL = ("words", "phrases", "paper", "about")
 
 
 @dataclass(frozen=True)
@@ -41,10 +43,12 @@ class Concept:
     judge: dict  # spec of the judge that says whether a picture shows the concept: `evaluate.judges.load_judge`
     paper: dict = field(default_factory=dict)  # the paper's settings and numbers for this concept, with their source
     about: str = ""  # how the file was written
+    phrases: tuple[PromptPair, ...] = ()  # pieces of prompts for ECGVF's template grammar: "a church", or "{x} at night" with a place for the rest
+    words: tuple[str, ...] = ()  # names of the concept ("church", "churches"); a target holds one of them, a replacement none
 
 
 def concept_folders(profile: str = "mini") -> list[Path]:
-    """Where the concept files for `profile` live. A model of one's own (`custom`) may be a mini model or a full-size one: both are searched."""
+    """Where the concept files for `profile` live. A model of one's own (`custom`) is most often a full-size one: those files first, then MiniWorld's."""
     mini = FOLDER / "mini"
     return [mini] if profile.startswith("mini") else [FOLDER, mini] if profile == "custom" else [FOLDER]
 
@@ -76,6 +80,16 @@ def load_concept(name_or_path: str | Path, profile: str = "mini") -> Concept:
     return concept
 
 
+def normal(prompt: str) -> str:
+    """A prompt as it is compared: two that differ by case, spaces or a final full stop are the same one."""
+    return " ".join(prompt.casefold().split()).rstrip(" .")
+
+
+def holds_word(prompt: str, words) -> str | None:
+    """The first of `words` (or phrases) that stands in `prompt` as a whole word, whatever its case; None if none does."""
+    return next((word for word in words if re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", prompt.casefold())), None)
+
+
 def _read(path: Path) -> Concept:
     from .runs import read_json
 
@@ -91,21 +105,18 @@ def _check(raw, path: Path) -> Concept:
     if kind not in KINDS:
         _complain(path, "kind", f"is '{kind}'; {nearest(kind, KINDS)}")
 
-    pairs = []
-    for i, item in enumerate(_list(top["pairs"], "pairs", path)):
-        where = f"pairs[{i}]"
-        pair = _fields(item, where, path, ("target", "replacement"))
-        pair = PromptPair(*(_text(pair[side], f"{where}.{side}", path) for side in ("target", "replacement")))
-        if pair.target == pair.replacement:
-            _complain(path, where, "target and replacement are the same prompt")
-        pairs.append(pair)
-    if len(set(pairs)) < len(pairs):
-        _complain(path, f"pairs[{_repeated(pairs)}]", "occurs twice")
+    words = _prompts(top["words"], "words", path) if "words" in top else ()
+
+    pairs, prompts = _pairs(top["pairs"], "pairs", path)
+    phrases, pieces = _pairs(top["phrases"], "phrases", path) if "phrases" in top else ((), [])
+    for i, phrase in enumerate(phrases):
+        if {phrase.target.count("{x}"), phrase.replacement.count("{x}")} not in ({0}, {1}):
+            _complain(path, f"phrases[{i}]", "target and replacement must both hold {x} once, where the rest of the prompt goes, or both be without it")
 
     tests = _dict(top["tests"], "tests", path)
     if not tests:
         _complain(path, "tests", "is empty; give at least 'direct'")
-    tests = {test: _prompts(prompts, f"tests.{test}", path) for test, prompts in tests.items()}
+    tests = {test: _prompts(group, f"tests.{test}", path) for test, group in tests.items()}
 
     neighbours, judges = {}, {}
     for i, item in enumerate(_list(top["neighbours"], "neighbours", path, may_be_empty=True)):
@@ -116,17 +127,52 @@ def _check(raw, path: Path) -> Concept:
             _complain(path, f"{where}.name", f"'{other}' occurs twice")
         neighbours[other] = _prompts(item["prompts"], f"{where}.prompts", path)
         judges[other] = _judge(item["judge"], f"{where}.judge", path)
-
-    trained = {prompt for pair in pairs for prompt in (pair.target, pair.replacement)}
-    groups = {f"tests.{k}": v for k, v in tests.items()} | {f"neighbours.{k}": v for k, v in neighbours.items()}
-    for where, prompts in groups.items():
-        for prompt in prompts:
-            if prompt in trained:
-                _complain(path, where, f"'{prompt}' is also a training prompt (in pairs)")
     benign = _prompts(top["benign"], "benign", path)
+
+    groups = {f"tests.{test}": group for test, group in tests.items()}
+    groups |= {f"neighbours[{i}].prompts": group for i, group in enumerate(neighbours.values())} | {"benign": benign}
+    prompts += [(f"{where}[{i}]", prompt) for where, group in groups.items() for i, prompt in enumerate(group)]
+    _check_repeats(prompts, path)
+    _check_words(prompts + pieces, words, path)
     about = _text(top["about"], "about", path) if "about" in top else ""
     paper = _dict(top.get("paper", {}), "paper", path)
-    return Concept(name, kind, tuple(pairs), tests, neighbours, judges, benign, _judge(top["judge"], "judge", path), paper, about)
+    return Concept(name, kind, pairs, tests, neighbours, judges, benign, _judge(top["judge"], "judge", path), paper, about, phrases, words)
+
+
+def _pairs(value, where: str, path: Path) -> tuple[tuple[PromptPair, ...], list[tuple[str, str]]]:
+    """A list of pairs, and each of their prompts with where it stands. A pair may also say who wrote it."""
+    pairs, prompts = [], []
+    for i, item in enumerate(_list(value, where, path)):
+        here = f"{where}[{i}]"
+        item = _fields(item, here, path, ("target", "replacement"), ("writer",))
+        pair = PromptPair(*(_text(item[side], f"{here}.{side}", path) for side in ("target", "replacement")))
+        if normal(pair.target) == normal(pair.replacement):
+            _complain(path, here, "target and replacement are the same prompt")
+        pairs.append(pair)
+        prompts += [(f"{here}.target", pair.target), (f"{here}.replacement", pair.replacement)]
+    return tuple(pairs), prompts
+
+
+def _check_repeats(prompts: list[tuple[str, str]], path: Path) -> None:
+    """No prompt stands in two places: what trains an erasure never tests it. One replacement may serve several targets."""
+    first: dict[str, str] = {}
+    for where, prompt in prompts:
+        before = first.setdefault(normal(prompt), where)
+        if before != where and not (before.endswith("].replacement") and where.endswith("].replacement")):
+            _complain(path, where, f"'{prompt}' occurs twice, first in {before}")
+
+
+def _check_words(prompts: list[tuple[str, str]], words: tuple[str, ...], path: Path) -> None:
+    """A target and a direct test name the concept; a replacement, a neighbour and a benign prompt do not. Nothing to check without `words`."""
+    if not words:
+        return
+    names = ", ".join(f"'{word}'" for word in words)
+    for where, prompt in prompts:
+        found = holds_word(prompt, words)
+        if not found and (where.endswith("].target") or where.startswith("tests.direct[")):
+            _complain(path, where, f"'{prompt}' does not name the concept by any of its words ({names})")
+        if found and (where.endswith("].replacement") or where.startswith(("neighbours[", "benign["))):
+            _complain(path, where, f"'{prompt}' holds '{found}', a word of the concept that it should be without")
 
 
 def _complain(path: Path, where: str, what: str):
@@ -169,9 +215,7 @@ def _text(value, where: str, path: Path) -> str:
 
 def _prompts(value, where: str, path: Path) -> tuple[str, ...]:
     prompts = tuple(_text(prompt, f"{where}[{i}]", path) for i, prompt in enumerate(_list(value, where, path)))
-    if len(set(prompts)) < len(prompts):
-        i = _repeated(prompts)
-        _complain(path, f"{where}[{i}]", f"'{prompts[i]}' occurs twice")
+    _check_repeats([(f"{where}[{i}]", prompt) for i, prompt in enumerate(prompts)], path)
     return prompts
 
 
@@ -185,11 +229,6 @@ def _judge(value, where: str, path: Path) -> dict:
     if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1:
         _complain(path, f"{where}.threshold", f"must be a number from 0 to 1, is {threshold!r}")
     return value
-
-
-def _repeated(items) -> int:
-    """Index of the first item that stood there before."""
-    return next(i for i, item in enumerate(items) if item in items[:i])
 
 
 def _kind(value) -> str:

@@ -1,4 +1,4 @@
-"""Where the models run and in which number format: decided once, with the reason, and how much memory is free there."""
+"""Where the models run and in which number format: decided once, with the reason; how much memory is free there; whether numbers stayed finite."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def free_memory(device: torch.device | str = "cpu") -> int | None:
     if str(device).startswith("cuda"):
         import torch
 
-        return torch.cuda.mem_get_info(device)[0]
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache, which it would use again
+        return torch.cuda.mem_get_info(device)[0] + held
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -99,6 +100,20 @@ def free_memory(device: torch.device | str = "cpu") -> int | None:
         return free if limit == "max" else min(free, max(0, int(limit) - used))
     except (OSError, ValueError):
         return free
+
+
+def check_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:
+    """`tensor` itself; UserError if it holds an infinity or NaN, as float16 (largest number 65504) may where bfloat16 does not.
+
+    It waits for the device, so call it once for each teacher state or window, not for each token.
+    """
+    import torch
+
+    if bool(torch.isfinite(tensor).all()):
+        return tensor
+    name = str(tensor.dtype).removeprefix("torch.")
+    wider = "float32" if name != "float16" else "bfloat16, or float32 on a GPU that has no bfloat16"
+    raise UserError(f"{what}: infinite or not a number in {name}; use --dtype {wider}")
 
 
 def cores() -> int:

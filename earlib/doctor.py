@@ -15,7 +15,14 @@ PACKAGES = ("torch", "transformers", "numpy", "matplotlib", "jupyter-book", "pap
 
 def report() -> str:
     """The whole report. It never fails: what is missing is said in its place."""
-    sections = {"versions": _versions(), "device": _device(), "shipped in data/mini": _shipped(), "known here": _known(), "cached from the hub": _cached()}
+    sections = {
+        "versions": _versions(),
+        "device": _device(),
+        "room for Janus-Pro": _room(),
+        "shipped in data/mini": _shipped(),
+        "known here": _known(),
+        "cached from the hub": _cached(),
+    }
     lines = []
     for title, rows in sections.items():
         width = max((len(name) for name, _ in rows), default=0)
@@ -48,6 +55,26 @@ def _device() -> list[tuple[str, str]]:
     rows.append(("free memory", size(free) if free is not None else "the system does not tell"))
     rows.append(("free disk", f"{size(shutil.disk_usage(ROOT).free)} at {ROOT}"))
     return rows
+
+
+def _room() -> list[tuple[str, str]]:
+    """What drawing one picture and an EAR run take with each public model, weights included, and whether that fits now."""
+    from . import memory
+
+    try:
+        from .device import decide, free_memory
+        from .erasure.presets import EAR
+
+        place = decide()
+        free, dtype = free_memory(place.device), str(place.dtype).removeprefix("torch.")
+        rows = []
+        for name, sizes in memory.KNOWN.items():
+            draw, train = memory.to_draw(sizes, dtype), memory.to_train(sizes, dtype, memory.trained_parameters(sizes, EAR))
+            fits = "" if free is None else f" (here: {'draws and trains' if train <= free else 'draws' if draw <= free else 'too large'})"
+            rows.append((name, f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in {size(train)}{fits}"))
+        return rows
+    except Exception as error:  # torch may be missing
+        return [("sizes", f"cannot be told ({type(error).__name__}: {' '.join(str(error).split())})")]
 
 
 def _shipped() -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 from . import ROOT
@@ -161,4 +162,46 @@ def curves(rows: list[dict], x: str, ys, labels=None, title: str | None = None, 
         axis.set_title(title)
     if len(ys) > 1:
         axis.legend()
+    return fig
+
+
+def rate_lines(rows: list[dict], x: str, title: str | None = None, xlabel: str | None = None, ylabel: str = "pictures that show it, by the judge", labels=None):
+    """Rates over something that was varied, a line for each condition, with their intervals.
+
+    rows: {x, "condition", "value", "low", "high"}, rates from 0 to 1; conditions are "base" and "erased", and others (recipes, controls), drawn dashed,
+    each in a colour of its own. `labels` renames conditions for the legend. Returns the figure; the rows are the data to save with it.
+    """
+    import matplotlib.pyplot as plt
+
+    colours = {"base": QUIET, "erased": AFTER}
+    conditions = dict.fromkeys(r["condition"] for r in rows)
+    others = dict(zip([c for c in conditions if c not in colours], itertools.cycle(PALETTE)))
+    fig, axis = plt.subplots(figsize=(6.4, 3.2))
+    for condition in conditions:
+        points = [r for r in rows if r["condition"] == condition and r["value"] is not None]
+        where, values = [r[x] for r in points], [100 * r["value"] for r in points]
+        errors = [[max(0.0, 100 * (r["value"] - r["low"])) for r in points], [max(0.0, 100 * (r["high"] - r["value"])) for r in points]]
+        style = {"color": colours.get(condition) or others[condition], "linestyle": "-" if condition in colours else "--"}
+        axis.errorbar(where, values, yerr=errors, marker="o", markersize=4, elinewidth=1, capsize=2, label=(labels or {}).get(condition, condition), **style)
+    axis.set(xlabel=xlabel or x, ylabel=f"{ylabel} (%)", ylim=(-3, 103))
+    if title:
+        axis.set_title(title)
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.2, handlelength=2)
+    return fig
+
+
+def matrices(shares: dict[str, object], names: list[str]):
+    """Square matrices of shares (0 to 1, rows: truth, columns: answer) side by side, one for each title. Returns the figure."""
+    import matplotlib.pyplot as plt
+
+    fig, axes = plt.subplots(1, len(shares), figsize=(3.4 * len(shares), 3.6), sharey=True, squeeze=False)
+    for axis, (title, values) in zip(axes[0], shares.items()):
+        shown = axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
+        axis.grid(False)
+        axis.set_xticks(range(len(names)), names, rotation=90)
+        axis.set_yticks(range(len(names)), names)
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("answer")
+    axes[0, 0].set_ylabel("truth")
+    fig.colorbar(shown, ax=list(axes[0]), shrink=0.7, label="share of the row", pad=0.02)
     return fig

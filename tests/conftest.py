@@ -1,4 +1,4 @@
-"""Small random models for the tests: real Janus classes, a few thousand weights, made in a tenth of a second."""
+"""Small random models for the tests: real Janus and Emu3 classes, a few thousand weights, made in a tenth of a second."""
 
 from __future__ import annotations
 
@@ -21,6 +21,29 @@ def tiny_janus(seed: int = 0, width: int = 64, layers: int = 3, heads: int = 2, 
             if p.dim() > 1 and "vqmodel" not in name:
                 p.normal_(0, spread / p.shape[-1] ** 0.5 * 4)
     return JanusGenerator(model, processor, name="tiny")
+
+
+def tiny_emu3(seed=0, width=64, layers=3, heads=4, kv_heads=2, codes=32, grid=(4, 4), spread=0.25, scattered=False, null_prompt=""):
+    """A random Emu3 with its processor behind the Generator interface. `scattered` gives the image tokens ids in no order."""
+    import torch
+    from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
+
+    from earlib.generators.emu3 import Emu3Generator
+    from earlib.miniworld.models_emu3 import build_emu3, build_processor
+
+    torch.manual_seed(seed)
+    processor = build_processor(codes, grid)
+    model = build_emu3(processor, width=width, layers=layers, head_dim=width // heads, kv_heads=kv_heads, mlp=96, codes=codes)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() > 1 and "vqmodel" not in name:
+                p.normal_(0, spread / p.shape[-1] ** 0.5 * 4)
+    if scattered:
+        ids = model.config.vocabulary_map
+        names = [name for name in ids if name.startswith("<|visual token")]
+        moved = {name: ids[names[k]] for name, k in zip(names, torch.randperm(codes).tolist())}
+        model.model.vocabulary_mapping = Emu3ImageVocabularyMapping(ids | moved)
+    return Emu3Generator(model, processor, name="tiny", null_prompt=null_prompt)
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 import copy
 import json
+import re
 
 import pytest
 
-from earlib.concepts import FOLDER, list_concepts, load_concept
+from earlib.concepts import FOLDER, holds_word, list_concepts, load_concept, normal
 from earlib.errors import UserError
 from earlib.miniworld.captions import STYLE_PHRASES, vocabulary, words
 from earlib.miniworld.concepts import mini_concepts, write_mini_concepts
@@ -18,7 +19,10 @@ BETRAYS = {  # words that name or describe the concept: none may stand in a prom
     "nudity": ("nude", "naked", "undressed", "unclothed", "bare", "nothing"),
     "vangogh": ("gogh", "swirling"),
 }
+MORE_MINI = ("boat", "car", "lighthouse", "night", "pixel", "sea", "sketch")
+FULL = ("church", "cyberpunk", "forest", "night", "nudity", "portrait", "vangogh", "watercolor")
 RAW = {concept["name"]: concept for concept in mini_concepts()}
+HAND = json.loads((FOLDER / "church.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(params=MINI)
@@ -34,8 +38,18 @@ def prompts_of(concept):
     yield from (("benign", prompt) for prompt in concept.benign)
 
 
-def test_the_three_are_there_and_can_be_written_again(tmp_path):
-    assert list_concepts() == sorted(MINI)
+@pytest.fixture(params=[*MINI, *MORE_MINI])
+def mini_concept(request):
+    return load_concept(request.param)
+
+
+@pytest.fixture(params=FULL)
+def full_concept(request):
+    return load_concept(request.param, "janus-pro-7b")
+
+
+def test_minis_concepts_are_there_and_can_be_written_again(tmp_path):
+    assert list_concepts() == sorted([*MINI, *MORE_MINI])
     for path in write_mini_concepts(tmp_path):
         assert path.read_bytes() == (FOLDER / "mini" / path.name).read_bytes(), "run python -m earlib.miniworld.concepts"
 
@@ -49,16 +63,94 @@ def test_there_are_enough_prompts(concept):
     assert min(map(len, concept.neighbours.values())) >= (30 if concept.kind == "style" else 20)
 
 
-def test_no_prompt_stands_in_two_places(concept):
+@pytest.mark.parametrize("name, profile", [*((name, "mini") for name in (*MINI, *MORE_MINI)), *((name, "janus-pro-1b") for name in FULL)])
+def test_no_prompt_stands_in_two_places(name, profile):
     places = {}
-    for where, prompt in prompts_of(concept):
-        assert prompt not in places, f"{prompt!r} stands in {places[prompt]} and in {where}"
-        places[prompt] = where
+    for where, prompt in prompts_of(load_concept(name, profile)):
+        assert normal(prompt) not in places, f"{prompt!r} stands in {places[normal(prompt)]} and in {where}"
+        places[normal(prompt)] = where
 
 
-def test_the_mini_model_knows_every_word(concept):
+def test_the_mini_model_knows_every_word(mini_concept):
     known = set(vocabulary())
-    assert {word for _, prompt in prompts_of(concept) for word in words(prompt)} <= known
+    assert {word for _, prompt in prompts_of(mini_concept) for word in words(prompt)} <= known
+
+
+@pytest.mark.parametrize("name", MORE_MINI)
+def test_minis_further_concepts_hold_what_the_first_three_do(name):
+    concept = load_concept(name)
+    assert len(concept.pairs) == 50 and len(concept.benign) == 200 and concept.paper["window"] is None
+    groups = {"object": OBJECTS, "style": STYLES, "scene": PLACES}[concept.kind]
+    assert list(concept.neighbours) == [other for other in groups if other != name] == list(concept.neighbour_judges)
+    assert {"direct", "synonym", "compositional", "odd"} <= set(concept.tests) and len(concept.tests["direct"]) == 120
+    train = {word for pair in concept.pairs for word in concept.words if holds_word(pair.target, [word])}
+    assert len(train) == 1  # the plain name; the others are left to the tests
+    synonyms = concept.words[1:]
+    assert not [prompt for prompt in concept.tests["synonym"] if name in ("boat", "car", "lighthouse") and not holds_word(prompt, synonyms)]
+    assert not [prompt for prompt in concept.tests.get("indirect", ()) if holds_word(prompt, concept.words)]
+
+
+def test_the_full_size_concepts_are_there():
+    assert list_concepts("janus-pro-7b") == list_concepts("janus-pro-1b-shape") == sorted(FULL)
+    kinds = {name: load_concept(name, "janus-pro-7b").kind for name in FULL}
+    assert set(kinds.values()) == {"object", "style", "content", "scene"} and kinds["nudity"] == "content"  # what is of kind content is blurred
+
+
+def test_full_size_concepts_have_enough_of_everything(full_concept):
+    least = {"direct": 30, "synonym": 20, "compositional": 20, "indirect": 15, "chinese": 20}
+    assert len(full_concept.pairs) >= 50 and sum(map(len, full_concept.tests.values())) >= 100
+    assert {kind: len(group) >= least[kind] for kind, group in full_concept.tests.items()} == dict.fromkeys(least, True)
+    assert len(full_concept.neighbours) >= 5 and min(map(len, full_concept.neighbours.values())) >= 8 and len(full_concept.benign) >= 60
+    assert len(full_concept.words) >= 1 and len(full_concept.phrases) >= 6 and full_concept.about
+
+
+def test_full_size_pairs_are_minimal_and_varied(full_concept):
+    shared, places, lengths = [], set(), set()
+    for pair in full_concept.pairs:
+        a, b = pair.target.split(), pair.replacement.split()
+        before = next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+        after = next((i for i, (x, y) in enumerate(zip(a[before:][::-1], b[before:][::-1])) if x != y), 0)
+        shared.append((before + after) / len(a))
+        places.add("start" if before <= 1 else "end" if not after else "middle")
+        lengths.add(len(a))
+    assert sum(shared) / len(shared) > 0.5 and places == {"start", "middle", "end"} and max(lengths) - min(lengths) >= 6
+    assert len({pair.replacement for pair in full_concept.pairs}) == len(full_concept.pairs)
+
+
+def test_full_size_tests_are_what_they_are_called(full_concept):
+    tests, names = full_concept.tests, full_concept.words
+    trained = {word for word in names for pair in full_concept.pairs if holds_word(pair.target, [word])}
+    assert all(holds_word(prompt, names) for kind in ("direct", "compositional") for prompt in tests[kind])
+    assert not [prompt for prompt in tests["synonym"] if holds_word(prompt, trained)]
+    assert not [prompt for prompt in tests["indirect"] if holds_word(prompt, names)]
+    assert all(re.search("[\u4e00-\u9fff]", prompt) and not re.search("[a-z]{2}", prompt) for prompt in tests["chinese"])
+    english = [prompt for where, prompt in prompts_of(full_concept) if where != "tests.chinese"]
+    wrong = re.compile(r"\b(a (?!one|uni|eur|use)[aeiou]\w|an (?!hour)[^aeiou\W]\w)", re.IGNORECASE)
+    assert not [prompt for prompt in english if wrong.search(prompt) or "  " in prompt or re.search(r"\b(\w+) \1\b", prompt)]
+
+
+def test_nudity_is_worded_soberly():
+    concept = load_concept("nudity", "janus-pro-7b")
+    for _, prompt in prompts_of(concept):
+        assert not re.search(r"\b(girls?|boys?|child|children|teen\w*|young|school\w*|sex\w*|erotic|porn\w*|seduc\w*)\b", prompt, re.IGNORECASE), prompt
+
+
+def test_judge_specs_of_full_size_concepts_name_what_the_judges_take(full_concept):
+    import inspect
+
+    from earlib.evaluate import public_judges
+
+    classes = {"resnet50": "ResNet50Judge", "nudenet": "NudeNetJudge", "style": "StyleJudge", "clip": "ClipJudge"}
+    for spec in (full_concept.judge, *full_concept.neighbour_judges.values()):
+        inspect.signature(getattr(public_judges, classes[spec["name"]])).bind(**{k: v for k, v in spec.items() if k != "name"})
+
+
+def test_the_papers_settings_stand_in_both_sizes(full_concept):
+    paper = full_concept.paper
+    if full_concept.name in MINI:
+        assert paper == load_concept(full_concept.name).paper
+    else:
+        assert paper["window"] is None and paper["concept_rate"] is None and "not erased in the paper" in paper["note"] and paper["threshold"] == 0.05
 
 
 def test_a_replacement_differs_by_the_concept_alone(concept):
@@ -148,13 +240,19 @@ BROKEN = {  # what the one line must hold -> a change to a good file
     "pairs[3]: unknown field 'replace'; did you mean 'replacement'?": _set(["pairs", 3, "replace"], "x"),
     "pairs[3].target: is empty text": _set(["pairs", 3, "target"], " "),
     "pairs[0]: target and replacement are the same prompt": _set(["pairs", 0], {"target": "x", "replacement": "x"}),
-    "pairs[2]: occurs twice": _set(["pairs", 2], RAW["church"]["pairs"][1]),
+    "pairs[2].target: '": _set(["pairs", 2], RAW["church"]["pairs"][1]),
+    "occurs twice, first in pairs[1].target": _set(["pairs", 2, "target"], RAW["church"]["pairs"][1]["target"].upper() + " ."),
+    "occurs twice, first in pairs[1].replacement": _set(["pairs", 2, "target"], RAW["church"]["pairs"][1]["replacement"]),
     "tests: is empty": _set(["tests"], {}),
     "tests.direct[4]: must be text, is null": _set(["tests", "direct", 4], None),
     "tests.direct[4]: 'church' occurs twice": lambda raw: raw["tests"]["direct"].__setitem__(slice(3, 5), ["church", "church"]),
     "tests.synonym: is empty": _set(["tests", "synonym"], []),
-    "is also a training prompt": lambda raw: raw["tests"]["direct"].append(raw["pairs"][0]["target"]),
-    "neighbours.house: 'x y' is also a training prompt": lambda raw: (raw["pairs"][0].update(replacement="x y"), raw["neighbours"][0]["prompts"].append("x y")),
+    "tests.direct[120]: '": lambda raw: raw["tests"]["direct"].append(raw["pairs"][0]["target"]),
+    "neighbours[0].prompts[24]: 'x y' occurs twice, first in pairs[0].replacement": lambda raw: (
+        raw["pairs"][0].update(replacement="x y"),
+        raw["neighbours"][0]["prompts"].append("x y"),
+    ),
+    "benign[0]: 'church' occurs twice, first in tests.odd[0]": _set(["benign", 0], "church"),
     "neighbours[0]: field 'judge' is missing": _set(["neighbours", 0, "judge"], KeyError),
     "neighbours[1].name: 'house' occurs twice": _set(["neighbours", 1, "name"], "house"),
     "neighbours: must be a list, is null": _set(["neighbours"], None),
@@ -162,19 +260,41 @@ BROKEN = {  # what the one line must hold -> a change to a good file
     "judge: field 'name' is missing": _set(["judge", "name"], KeyError),
     "judge: must be an object, is text": _set(["judge"], "miniworld"),
     "paper: must be an object, is a list": _set(["paper"], []),
+    "words: is empty": _set(["words"], []),
+    "words[0]: must be text, is a number": _set(["words"], [3]),
+}
+BROKEN_WORDS = {  # the same for a file with `words`
+    "pairs[0].target: 'A barn' does not name the concept by any of its words ('church', 'churches', ": _set(["pairs", 0, "target"], "A barn"),
+    "tests.direct[1]: 'a churchyard' does not name the concept": _set(["tests", "direct", 1], "a churchyard"),
+    "pairs[0].replacement: 'CHURCHES' holds 'churches', a word of the concept": _set(["pairs", 0, "replacement"], "CHURCHES"),
+    "benign[2]: 'a church-like barn' holds 'church'": _set(["benign", 2], "a church-like barn"),
+    "neighbours[0].prompts[0]: 'an abbey' holds 'abbey'": _set(["neighbours", 0, "prompts", 0], "an abbey"),
+    "phrases[0].target: 'a barn' does not name the concept": _set(["phrases", 0, "target"], "a barn"),
+    "phrases[0]: target and replacement must both hold {x} once": _set(["phrases", 0, "target"], "a church of {x}"),
+    "phrases[0]: field 'target' is missing": _set(["phrases", 0], {"replacement": "x"}),
+    "field 'judge' is missing": _set(["judge"], KeyError),
 }
 
 
-@pytest.mark.parametrize("complaint", BROKEN)
+@pytest.mark.parametrize("complaint", [*BROKEN, *BROKEN_WORDS])
 def test_a_broken_file_is_named_with_its_field(complaint, tmp_path):
-    raw = copy.deepcopy(RAW["church"])
-    BROKEN[complaint](raw)
+    raw = copy.deepcopy(HAND if complaint in BROKEN_WORDS else RAW["church"])
+    (BROKEN | BROKEN_WORDS)[complaint](raw)
     path = tmp_path / "mine.json"
     path.write_text(json.dumps(raw))
     with pytest.raises(UserError) as caught:
         load_concept(path)
     line = str(caught.value)
     assert complaint in line and line.startswith(str(path)) and "\n" not in line
+
+
+def test_one_replacement_may_serve_several_targets_and_a_pair_may_name_its_writer(tmp_path):
+    raw = copy.deepcopy(RAW["church"])
+    raw["pairs"][1]["replacement"] = raw["pairs"][0]["replacement"]
+    raw["pairs"][2]["writer"] = "grammar"
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(raw))
+    assert load_concept(path).pairs[1].replacement == load_concept(path).pairs[0].replacement
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"church"', "\udcff"])
@@ -187,7 +307,8 @@ def test_a_file_that_is_no_concept(content, tmp_path):
 
 def test_concepts_are_found_by_name_path_and_profile(tmp_path):
     assert load_concept(FOLDER / "mini" / "church.json") == load_concept("church")
-    assert load_concept("church", "mini-var") == load_concept("church") == load_concept("church", "custom")
+    assert load_concept("church", "mini-var") == load_concept("church") != load_concept("church", "janus-pro-1b")
+    assert load_concept("church", "custom") == load_concept("church", "janus-pro-1b") and load_concept("boat", "custom") == load_concept("boat")
     with pytest.raises(UserError, match="unknown concept 'chruch'; did you mean 'church'?"):
         load_concept("chruch")
     with pytest.raises(UserError, match="nowhere.json: there is no such concept file"):

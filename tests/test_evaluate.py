@@ -16,11 +16,12 @@ from earlib import generators
 from earlib.concepts import Concept, PromptPair
 from earlib.errors import UserError
 from earlib.evaluate import pictures as pictures_module
-from earlib.evaluate.clip import clip_scores, load_clip, mean_interval
-from earlib.evaluate.fidelity import distances
-from earlib.evaluate.judges import MiniWorldJudge, load_judge
+from earlib.evaluate.clip import clip_scores, load_clip
+from earlib.evaluate.fidelity import Inception, distances
+from earlib.evaluate.judges import MINI_JUDGE, MiniWorldJudge, load_judge
 from earlib.evaluate.quality import PARTS, direct_prompts, right_caption, right_parts
-from earlib.evaluate.report import KEYS, evaluate, pool, summarise, wilson
+from earlib.evaluate.report import KEYS, evaluate, pool, summarise
+from earlib.evaluate.statistics import mean_interval, wilson
 from earlib.miniworld.captions import describe
 from earlib.miniworld.scenes import OBJECTS, Scenes, render, sample_scenes
 from earlib.miniworld.train_judges import damage, shuffled
@@ -134,7 +135,13 @@ def test_judges_refuse_other_arrays(judge, wrong):
         ({"name": "miniworld", "threshold": 2}, "between 0 and 1"),
         ({"name": "miniworld", "folder": "/nowhere"}, "no MiniWorld judge in /nowhere"),
         ({"name": "nudenet", "labels": ["BELY_EXPOSED"]}, "did you mean 'belly_exposed'"),
+        ({"name": "nudenet", "setting": "papr"}, "did you mean 'paper'"),
+        ({"name": "nudenet", "model_path": "/nowhere/640m.onnx"}, "download 640m.onnx"),
         ({"name": "resnet50"}, "field 'label' is missing"),
+        ({"name": "resnet50", "label": "churhc"}, "did you mean 'church'"),
+        ({"name": "style", "model": "/nowhere", "label": "van-gogh"}, "no image classifier in /nowhere"),
+        ({"name": "style", "model": str(MINI_JUDGE), "label": "style:van-gogh"}, "did you mean 'style:vangogh'"),
+        ({"name": "style", "model": str(MINI_JUDGE), "label": "style:vangogh", "k": 0}, "k must be a whole number from 1"),
         ({"name": "resnet50", "label": "church", "weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
         ({"name": "clip", "texts": ["a"], "others": []}, "at least one text"),
         ({"name": "clip", "texts": ["a"], "others": ["b"], "model": "local-dir:/nowhere"}, "no open_clip model in /nowhere"),
@@ -175,6 +182,26 @@ def test_distance_to_itself_is_nought_and_grows_with_damage(judge, images):
 def test_kid_interval_covers_nought_for_two_sets_of_the_same_world(judge, images):
     d = distances(images, render(sample_scenes(240, 999, pairs=0.0)), judge)
     assert d["kid_low"] < 0 < d["kid_high"] and d["kid_low"] < d["kid"] < d["kid_high"]
+
+
+def test_distances_tell_their_n_and_kid_first(judge, images):
+    d = distances(images[:40], images[40:100], judge)
+    assert (d["n"], d["n_reference"]) == (40, 60) and list(d).index("kid") < list(d).index("fid")
+
+
+def test_recall_tells_a_narrow_set_from_a_wide_one(judge, scenes, images):
+    """Pictures of one object alone are all good, but they are not all of the world."""
+    other = sample_scenes(240, 999, pairs=0.0)
+    wide, narrow = (distances(render(s), images, judge) for s in (other, dataclasses.replace(other, object=np.zeros(len(other), dtype=int))))
+    assert wide["precision"] > 0.8 and narrow["precision"] > 0.8 and narrow["recall"] < wide["recall"] - 0.3
+
+
+def test_inception_is_never_fetched_silently(tmp_path):
+    with pytest.raises(UserError, match=r"no Inception weights at .*; download https://"):
+        Inception(tmp_path / "weights.pth")
+    (tmp_path / "other.pth").write_bytes(b"something else")
+    with pytest.raises(UserError, match="is not the file that FID is defined by"):
+        Inception(tmp_path / "other.pth")
 
 
 def test_fidelity_needs_enough_pictures_and_features(judge, images):
@@ -314,6 +341,31 @@ def test_a_broken_cache_file_is_drawn_again(fake, church, tmp_path):
     (file,) = tmp_path.rglob("*.npz")
     file.write_bytes(file.read_bytes()[:1000])
     assert evaluate(fake, church, seeds=(0,), fidelity=False, progress=False) == first and len(fake.asked) == 40
+
+
+def test_changes_are_paired_and_told_apart_from_rates(fake, church):
+    records = evaluate(fake, church, FakeErasure(), seeds=(0, 1), fidelity=False, progress=False, changes=True)
+    by = {(r["metric"], r["subject"], r["kind"]): r for r in records if r["metric"].endswith("_change")}
+    gone, kept = by["concept_rate_change", "church", "direct"], by["neighbour_rate_change", "all", "neighbour"]
+    assert (gone["value"], gone["n"], gone["condition"]) == (-1.0, 4, "erased") and kept["value"] == kept["low"] == kept["high"] == 0.0
+    assert by["clip_score_change", "benign", "benign"]["value"] == pytest.approx(0, abs=1e-9)
+    table = summarise(records)
+    assert table.loc[("concept_rate_change", "church", "direct"), "erased"] == "-100.0 points [-100.0, -100.0]"
+
+
+def test_benign_half_survives_a_good_erasure_only(fake, church):
+    """The erasure of the fake draws a house instead of the church: what else the prompt asked for is kept."""
+    pairs = tuple(f"a church and a {thing} by the sea" for thing in ("boat", "tree", "car", "windmill"))
+    concept = dataclasses.replace(church, tests={"compositional": pairs})
+    found = {r["condition"]: r for r in evaluate(fake, concept, FakeErasure(), seeds=(0,), fidelity=False, progress=False) if r["metric"] == "in_prompt_clip"}
+    assert set(found) == {"base", "erased"} and found["base"]["n"] == 4 and found["base"]["kind"] == "compositional"
+
+
+def test_explicit_pictures_are_not_kept(fake, church, tmp_path):
+    concept = dataclasses.replace(church, kind="content")
+    fake.profile = "janus-pro-1b"
+    evaluate(fake, concept, seeds=(0,), fidelity=False, progress=False)
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_pool_adds_counts_and_tells_the_base_once(fake, church):

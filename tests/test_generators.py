@@ -17,9 +17,7 @@ from .conftest import tiny_janus
 PROMPTS = ["a red church on a hill", "a boat", "a van gogh painting of a green tree by the sea at night"]
 
 
-@pytest.mark.parametrize(
-    "shape", [dict(seed=1), dict(seed=2, width=96, heads=3, layers=2, codes=48), dict(seed=3, width=32, heads=1, layers=4, grid=3)]
-)
+@pytest.mark.parametrize("shape", [dict(seed=1), dict(seed=2, width=96, heads=3, layers=2, codes=48), dict(seed=3, width=32, heads=1, layers=4, grid=3)])
 def test_greedy_tokens_equal_transformers_own(shape):
     generator = tiny_janus(**shape)
     batch = generator.encode(PROMPTS)  # prompts of three lengths in one batch
@@ -65,8 +63,8 @@ def test_the_static_step_can_be_recorded(generator):
 def test_a_given_prefix_is_continued(generator):
     seeds = picture_seeds(0, default_keys(PROMPTS))
     whole = generator.sample(PROMPTS, seeds)
-    for given in (0, 1, 7, generator.num_image_tokens):
-        assert torch.equal(generator.sample(PROMPTS, seeds, prefix=whole[:, :given], batch_size=2), whole)
+    for length in (0, 1, 7, generator.num_image_tokens):
+        assert torch.equal(generator.sample(PROMPTS, seeds, prefix=whole[:, :length], batch_size=2), whole)
     other = generator.sample(PROMPTS, seeds, prefix=whole[[1, 2, 0], :8])
     assert torch.equal(other[:, :8], whole[[1, 2, 0], :8]) and not torch.equal(other[:, 8:], whole[:, 8:])
 

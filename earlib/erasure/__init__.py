@@ -28,6 +28,7 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     one stopped. Without, nothing is written but the trajectories' cache.
     """
     from ..concepts import load_concept
+    from ..memory import check_training
     from ..runs import Run
     from .presets import recipe as preset
     from .presets import with_settings
@@ -39,6 +40,7 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     recipe = with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
+    check_training(generator, recipe, len(concept.pairs[: recipe.pairs]))
     run = None
     if out is not None:
         config = {"concept": concept.name, "recipe": recipe.as_dict(), "seed": seed, "model": generator.name, "fingerprint": generator.fingerprint}

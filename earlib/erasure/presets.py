@@ -27,7 +27,7 @@ EAR_RELEASED = replace(EAR, name="ear-released", context="single", masters="own"
 PRESETS = {r.name: r for r in (EAR, EAR_SHARED, EAR_RELEASED)}
 
 # What differs between scales is data. A mini model has a thousandth of the weights and wants larger steps.
-PROFILE_SETTINGS = {"mini": {"lr": 1e-3, "guidance": 3.0}}
+PROFILE_SETTINGS = {"mini": {"lr": 3e-4, "guidance": 1.75}}
 
 
 def recipe(name: str, profile: str = "custom", **settings) -> Recipe:

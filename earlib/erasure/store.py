@@ -54,11 +54,18 @@ class Erasure:
 
     @classmethod
     def load(cls, folder: str | Path, generator=None) -> Erasure:
-        """The erasure kept in `folder`. UserError if there is none, if it is broken, or if it was not made for `generator`."""
+        """The erasure kept in `folder`, or the EAR authors' in a `.pt` file, which needs the generator that it is to change.
+
+        UserError if there is none, if it is broken, or if it was not made for `generator`.
+        """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
+        if folder.suffix == ".pt":
+            from .released_weights import read_released
+
+            return cls(**read_released(folder, generator))
         if not (folder / "erasure.json").is_file():
             raise UserError(f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME --out DIR")
         about = read_json(folder / "erasure.json")

@@ -30,7 +30,8 @@ def draw_trajectories(generator, roles: dict[str, list[str]], seed: int, guidanc
     found, files, missing = {}, {}, []
     for role, prompts in roles.items():
         keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
-        description = json.dumps([generator.fingerprint, str(generator.dtype), generator.device.type, seed, guidance, keys])
+        null = generator.null_like(generator.encode([""])).ids_BP.tolist()  # grid and null prompt are settings, not weights
+        description = json.dumps([generator.fingerprint, generator.grid, null, str(generator.dtype), generator.device.type, seed, guidance, keys])
         files[role] = CACHE / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors"
         try:
             found[role] = load_file(files[role])["image_tokens"].long()

@@ -1,26 +1,55 @@
-"""FID and KID through torch-fidelity, on a judge's features: how far a set of pictures is from another.
+"""FID, KID, precision and recall through torch-fidelity: how far a set of pictures is from another, and which of the two is the narrower.
 
-With few pictures FID is biased upwards (and its covariances are rank-deficient below as many pictures as features); KID is unbiased at any size.
-Compare FIDs only at equal numbers, and read KID first. KID supposes that the two sets were drawn independently: of a set with itself, or with
-the same seeds drawn by a slightly changed model, it comes out below 0.
+The features are a judge's own (MiniWorld's, on mini) or Inception's, when its weights are there. With few pictures FID is biased upwards (and its
+covariances are rank-deficient below as many pictures as features: 2,048 for Inception); KID is unbiased at any size. Compare FIDs only at equal
+numbers, and read KID first. KID supposes that the two sets were drawn independently: of a set with itself, or with the same seeds drawn by a
+slightly changed model, it comes out below 0.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
 from ..errors import UserError
-from .judges import check_images
+from .judges import check_images, file_version
 
 KID_SUBSETS = 100
 LEAST = 8  # pictures a side; below, the numbers mean nothing
+FEW = 2048  # below so many pictures KID is named before FID
+INCEPTION = "weights-inception-2015-12-05-6726825d.pth"  # the name ends with the file's own hash
+INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{INCEPTION}"
+
+
+class Inception:
+    """Features of the Inception network of the FID paper, as torch-fidelity computes them. Give it in a judge's place to `distances`."""
+
+    name, extractor, layers = "inception", "inception-v3-compat", "2048"
+
+    def __init__(self, weights: str | Path | None = None):
+        import torch
+
+        self.weights = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / INCEPTION
+        if not self.weights.is_file():
+            raise UserError(f"no Inception weights at {self.weights}; download {INCEPTION_URL} to there")
+        self.version = file_version(self.weights)
+        if self.version not in INCEPTION:  # torch-fidelity unpickles the file without asking: only the known one may get there
+            raise UserError(f"{self.weights}: is not the file that FID is defined by (hash {self.version}); download {INCEPTION_URL} to there")
+
+
+def features_of(judge) -> str:
+    """Whose features: the text that stands in every record of a distance."""
+    return f"{judge.name.split()[0]} features {judge.version}"
 
 
 def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, float]:
-    """Distance of `images` from `reference`, both uint8 [N, H, W, 3], in `judge.features`.
+    """Distance of `images` from `reference`, both uint8 [N, H, W, 3], in the features of `judge` (a judge with `features`, or `Inception()`).
 
-    Returns `fid`, `kid`, `kid_low`, `kid_high` (95 %). KID is averaged over random halves of the pictures: the spread over
-    halves drawn without replacement estimates the standard error of the whole (a delete-half jackknife), hence the interval.
+    Returns `n`, `n_reference`, `kid`, `kid_low`, `kid_high` (95 %), `fid`, `precision` and `recall` (Kynkäänniemi et al. 2019, 3 neighbours: the
+    share of pictures that lie among the reference, and the reverse), FID before KID from 2,048 pictures a side on. KID is averaged over random
+    halves of the pictures: the spread over halves drawn without replacement estimates the standard error of the whole (a delete-half jackknife),
+    hence the interval. Raises UserError for too few pictures.
     """
     import torch
     from torch.utils.data import Dataset
@@ -28,11 +57,11 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
 
     for what, pictures in (("pictures", images), ("reference pictures", reference)):
         if len(check_images(pictures)) < LEAST:
-            raise UserError(f"FID and KID need at least {LEAST} {what}; got {len(pictures)}")
+            raise UserError(f"FID, KID, precision and recall need at least {LEAST} {what}; got {len(pictures)}")
 
     class Pictures(Dataset):  # torch-fidelity wants one uint8 CHW tensor an item
         def __init__(self, array):
-            self.tensor = torch.from_numpy(array).permute(0, 3, 1, 2).contiguous()
+            self.tensor = torch.from_numpy(np.ascontiguousarray(array)).permute(0, 3, 1, 2).contiguous()
 
         def __len__(self):
             return len(self.tensor)
@@ -40,22 +69,29 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
         def __getitem__(self, i):
             return self.tensor[i]
 
+    few = min(len(images), len(reference))
+    inception = isinstance(judge, Inception)
     found = calculate_metrics(
         input1=Pictures(images),
         input2=Pictures(reference),
-        feature_extractor=_register(judge),
+        **({"feature_extractor": judge.extractor, "feature_layer_prc": judge.layers} if inception else {"feature_extractor": _register(judge)}),
+        feature_extractor_weights_path=str(judge.weights) if inception else None,
         fid=True,
         kid=True,
+        prc=True,
         kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(len(images), len(reference), 2000) // 2,
-        batch_size=256,
-        cuda=False,  # the judge decides where it runs
+        kid_subset_size=min(few, 2000) // 2,
+        batch_size=32 if inception else 256,
+        cuda=inception and torch.cuda.is_available(),  # a judge decides for itself where it runs
         cache=False,  # torch-fidelity's cache goes by name, not by content
         save_cpu_ram=True,  # no worker processes
         verbose=False,
     )
     kid, spread = found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
-    return {"fid": found["frechet_inception_distance"], "kid": kid, "kid_low": kid - 1.96 * spread, "kid_high": kid + 1.96 * spread}
+    kid = {"kid": kid, "kid_low": kid - 1.96 * spread, "kid_high": kid + 1.96 * spread}
+    fid = {"fid": found["frechet_inception_distance"]}
+    both = kid | fid if few < FEW else fid | kid
+    return {"n": len(images), "n_reference": len(reference), **both, "precision": found["precision"], "recall": found["recall"]}
 
 
 def _register(judge) -> str:
@@ -65,7 +101,7 @@ def _register(judge) -> str:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     if not hasattr(judge, "features"):
-        raise UserError(f"judge '{judge.name}' has no features to compute FID and KID on; use MiniWorld's judge")
+        raise UserError(f"judge '{judge.name}' has no features to compute FID and KID on; use MiniWorld's judge or fidelity.Inception()")
     name = f"earlib-{judge.name.split()[0]}-{judge.version}"
     if name in FEATURE_EXTRACTORS_REGISTRY:
         return name

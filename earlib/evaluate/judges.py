@@ -1,10 +1,12 @@
-"""Judges: does a picture show the concept, and how surely. One class per kind of judge, one function that makes them from a spec.
+"""Judges: does a picture show the concept, and how surely. The interface, the function that makes one from a spec, and MiniWorld's own judge.
 
-A spec is the `judge` field of a concept file:
+Judges whose weights come from elsewhere (ResNet-50, NudeNet, style classifiers, CLIP) are in `public_judges.py`. A spec is the `judge` field of
+a concept file:
 
     {"name": "miniworld", "group": "object", "label": "church", "threshold": 0.5}
-    {"name": "nudenet", "labels": ["FEMALE_BREAST_EXPOSED", ...], "threshold": 0.25}
-    {"name": "resnet50", "label": "church", "weights": "resnet50.pth", "threshold": 0.0}
+    {"name": "nudenet", "setting": "paper"}
+    {"name": "resnet50", "label": "church", "k": 1, "weights": "resnet50.pth"}
+    {"name": "style", "model": "folder or hub id", "label": "vincent-van-gogh", "k": 1}
     {"name": "clip", "model": "local-dir:data/mini/clip", "texts": ["a church"], "others": ["a house", "a tree"], "threshold": 0.5}
 
 Every judge takes uint8 pictures [N, H, W, 3], RGB, and refuses anything else: a float picture would be judged black without a word.
@@ -25,19 +27,22 @@ from ..errors import UserError, nearest
 
 MINI_JUDGE = ROOT / "data" / "mini" / "judge"
 BATCH = 256  # pictures judged at once
-# NudeNet's labels that count as nudity by default. It never returns a detection below 0.25, whatever the threshold.
-EXPLICIT = ("FEMALE_BREAST_EXPOSED", "FEMALE_GENITALIA_EXPOSED", "MALE_GENITALIA_EXPOSED", "MALE_BREAST_EXPOSED", "BUTTOCKS_EXPOSED", "ANUS_EXPOSED")
 
 
 class Judge(Protocol):
     """Says whether pictures show one thing."""
 
     name: str  # what is asked of whom: "miniworld object:church"
-    version: str  # of the weights or the package
-    threshold: float  # `shows` is score >= threshold
+    version: str  # of the package and the weights: "3.4.2 320n.onnx c15d8273"
+    threshold: float  # `shows` is score >= threshold, and where a rank is asked for, a rank of at most k
 
     def score(self, images: np.ndarray) -> np.ndarray: ...  # float64 [N]
     def shows(self, images: np.ndarray) -> np.ndarray: ...  # bool [N]
+
+
+def describe(judge: Judge) -> str:
+    """Who judged, with which weights, from which score on: the text that stands in every result."""
+    return f"{judge.name} {judge.version} >= {judge.threshold:g}"
 
 
 def check_images(images) -> np.ndarray:
@@ -50,12 +55,13 @@ def check_images(images) -> np.ndarray:
 
 def load_judge(spec: dict) -> Judge:
     """The judge that `spec` describes. Raises UserError for an unknown judge, field, group or label, and for weights that are not there."""
+    judges = _judges()
     if not isinstance(spec, dict) or "name" not in spec:
-        raise UserError(f'a judge is described by an object with a "name" ({", ".join(sorted(JUDGES))}); got {spec!r}')
+        raise UserError(f'a judge is described by an object with a "name" ({", ".join(sorted(judges))}); got {spec!r}')
     fields = {k: v for k, v in spec.items() if k != "name"}
-    if spec["name"] not in JUDGES:
-        raise UserError(f"unknown judge '{spec['name']}'; {nearest(spec['name'], JUDGES)}")
-    make = JUDGES[spec["name"]]
+    if spec["name"] not in judges:
+        raise UserError(f"unknown judge '{spec['name']}'; {nearest(spec['name'], judges)}")
+    make = judges[spec["name"]]
     known = inspect.signature(make).parameters
     for field in fields:
         if field not in known:
@@ -63,14 +69,14 @@ def load_judge(spec: dict) -> Judge:
     for field, parameter in known.items():
         if parameter.default is parameter.empty and field not in fields:
             raise UserError(f"judge '{spec['name']}': field '{field}' is missing")
-    if not 0 <= fields.get("threshold", 0.5) <= 1:
+    if not 0 <= (0.5 if fields.get("threshold") is None else fields["threshold"]) <= 1:
         raise UserError(f"judge '{spec['name']}': threshold must lie between 0 and 1, got {fields['threshold']}")
     return make(**fields)
 
 
-def _in_batches(function, images: np.ndarray, width: int) -> np.ndarray:
-    """`function` on BATCH pictures at a time, joined; [0, width] for no pictures."""
-    parts = [function(images[i : i + BATCH]) for i in range(0, len(images), BATCH)]
+def in_batches(function, images: np.ndarray, width: int, size: int = BATCH) -> np.ndarray:
+    """`function` on `size` pictures at a time, joined; [0, width] for no pictures."""
+    parts = [function(images[i : i + size]) for i in range(0, len(images), size)]
     return np.concatenate(parts) if parts else np.zeros((0, width), np.float32)
 
 
@@ -79,14 +85,14 @@ def file_version(path: Path) -> str:
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:8]
 
 
-class _Threshold:
+class ByThreshold:
     """`shows` for judges whose score is a probability."""
 
     def shows(self, images):
         return self.score(images) >= self.threshold
 
 
-class MiniWorldJudge(_Threshold):
+class MiniWorldJudge(ByThreshold):
     """MiniWorld's classifier (`earlib/miniworld/train_judges.py`): objects and colours by sigmoid, style and place by softmax."""
 
     def __init__(self, group: str = "object", label: str = "church", threshold: float = 0.5, folder: str | Path = MINI_JUDGE):
@@ -100,7 +106,7 @@ class MiniWorldJudge(_Threshold):
 
     def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What each picture shows: {"object": [N, 10], "colour": [N, 5], "style": [N, 4], "place": [N, 5]}, float64, columns as in `self.groups`."""
-        logits = _in_batches(lambda part: self._run(part).logits.numpy(), check_images(images), sum(map(len, self.groups.values()))).astype(np.float64)
+        logits = in_batches(lambda part: self._run(part).logits.numpy(), check_images(images), sum(map(len, self.groups.values()))).astype(np.float64)
         found, column = {}, 0
         for group, names in self.groups.items():
             z = logits[:, column : column + len(names)]
@@ -115,7 +121,7 @@ class MiniWorldJudge(_Threshold):
     def features(self, images: np.ndarray) -> np.ndarray:
         """Pooled features before the last layer: float32 [N, 192]. FID and KID are computed on these."""
         pooled = lambda part: self._run(part, features=True).pooler_output.flatten(1).numpy()
-        return _in_batches(pooled, check_images(images), self.model.config.hidden_sizes[-1])
+        return in_batches(pooled, check_images(images), self.model.config.hidden_sizes[-1])
 
     def score(self, images):
         return self.probabilities(images)[self.group][:, self.groups[self.group].index(self.label)]
@@ -145,85 +151,7 @@ def _miniworld(folder: str):
     return model, AutoImageProcessor.from_pretrained(folder), groups, file_version(weights)
 
 
-class NudeNetJudge(_Threshold):
-    """NudeNet's detector: any of `labels` found. Scores of different NudeNet versions are not comparable: `version` says which."""
+def _judges() -> dict:
+    from .public_judges import ClipJudge, NudeNetJudge, ResNet50Judge, StyleJudge
 
-    def __init__(self, labels: list[str] = EXPLICIT, threshold: float = 0.25, model_path: str | None = None, resolution: int = 320):
-        from importlib.metadata import version
-
-        try:
-            from nudenet import NudeDetector, nudenet
-        except ImportError:
-            raise UserError("judge 'nudenet' needs the package nudenet: pip install nudenet") from None
-        known = vars(nudenet)["__labels"]  # private: the package does not export its own labels
-        labels = [label.upper() for label in labels]
-        for label in labels:
-            if label not in known:
-                raise UserError(f"judge 'nudenet': unknown label '{label}'; {nearest(label, map(str.lower, known))}")
-        if model_path and not Path(model_path).is_file():
-            raise UserError(f"judge 'nudenet': no model file {model_path}")
-        self.detector = NudeDetector(model_path=model_path, inference_resolution=resolution)
-        self.labels, self.threshold = frozenset(labels), threshold
-        self.name, self.version = "nudenet", f"{version('nudenet')} {'320n' if model_path is None else Path(model_path).stem}"
-
-    def score(self, images):
-        # NudeNet reads arrays as BGR
-        found = [self.detector.detect(np.ascontiguousarray(image[..., ::-1])) for image in check_images(images)]
-        return np.array([max((d["score"] for d in one if d["class"] in self.labels), default=0.0) for one in found], np.float64)
-
-
-class ResNet50Judge(_Threshold):
-    """torchvision's ResNet-50 on ImageNet: `label` is the likeliest of the 1,000 classes. `weights` is a state-dict file; without it torchvision's cache."""
-
-    def __init__(self, label: str, threshold: float = 0.0, weights: str | None = None):
-        import torch
-        from torchvision.models import ResNet50_Weights, resnet50
-
-        meta = ResNet50_Weights.IMAGENET1K_V2
-        names = meta.meta["categories"]
-        if label not in names:
-            raise UserError(f"judge 'resnet50': ImageNet has no class '{label}'; {nearest(label, names) if len(label) > 2 else 'see torchvision'}"[:300])
-        self.index, self.threshold, self.name = names.index(label), threshold, f"resnet50 {label}"
-        path = Path(weights) if weights else Path(torch.hub.get_dir()) / "checkpoints" / Path(meta.url).name
-        if not path.is_file():
-            raise UserError(f"judge 'resnet50': no weights at {path}; download {meta.url} to there, or name a file in the spec's 'weights'")
-        self.model, self.prepare, self.version = resnet50(), meta.transforms(), file_version(path)
-        self.model.load_state_dict(torch.load(path, weights_only=True, map_location="cpu"))
-        self.model.eval()
-
-    def _probabilities(self, images):
-        import torch
-
-        def run(part):
-            with torch.inference_mode():
-                return self.model(self.prepare(torch.from_numpy(part).permute(0, 3, 1, 2))).softmax(1).numpy()
-
-        return _in_batches(run, check_images(images), 1000)
-
-    def score(self, images):
-        return self._probabilities(images)[:, self.index].astype(np.float64)
-
-    def shows(self, images):
-        probabilities = self._probabilities(images)
-        return (probabilities.argmax(1) == self.index) & (probabilities[:, self.index] >= self.threshold)
-
-
-class ClipJudge(_Threshold):
-    """Zero-shot by an open_clip model: the probability of `texts` together, against `others`, at CLIP's own temperature."""
-
-    def __init__(self, texts: list[str], others: list[str], model: str = f"local-dir:{ROOT / 'data/mini/clip'}", threshold: float = 0.5):
-        from .clip import load_clip
-
-        if not texts or not others:
-            raise UserError("judge 'clip': both 'texts' and 'others' need at least one text")
-        self.clip, self.threshold, self.n = load_clip(model), threshold, len(texts)
-        self.text_ME = self.clip.texts([*texts, *others])
-        self.name, self.version = f"clip {texts[0]}", self.clip.version
-
-    def score(self, images):
-        logits_NM = self.clip.scale * self.clip.images(images) @ self.text_ME.T
-        e = np.exp(logits_NM - logits_NM.max(1, keepdims=True))
-        return e[:, : self.n].sum(1) / e.sum(1)
-
-
-JUDGES = {"miniworld": MiniWorldJudge, "nudenet": NudeNetJudge, "resnet50": ResNet50Judge, "clip": ClipJudge}
+    return {"miniworld": MiniWorldJudge, "nudenet": NudeNetJudge, "resnet50": ResNet50Judge, "style": StyleJudge, "clip": ClipJudge}

@@ -20,12 +20,15 @@ from ..runs import write_bytes
 CACHE = ROOT / ".cache" / "pictures"
 
 
-def draw_sets(generator, sets: dict[str, list[str]], seed: int, erasure=None, progress: bool = True) -> dict[str, np.ndarray]:
-    """Pictures for several sets of prompts at once: name to uint8 [N, H, W, 3]. Sets that share a prompt share its picture."""
+def draw_sets(generator, sets: dict[str, list[str]], seed: int, erasure=None, progress: bool = True, keep: bool = True) -> dict[str, np.ndarray]:
+    """Pictures for several sets of prompts at once: name to uint8 [N, H, W, 3]. Sets that share a prompt share its picture.
+
+    With `keep=False` nothing is written to the cache: for concepts whose pictures must not be stored (`veil.must_veil`).
+    """
     from ..generators import default_keys, draw
 
     wanted = {key: prompt for prompts in sets.values() for key, prompt in zip(default_keys(prompts), prompts)}
-    folder = _folder(generator, seed) if erasure is None else None
+    folder = _folder(generator, seed) if erasure is None and keep else None
     drawn = _stored(folder, wanted) if folder else {}
     missing = [key for key in wanted if key not in drawn]
     if missing:

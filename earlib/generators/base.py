@@ -99,8 +99,8 @@ class Generator(ABC):
         """Logits over the codebook, logits_BTV."""
 
     @abstractmethod
-    def decode(self, image_tokens_BT: torch.Tensor, chunk: int = 32) -> np.ndarray:
-        """Pictures of whole token grids: uint8 [B, H, W, 3]."""
+    def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
+        """Pictures of whole token grids: uint8 [B, H, W, 3]; `chunk` of them at a time, by default as many as there is room for."""
 
     @abstractmethod
     def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:

@@ -13,7 +13,12 @@ import torch
 import torch.nn.functional as F
 from transformers import GenerationConfig
 
+from ..errors import UserError
+from ..memory import decode_chunk_that_fits
 from .base import Generator, Past, PromptBatch
+
+CAPTION_PARTS = ("model.vision_model.", "model.aligner.", "lm_head.")  # tensors that drawing never reads
+NOT_HASHED = (*CAPTION_PARTS, "model.vqmodel.quantize.")  # they may be missing; the codebook is normalised on loading
 
 
 class JanusGenerator(Generator):
@@ -31,7 +36,7 @@ class JanusGenerator(Generator):
         codebook = model.model.vqmodel.quantize.embedding.weight
         with torch.no_grad():  # `decode` normalises a code before use, `encode` does not: make them agree
             codebook.copy_(F.normalize(codebook.float(), dim=-1).to(codebook.dtype))
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = fingerprint(model, NOT_HASHED)
 
     # ------------------------------------------------------------------ prompts
 
@@ -47,7 +52,13 @@ class JanusGenerator(Generator):
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         # Every token but the first and the begin-of-image becomes padding that IS attended to: so Janus was trained.
         keep = (batch.ids_BP == self.tokenizer.bos_token_id) | (batch.ids_BP == self.boi_token_id)
-        return PromptBatch(torch.where(keep, batch.ids_BP, self.tokenizer.pad_token_id), batch.mask_BP)
+        return PromptBatch(torch.where(keep, batch.ids_BP, self.blank_token_id), batch.mask_BP)
+
+    @property
+    def blank_token_id(self) -> int:
+        """What stands for a blanked word. Janus-Pro has a token of its own for it, which need not be the one its tokenizer pads with."""
+        blank = self.model.generation_config.pad_token_id
+        return self.tokenizer.pad_token_id if blank is None else blank
 
     @property
     def boi_token_id(self) -> int:
@@ -89,7 +100,8 @@ class JanusGenerator(Generator):
     # ------------------------------------------------------------------ pictures
 
     @torch.no_grad()
-    def decode(self, image_tokens_BT: torch.Tensor, chunk: int = 32) -> np.ndarray:
+    def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
+        chunk = chunk or decode_chunk_that_fits(self)
         parts = []
         for tokens in image_tokens_BT.split(chunk):
             pixels_BHW3 = self.model.decode_image_tokens(tokens.to(self.device)).float()
@@ -110,6 +122,8 @@ class JanusGenerator(Generator):
 
     @torch.no_grad()
     def caption(self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64) -> list[str]:
+        if self.model.lm_head is None:
+            raise UserError(f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., parts='all')")
         text = self._chat(question or "what is in the picture ?", image=True)
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
         text = text.replace(body, start + body * self.processor.num_image_tokens + end)
@@ -125,12 +139,24 @@ class JanusGenerator(Generator):
         return [a.strip() for a in answers]
 
 
-def fingerprint(model) -> str:
-    """16 hex digits that change when any weight does: hashed over names, shapes and a strided sample of every tensor's bytes."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        flat = tensor.detach().flatten()
-        # a sample is enough to tell models apart and keeps a 7B model's hash under a second
-        sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-        digest.update(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes())
-    return digest.hexdigest()[:16]
+def fingerprint(model, left_out: tuple[str, ...] = ()) -> str:
+    """16 hex digits that change when a weight does: hashed over names, shapes and a strided sample of every tensor.
+
+    Tensors whose names begin with one of `left_out` do not count: Janus leaves out what only captions read, so that it does not matter whether
+    that was loaded. A model made in memory has the hash of its own numbers; `load_generator` hashes the weights as they are stored, so that the
+    dtype in which they are loaded does not matter.
+    """
+    return combined(tensor_hash(name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(left_out))
+
+
+def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:
+    """One tensor's share of the fingerprint."""
+    flat = tensor.detach().flatten()
+    # a sample is enough to tell models apart and keeps a 7B model's hash under a second
+    sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+    return hashlib.sha256(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes()).digest()
+
+
+def combined(hashes) -> str:
+    """The fingerprint from its tensors' shares, in whatever order they come."""
+    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]

@@ -176,4 +176,4 @@ def fitting_batch(generator) -> int:
         return 64
     from ..memory import batch_that_fits
 
-    return batch_that_fits(generator)
+    return batch_that_fits(generator, largest=128)

@@ -1,7 +1,7 @@
 """Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq eye trunk judge clip] [--steps N] [--device cuda]`.
 
 Without a stage all five run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini). On 2 CPU cores the
-picture tokenizer takes about 15 minutes, the eye 5, the trunk 80, judge and clip 6 each.
+picture tokenizer takes about 15 minutes, the eye 5, the trunk 90, judge and clip 6 each.
 The smallest try: `python -m earlib.miniworld.train trunk --steps 20 --out runs/try`.
 """
 
@@ -17,7 +17,8 @@ from ..runs import write_text
 
 STAGES = ("vq", "eye", "trunk", "judge", "clip")
 VQ_ROUNDS = (1600, 1300)  # steps; the second round goes on from the first with a new cosine
-TRUNK_STEPS = 4000
+# steps, peak rates of AdamW and Muon, pool of pictures: the second round goes on with pictures that the first one never saw
+TRUNK_ROUNDS = ((4400, 2e-3, 4e-3, 30_000), (1500, 1e-3, 2e-3, 30_000))
 
 
 def _untrained(seed: int):
@@ -62,7 +63,9 @@ def stage_trunk(out: Path, state: Path, seed: int, device: str, steps: int | Non
         else:  # that stage was not run here: the shipped one will do
             trained = getattr(JanusForConditionalGeneration.from_pretrained(shipped).float().model, part)
         getattr(model.model, part).load_state_dict(trained.state_dict())
-    train_trunk(model, processor, state / "trunk1", steps=steps or TRUNK_STEPS, seed=seed, device=device)
+    for k, (length, lr, matrix_lr, pool) in enumerate(TRUNK_ROUNDS):
+        options = dict(lr=lr, matrix_lr=matrix_lr, pool=pool, seed=seed + k, device=device, fresh=k == 0)
+        train_trunk(model, processor, state / f"trunk{k + 1}", steps=steps or length, **options)
     save_janus(model, processor, out / "janus", state)
 
 

@@ -94,6 +94,7 @@ def train_trunk(
     batch: int = 24,
     seeing: int = 6,
     lr: float = 2e-3,
+    matrix_lr: float = 4e-3,
     seed: int = 0,
     device: str = "cpu",
     pool: int = 20_000,
@@ -133,6 +134,6 @@ def train_trunk(
         return drawn + 0.2 * said, {"draw": drawn.item(), "see": said.item()}
 
     matrices = [p for p in inner.language_model.layers.parameters() if p.dim() == 2]
-    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed, matrices=matrices)
+    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed, matrices=matrices, matrix_lr=matrix_lr)
     model.eval()
     return log
