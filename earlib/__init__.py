@@ -25,6 +25,8 @@ _HOME = {  # public name -> module that holds it
     "Erasure": "erasure.store",
     "NoErasure": "erasure.store",
     "erase": "erasure",
+    "make_report": "evaluate.page",
+    "veil": "evaluate.veil",
     "load_judge": "evaluate.judges",
     "evaluate": "evaluate.report",
     "Run": "runs",

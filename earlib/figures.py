@@ -165,7 +165,7 @@ def curves(rows: list[dict], x: str, ys, labels=None, title: str | None = None, 
     return fig
 
 
-def rate_lines(rows: list[dict], x: str, title: str | None = None, xlabel: str | None = None, ylabel: str = "pictures that show it, by the judge", labels=None):
+def rate_lines(rows: list[dict], x: str, title: str | None = None, xlabel: str | None = None, ylabel: str = "seen by the judge", labels=None):
     """Rates over something that was varied, a line for each condition, with their intervals.
 
     rows: {x, "condition", "value", "low", "high"}, rates from 0 to 1; conditions are "base" and "erased", and others (recipes, controls), drawn dashed,

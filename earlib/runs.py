@@ -90,20 +90,29 @@ def read_json(path: str | Path):
 
 
 def append_line(path: str | Path, row: dict) -> None:
-    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line."""
+    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line, and so does the next one that is added."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(plain(row), ensure_ascii=False) + "\n")
+        with open(path, "ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            if end and not _ends_a_line(file, end):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+            file.write((json.dumps(plain(row), ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+def _ends_a_line(file, end: int) -> bool:
+    file.seek(end - 1)
+    return file.read(1) == b"\n"
 
 
 def read_lines(path: str | Path) -> list[dict]:
     """The rows of a JSON-lines file, [] if there is none; an unfinished last line is dropped."""
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() and path.stat().st_size else []
     rows = []
     for number, line in enumerate(lines, 1):
         try:

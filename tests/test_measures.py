@@ -472,7 +472,8 @@ def test_explicit_pictures_are_blurred_where_the_judge_fires():
     shown = veil(pictures, concept, "janus-pro-1b")
     changed = (shown != pictures).any((1, 2, 3))
     assert fires.any() and (changed == fires).all() and (fires == (objects == OBJECTS.index("figure"))).mean() > 0.9
-    assert all(np.abs(np.diff(image.astype(int), axis=1)).max() < 64 for image in shown[fires]) and np.abs(np.diff(pictures[fires].astype(int), axis=2)).max() > 128
+    steps = lambda images: np.abs(np.diff(images[fires].astype(int), axis=2)).max()
+    assert steps(pictures) > 128 and steps(shown) < 64  # no edge is left
     assert veil(pictures, concept, "mini") is pictures and veil(pictures, load_concept("church"), "janus-pro-1b") is pictures
     assert veil(pictures, concept, "janus-pro-1b", show_explicit=True) is pictures
 

@@ -48,6 +48,8 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     with open(tmp_path / "m.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2]
+    append_line(tmp_path / "m.jsonl", {"step": 3, "said": "a\u2028b"})  # a separator that only splitlines takes for the end of a line
+    assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2, 3]
 
 
 def test_run_states_and_resume(tmp_path):

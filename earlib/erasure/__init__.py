@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from ..errors import UserError
@@ -43,7 +44,9 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     check_training(generator, recipe, len(concept.pairs[: recipe.pairs]))
     run = None
     if out is not None:
-        config = {"concept": concept.name, "recipe": recipe.as_dict(), "seed": seed, "model": generator.name, "fingerprint": generator.fingerprint}
+        pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]  # a file that was edited is another concept
+        config = {"concept": concept.name, "pairs": pairs, "recipe": recipe.as_dict(), "seed": seed}
+        config |= {"model": generator.name, "fingerprint": generator.fingerprint}
         run = Run(out, config, resume)
         if run.state == "done":
             return Erasure.load(out, generator)
