@@ -40,8 +40,10 @@ def test_a_picture_does_not_depend_on_its_batch(generator):
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_static_step_draws_the_same_tokens(guidance):
-    """Over fixed addresses, in buckets, with a last batch that is filled up: pictures of 144 tokens cross a bucket's end."""
+    """Over fixed addresses, in buckets, with a last batch that is filled up: pictures of 144 tokens cross a bucket's end. In double precision,
+    as masked slots change the order of sums, and one token that rounds the other way makes another picture."""
     generator = tiny_janus(seed=3, grid=12)
+    generator.model.double()
     prompts = PROMPTS * 2 + PROMPTS[:1]
     seeds = picture_seeds(0, default_keys(prompts))
     plain, static = (generator.sample(prompts, seeds, guidance, batch_size=3, graphs=graphs) for graphs in (False, True))
