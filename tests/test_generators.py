@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from earlib.errors import UserError
 from earlib.generators import default_keys, draw, picture_seeds
 from earlib.generators.base import Past
 from earlib.generators.sampling import gumbel_noise
@@ -50,6 +51,16 @@ def test_the_static_step_draws_the_same_tokens(guidance):
     assert torch.equal(plain, static) and len(set(map(tuple, plain.tolist()))) > 3
 
 
+def test_slots_not_yet_written_cannot_spoil_a_picture(generator):
+    """A masked slot has weight 0, but 0 times NaN is NaN: what an allocation leaves behind must be finite."""
+    from earlib.generators.sampling import SlabLayer
+
+    layer = SlabLayer(300)
+    with torch.no_grad():
+        layer.update(torch.ones(2, 2, 3, 8), torch.ones(2, 2, 3, 8))
+    assert (layer.slab_keys[:, :, 3:] == 0).all() and (layer.slab_values[:, :, 3:] == 0).all()
+
+
 def test_the_static_step_can_be_recorded(generator):
     """Nothing in a step asks the device for a value: dynamo captures it whole (a CUDA graph needs the same)."""
     from earlib.generators.static import StaticDrawer
@@ -69,6 +80,12 @@ def test_a_given_prefix_is_continued(generator):
         assert torch.equal(generator.sample(PROMPTS, seeds, prefix=whole[:, :length], batch_size=2), whole)
     other = generator.sample(PROMPTS, seeds, prefix=whole[[1, 2, 0], :8])
     assert torch.equal(other[:, :8], whole[[1, 2, 0], :8]) and not torch.equal(other[:, 8:], whole[:, 8:])
+
+
+def test_a_prompt_that_does_not_fit_is_said_before_anything_is_drawn(generator):
+    long = "a red church on a hill " * 60
+    with pytest.raises(UserError, match=r"a prompt of \d+ tokens is too long for tiny: \d+ fit before a picture; it begins 'a red church"):
+        generator.sample(["a boat", long], [0, 1], progress=False)
 
 
 def test_guidance_one_is_plain_sampling(generator):

@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..errors import UserError
 from .base import Generator, Past, PromptBatch
 
 
@@ -28,8 +29,9 @@ class SlabLayer(DynamicLayer):
     def update(self, key_states, value_states, *args, **kwargs):
         if not self.is_initialized:
             rows, heads, _, width = key_states.shape
-            self.slab_keys = key_states.new_empty(rows, heads, self.capacity, width)
-            self.slab_values = value_states.new_empty(rows, heads, self.capacity, value_states.shape[-1])
+            # zeros, as `static.py` attends to unwritten slots with weight 0, and 0 times what an empty tensor holds may be NaN
+            self.slab_keys = key_states.new_zeros(rows, heads, self.capacity, width)
+            self.slab_values = value_states.new_zeros(rows, heads, self.capacity, value_states.shape[-1])
             self.is_initialized = True
             self.dtype, self.device = key_states.dtype, key_states.device
         end = self.length + key_states.shape[2]
@@ -140,6 +142,8 @@ def sample_batches(
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
     if prefix_NK is not None and (len(prefix_NK) != len(prompts) or prefix_NK.shape[1] > generator.num_image_tokens):
         raise ValueError(f"prefix of shape {tuple(prefix_NK.shape)} for {len(prompts)} pictures of {generator.num_image_tokens} tokens")
+    if prompts:  # said before anything is drawn
+        check_length(generator, max(prompts, key=len))
     batch_size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
     if graphs is None:
         graphs = generator.device.type == "cuda"
@@ -160,6 +164,15 @@ def sample_batches(
             prefix = None if prefix_NK is None else prefix_NK[rows]
             tick = partial(bar.update, len(rows) / (generator.num_image_tokens - (0 if prefix is None else prefix.shape[1]) or 1))
             yield rows, drawer(batch, seeds_B, guidance, temperature, prefix, tick)
+
+
+def check_length(generator, prompt: str) -> None:
+    """UserError if `prompt` and a picture do not fit into the model's context together."""
+    context = generator.trunk.config.max_position_embeddings
+    room = context - generator.positions(generator.num_image_tokens)
+    length = generator.encode([prompt]).ids_BP.shape[1]
+    if length > room:
+        raise UserError(f"a prompt of {length} tokens is too long for {generator.name}: {room} fit before a picture; it begins '{prompt[:40]}'")
 
 
 def sample_tokens(generator, prompts: list[str], *args, **more) -> torch.Tensor:
