@@ -147,12 +147,13 @@ def table(rows: list[dict]):
 
     frame = pd.DataFrame(rows)
     ours = {(r["what"], r["n"]): r["seconds"] for r in rows if r["case"].startswith("earlib") and "one by one" not in r["case"]}
-    frame["against earlib"] = [f"{r['seconds'] / ours[r['what'], r['n']]:.1f} x" if ours.get((r["what"], r["n"])) else "" for r in rows]
+    frame["against earlib"] = [f"{r['seconds'] / ours[r['what'], r['n']]:.1f}" if ours.get((r["what"], r["n"])) else "" for r in rows]
     memory = frame.pop("memory")
     if memory.notna().any():
         frame["GB at peak"] = [f"{m / 1e9:.1f}" if m == m and m else "" for m in memory]
-    columns = {"n": "pictures or pairs", "each": "seconds each", "floor": "floor, s", "times_floor": "times the floor", "agree": "cosine of the updates"}
-    frame = frame.rename(columns=columns).set_index(["what", "case"])
+    columns = {"n": "n", "seconds": "seconds", "each": "seconds each", "times_floor": "x floor", "agree": "cosine", "against earlib": "x earlib"}
+    more = [name for name in frame if name == "GB at peak"]
+    frame = frame.set_index(["what", "case"])[[name for name in columns if name in frame] + more].rename(columns=columns)
     return frame.map(lambda v: "" if v is None or v != v else f"{v:.3g}" if isinstance(v, float) else v)
 
 

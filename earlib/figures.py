@@ -194,13 +194,13 @@ def matrices(shares: dict[str, object], names: list[str]):
     """Square matrices of shares (0 to 1, rows: truth, columns: answer) side by side, one for each title. Returns the figure."""
     import matplotlib.pyplot as plt
 
-    fig, axes = plt.subplots(1, len(shares), figsize=(3.4 * len(shares), 3.6), sharey=True, squeeze=False)
+    fig, axes = plt.subplots(1, len(shares), figsize=(2.4 * len(shares) + 1, 3), sharey=True, squeeze=False, layout="constrained")
     for axis, (title, values) in zip(axes[0], shares.items()):
         shown = axis.imshow(values, vmin=0, vmax=1, cmap="Blues")
         axis.grid(False)
-        axis.set_xticks(range(len(names)), names, rotation=90)
-        axis.set_yticks(range(len(names)), names)
-        axis.set_title(title, fontsize=10)
+        axis.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
+        axis.set_yticks(range(len(names)), names, fontsize=8)
+        axis.set_title(title, fontsize=9)
         axis.set_xlabel("answer")
     axes[0, 0].set_ylabel("truth")
     fig.colorbar(shown, ax=list(axes[0]), shrink=0.7, label="share of the row", pad=0.02)
