@@ -112,8 +112,8 @@ def check_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:
     if bool(torch.isfinite(tensor).all()):
         return tensor
     name = str(tensor.dtype).removeprefix("torch.")
-    wider = "float32" if name != "float16" else "bfloat16, or float32 on a GPU that has no bfloat16"
-    raise UserError(f"{what}: infinite or not a number in {name}; use --dtype {wider}")
+    wider = {"float16": "use --dtype bfloat16, or float32 on a GPU that has no bfloat16", "bfloat16": "use --dtype float32"}
+    raise UserError(f"{what}: infinite or not a number in {name}; {wider.get(name, 'the weights are damaged')}")
 
 
 def cores() -> int:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from .. import ROOT
+from ..device import check_finite
 from ..generators import picture_seeds
 from ..generators.base import PromptBatch
 from ..runs import write_bytes
@@ -66,7 +67,7 @@ def teacher_targets(generator, pairs, trajectories: dict[str, torch.Tensor], rec
             r = origin = generator.hidden_states(replacement, along["concept"])
         else:
             r, origin = (generator.hidden_states(replacement, along[role]) for role in ("replacement", "origin"))
-        targets.append(target_states(c, r, origin, recipe.objective, recipe.eta))
+        targets.append(check_finite(target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pair.target}'"))
     return targets
 
 

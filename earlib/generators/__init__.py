@@ -24,7 +24,9 @@ def default_keys(prompts: list[str]) -> list[str]:
     return keys
 
 
-def draw(generator, prompts, seed: int = 0, keys=None, guidance=None, temperature: float = 1.0, erasure=None, batch_size: int = 64, progress: bool = True):
+def draw(
+    generator, prompts, seed: int = 0, keys=None, guidance=None, temperature: float = 1.0, erasure=None, batch_size: int | None = None, progress: bool = True
+):
     """Pictures of `prompts`: uint8 [N, H, W, 3]. A picture depends only on (seed, key, model, erasure); keys default to text and occurrence."""
     from contextlib import nullcontext
 

@@ -61,8 +61,9 @@ class StaticDrawer:
         if prefix_BK is not None:
             raise ValueError("a static drawer draws whole pictures")
         g, B, T, P = self.generator, len(prompts), self.generator.num_image_tokens, prompts.ids_BP.shape[1]
-        if self.slabs is None or B > self.pictures or P + T + SPARE > self.capacity:
-            self._allocate(B if guidance == 1 else 2 * B, B, P)
+        repeats = 1 if guidance == 1 else 2
+        if self.slabs is None or B > self.pictures or self.rows != repeats * self.pictures or P + T + SPARE > self.capacity:
+            self._allocate(repeats * B, B, P)
         self.guidance, self.temperature = guidance, temperature
         fill = torch.arange(self.pictures, device=g.device) % B  # the last batch is smaller: draw some of its pictures again
         rows = guided_rows(g, prompts[fill], guidance)
