@@ -101,7 +101,7 @@ def training_run(rows: list[dict], threshold: float, gate: str = "window"):
         axis.scatter(x[~trained], loss[~trained], s=12, facecolors="none", edgecolors=AFTER, label=f"skipped ({(~trained).sum()})")
     if threshold > 0:
         axis.axhline(threshold, color=AFTER, linestyle="--", linewidth=1.2, label=f"threshold μ = {threshold:g} on a {gate}")
-    pairs = max(r["pair"] for r in rows) + 1
-    axis.set(yscale="log", xlabel=f"window, in the order of training ({pairs} pairs)", ylabel="loss of the window")
+    lessons = max(r["lesson"] for r in rows) + 1
+    axis.set(yscale="log", xlabel=f"window, in the order of training ({lessons} prompt pairs)", ylabel="loss of the window")
     axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=3, fontsize=8)
     return fig

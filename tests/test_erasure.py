@@ -21,7 +21,7 @@ from earlib.erasure.recipe import Gate, Recipe
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.erasure.train import train, window_bounds
 from earlib.erasure.trainable import layer_range, switched, tensor_names
-from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_targets
+from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_target
 from earlib.errors import UserError
 from earlib.generators import draw
 from earlib.generators.base import Past
@@ -52,15 +52,19 @@ def with_length(r: Recipe, length: int) -> Recipe:
     return with_settings(r, {"windows.length": length})
 
 
+def of(trajectories, i: int):
+    return {role: tokens[i : i + 1] for role, tokens in trajectories.items()}
+
+
 def token_by_token(generator, pairs, r: Recipe, seed: int) -> dict[str, torch.Tensor]:
     """EAR as one would write it down: every image token is its own forward pass over a growing cache, losses are added up, one step a window."""
     trajectories = all_trajectories(generator, pairs, r, seed)
-    targets = teacher_targets(generator, pairs, trajectories, r)
+    targets = [teacher_target(generator, [pair], of(trajectories, i), r) for i, pair in enumerate(pairs)]
     names = tensor_names(r, len(generator.decoder_layers))
     student = {n: torch.nn.Parameter(generator.trunk.get_parameter(n).detach().clone()) for n in names}
     optimizer = torch.optim.Adam(student.values(), lr=r.lr)
     for i, pair in enumerate(pairs):
-        tokens = trajectories["concept"][i : i + 1].expand(2, -1)
+        tokens = trajectories["prefix"][i : i + 1].expand(2, -1)
         prompt, past, total = both_rows(generator, pair.target), Past(), 0.0
         for t in range(tokens.shape[1]):
             with switched(generator.trunk, student):
@@ -140,9 +144,9 @@ def test_no_trained_parameter_has_zero_gradient_in_full_context():
     r = with_length(FAST, 16)
     names = tensor_names(r, len(generator.decoder_layers))
     trajectories = all_trajectories(generator, PAIRS[:1], r, 0)
-    target = teacher_targets(generator, PAIRS[:1], trajectories, r)[0]
+    target = teacher_target(generator, PAIRS[:1], trajectories, r)
     student = {n: torch.nn.Parameter(generator.trunk.get_parameter(n).detach().clone()) for n in names}
-    tokens = trajectories["concept"].expand(2, -1)
+    tokens = trajectories["prefix"].expand(2, -1)
     with switched(generator.trunk, student):
         token_loss(generator.hidden_states(both_rows(generator, PAIRS[0].target), tokens), target).sum().backward()
     rows = {n: p.grad.abs().amax(1) for n, p in student.items()}
@@ -190,8 +194,8 @@ def test_shared_states_leave_the_unconditional_row_alone(generator):
     """Read along one picture, both prompts have the same unconditional row: there the student is asked to stay what it is."""
     r = with_length(EAR_SHARED, 4)
     trajectories = all_trajectories(generator, PAIRS[1:2], r, 0)
-    target = teacher_targets(generator, PAIRS[1:2], trajectories, r)[0]
-    own = generator.hidden_states(both_rows(generator, PAIRS[1].target), trajectories["concept"].expand(2, -1))
+    target = teacher_target(generator, PAIRS[1:2], trajectories, r)
+    own = generator.hidden_states(both_rows(generator, PAIRS[1].target), trajectories["prefix"].expand(2, -1))
     torch.testing.assert_close(target[1], own[1], atol=1e-5, rtol=1e-4)
     assert (target[0] - own[0]).abs().max() > 1e-2
 
@@ -211,7 +215,7 @@ def test_random_order_reads_the_same_prefix(generator, tmp_path):
         run = Run(tmp_path / order, {})
         train(generator, PAIRS, with_settings(r, {"windows.order": order}), seed=0, run=run, checkpoint_every=99)
         log = run.metrics
-        losses[order] = {(x["pair"], x["start"]): x["loss"] for x in log}
+        losses[order] = {(x["lesson"], x["start"]): x["loss"] for x in log}
         if order == "random":
             assert [x["start"] for x in log] != sorted(x["start"] for x in log)
     assert losses["raster"].keys() == losses["random"].keys()
@@ -243,7 +247,7 @@ def test_half_precision_trunk_with_float32_masters(dtype):
     moved = []
     for generator in (wide, half):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("earlib.erasure.context.all_trajectories", lambda *a, **k: trajectories)
+            patch.setattr("earlib.erasure.lessons.all_trajectories", lambda *a, **k: trajectories)
             tensors, _ = train(generator, PAIRS, r, seed=0)
         name = "layers.0.self_attn.v_proj.weight"
         moved.append((tensors[name].float() - generator.trunk.get_parameter(name).float()).flatten())
@@ -252,7 +256,7 @@ def test_half_precision_trunk_with_float32_masters(dtype):
 
 
 def test_a_loss_that_is_not_finite_stops_with_one_line(generator):
-    with pytest.raises(UserError, match="the loss is (nan|inf) at pair 0, token 4; use a smaller lr"):
+    with pytest.raises(UserError, match="the loss is (nan|inf) at lesson 0, token 4; use a smaller lr"):
         train(generator, PAIRS, with_settings(FAST, {"windows.length": 4, "lr": 1e38}), seed=77)
     name = "layers.0.self_attn.v_proj.weight"
     own = generator.trunk.get_parameter(name)

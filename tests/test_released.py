@@ -8,7 +8,8 @@ import torch
 from benchmarks.rivals import released_loop
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
-from earlib.erasure.context import lessons, raw_rows
+from earlib.erasure.lessons import lessons
+from earlib.erasure.single_token import raw_rows
 from earlib.erasure.objective import window_loss
 from earlib.erasure.presets import EAR_RELEASED, with_settings
 from earlib.erasure.recipe import Gate
@@ -49,7 +50,7 @@ def test_after_the_first_step_the_prompt_is_gone():
     generator = tiny_janus(seed=4)
     generator.model.double()
     r = with_settings(FAST, {"windows.length": 4})
-    lesson = lessons(generator, PAIRS[:1], r, 0)[0]()
+    lesson = lessons(generator, PAIRS[:1], r, 0)[0](None)
     student = student_parameters(generator.trunk, tensor_names(r, len(generator.decoder_layers)))
 
     def gradients(a, b):

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 from ..errors import UserError
 
 
+RETAINED = 200  # prompts that preservation reads, at most
+
+
 def window_length(recipe, concept, generator) -> int:
-    """Tokens in a window: the recipe's own, or the concept's from the paper in proportion to the grid (48 of 576 is 12 of 144)."""
+    """Tokens in a window: the recipe's own (-1: the whole picture), or the concept's from the paper in proportion to the grid (48 of 576 is 12 of 144)."""
     total = generator.num_image_tokens
     length = recipe.windows.length
     if length == 0:
@@ -20,6 +24,33 @@ def window_length(recipe, concept, generator) -> int:
     if length > total:
         raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
     return length
+
+
+def retain_prompts(concept, profile: str, most: int = RETAINED) -> list[str]:
+    """Prompts without `concept`, to stay what they are while it is erased: both halves of the training pairs of all other shipped concepts.
+
+    Left out are prompts that name the concept or one of whose words only its training targets have, everything that tests it, and content that nobody
+    wants drawn (targets of concepts of kind "content"). Always the same ones, at most `most`.
+    """
+    from ..concepts import holds_word, list_concepts, load_concept, normal
+
+    words = list(concept.words) or concept_words(concept)
+    tests = {normal(p) for group in (*concept.tests.values(), *concept.neighbours.values(), concept.benign) for p in group}
+    found = []
+    for name in list_concepts(profile):
+        other = load_concept(name, profile)
+        if other.name != concept.name:
+            found += [p for pair in other.pairs for p in ((pair.replacement,) if other.kind == "content" else (pair.target, pair.replacement))]
+    found = [p for p in dict.fromkeys(found) if normal(p) not in tests and not holds_word(p, words)]
+    step = max(1, len(found) // most)
+    return found[::step][:most]
+
+
+def concept_words(concept) -> list[str]:
+    """The words that the concept's targets have and their replacements never: "church"; "van", "gogh"."""
+    split = lambda prompts: [set(re.findall(r"[\w-]+", p.casefold())) for p in prompts]
+    targets, replacements = split(p.target for p in concept.pairs), split(p.replacement for p in concept.pairs)
+    return sorted(set().union(*targets) - set().union(*replacements))
 
 
 def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | None = None, resume: bool = True, progress: bool = True):
@@ -51,7 +82,8 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
         if run.state == "done":
             return Erasure.load(out, generator)
         run.status("running")
-    tensors, info = train(generator, concept.pairs, recipe, seed, run, progress)
+    retain = retain_prompts(concept, generator.profile) if recipe.retain.weight else []
+    tensors, info = train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
     erasure = Erasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
     if run:
         erasure.save(out)

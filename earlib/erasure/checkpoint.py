@@ -14,24 +14,24 @@ from ..runs import write_bytes
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def save(run, next_pair: int, student: dict, optimizer, counts: dict) -> None:
-    """Write checkpoints/last.safetensors atomically; `next_pair` is the first pair not yet trained on."""
+def save(run, next_lesson: int, student: dict, optimizer, counts: dict) -> None:
+    """Write checkpoints/last.safetensors atomically; `next_lesson` is the first lesson not yet taught."""
     tensors = {f"student/{name}": p.detach().contiguous() for name, p in student.items()}
     for name, p in student.items():
         for key in MOMENTS:
             if p in optimizer.state:
                 tensors[f"{key}/{name}"] = optimizer.state[p][key].detach().clone().contiguous()
-    metadata = {"state": json.dumps({"next_pair": next_pair, "counts": counts})}
+    metadata = {"state": json.dumps({"next_lesson": next_lesson, "counts": counts})}
     write_bytes(run.checkpoints / "last.safetensors", to_bytes(tensors, metadata))
 
 
 @torch.no_grad()
 def restore(run, student: dict, optimizer, counts: dict) -> int:
-    """Bring everything back in place and return the pair to go on with; 0 if there is no run or nothing saved."""
+    """Bring everything back in place and return the lesson to go on with; 0 if there is no run or nothing saved."""
     file = run.checkpoints / "last.safetensors" if run else None
     if file is None or not file.exists():
         if run:
-            run.rewind(0, key="pair")
+            run.rewind(0, key="lesson")
         return 0
     try:
         with safe_open(file, "pt") as tensors:
@@ -43,5 +43,5 @@ def restore(run, student: dict, optimizer, counts: dict) -> int:
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{file}: broken checkpoint ({str(error).splitlines()[0]}); delete it to start this run anew") from None
     counts.update(state["counts"])
-    run.rewind(state["next_pair"], key="pair")
-    return state["next_pair"]
+    run.rewind(state["next_lesson"], key="lesson")
+    return state["next_lesson"]

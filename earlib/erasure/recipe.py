@@ -12,25 +12,33 @@ from dataclasses import dataclass, field
 from ..errors import UserError, nearest
 
 CHOICES = {  # field -> values it may have
-    "prefix": ("target",),
+    "prefix": ("target", "replacement", "null", "student"),
     "teacher_states": ("shared", "independent"),
-    "objective": ("negated", "replacement"),
-    "space": ("hidden",),
-    "modules": ("attention", "mlp", "both"),
+    "objective": ("negated", "replacement", "ascent", "npo", "dpo", "random", "unattend"),
+    "origin": ("replacement", "null"),
+    "space": ("hidden", "logits"),
+    "divergence": ("mse", "kl", "reverse-kl", "ce"),
+    "rows": ("both", "conditional"),
     "context": ("full", "single"),
+    "modules": ("attention", "mlp", "both", "kv", "no-kv", "down"),
+    "positions": ("all", "words"),
     "masters": ("float32", "own"),
     "windows.order": ("raster", "random"),
     "windows.prefix": ("stale", "refresh"),
     "windows.tail": ("keep", "drop"),
     "gate.kind": ("window", "token", "none"),
 }
+WHOLE = -1  # a window that is the whole picture
+MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
+LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of pictures
+INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
 
 
 @dataclass(frozen=True)
 class Windows:
     """Windowed gradient accumulation (WGA): one update for each window of image tokens."""
 
-    length: int = 0  # tokens in a window; 0 takes the concept's own length from the paper, in proportion to the model's grid
+    length: int = 0  # tokens in a window; 0 takes the concept's own length from the paper, in proportion to the model's grid; -1 the whole picture
     order: str = "raster"  # in which order the windows of a picture are visited
     prefix: str = "stale"  # earlier windows' keys and values: as the weights of their time computed them, or read anew before each window
     tail: str = "keep"  # what happens to the last tokens when the length does not divide the grid
@@ -46,27 +54,44 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Retain:
+    """Preservation: the student stays near the teacher on prompts that have nothing to do with the concept, by KL on their logits."""
+
+    weight: float = 0.0  # lambda; 0 leaves it out
+    pictures: int = 4  # of such prompts in each update
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """One erasure method. Frozen; `dataclasses.replace` or `presets.with_settings` makes variants."""
+    """One erasure method that trains. Frozen; `dataclasses.replace` or `presets.with_settings` makes variants."""
 
     name: str = "ear"
-    prefix: str = "target"  # whose image tokens are teacher-forced: the teacher's pictures of the target prompt
+    prefix: str = "target"  # whose image tokens are read: the teacher's picture of the target, of the replacement, of no prompt; or the student's of the target
     context: str = "full"  # what a token's state has read: prompt and all tokens before it, or (released code) the one token before it
-    teacher_states: str = "independent"  # the replacement's states: from its own two pictures, or read along the target's tokens
-    objective: str = "negated"  # match r - eta (c - r), or simply r
-    eta: float = 1.0  # strength of the negation
-    space: str = "hidden"  # where student and target are compared: states after the final norm, mean squared error
+    teacher_states: str = "independent"  # the replacement's states: from its own two pictures, or read along the prefix as all others
+    objective: str = "negated"  # match o - eta (c - o) or r (o is the origin); ascent, npo, dpo on likelihoods; random, unattend inside the layers
+    origin: str = "replacement"  # what a match pulls to: the replacement's states, or those without a prompt
+    eta: float = 1.0  # strength of the negation; for objective=random, the length of the direction in units of a state's own length
+    beta: float = 1.0  # npo, dpo: how sharply a change of likelihood saturates, per nat a token
+    space: str = "hidden"  # where student and target are compared: states after the final norm, or logits over the codebook
+    divergence: str = "mse"  # squared error; on logits also KL(target || student), its reverse, or cross entropy to the prefix's own tokens
+    rows: str = "both"  # which rows of a prompt learn: the conditional and the unconditional one, or the conditional one only
     layers: tuple[float, float] = (0.0, 1 / 6)  # which decoder layers train, as shares of the depth: 5 of 30, nearest the input
-    modules: str = "attention"  # which parts of those layers train
+    modules: str = "attention"  # which parts of those layers train; kv: only keys and values; no-kv: all others; down: the MLPs' last matrix
+    rank: int = 0  # 0 trains whole matrices; r > 0 trains an adapter of rank r beside each
+    positions: str = "all"  # where the change acts: at every position, or only where the prompt's own words stand
     windows: Windows = field(default_factory=Windows)
     gate: Gate = field(default_factory=Gate)
+    retain: Retain = field(default_factory=Retain)
     lr: float = 1e-4  # of Adam
     masters: str = "float32"  # what trains, and Adam's moments: float32, or as the frozen weights (the released code trains bfloat16)
-    pairs: int = 50  # prompt pairs used, one pass
+    pairs: int = 50  # prompt pairs used
+    batch: int = 1  # pairs in one update
+    passes: int = 1  # over all pairs
     guidance: float = 5.0  # at which the teacher draws the trajectories
 
     def check(self) -> Recipe:
-        """Itself, or a UserError that names the first field with an impossible value."""
+        """Itself, or a UserError that names the first field with an impossible value, or two fields that contradict each other."""
         for name, options in CHOICES.items():
             value = get(self, name)
             if value not in options:
@@ -74,11 +99,17 @@ class Recipe:
         numbers = {
             "lr": self.lr > 0,
             "eta": self.eta >= 0,
+            "beta": self.beta > 0,
+            "rank": self.rank >= 0,
             "pairs": self.pairs >= 1,
+            "batch": self.batch >= 1,
+            "passes": self.passes >= 1,
             "guidance": self.guidance > 0,
-            "windows.length": self.windows.length >= 0,
+            "windows.length": self.windows.length >= WHOLE,
             "gate.threshold": self.gate.threshold >= 0,
             "gate.quantile": 0 <= self.gate.quantile < 1,
+            "retain.weight": self.retain.weight >= 0,
+            "retain.pictures": self.retain.pictures >= 1,
         }
         for name, fine in numbers.items():
             if not fine:
@@ -86,13 +117,37 @@ class Recipe:
         first, last = self.layers
         if not 0 <= first < last <= 1:
             raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
-        if self.context == "single" and (self.teacher_states != "independent" or self.windows.order != "raster" or self.windows.prefix != "stale"):
-            raise UserError(
-                "recipe field context=single carries nothing from token to token: leave teacher_states, windows.order and windows.prefix as they are"
-            )
-        if self.objective == "replacement" and self.eta != 1:
-            raise UserError("recipe field eta has no meaning for objective=replacement; leave it at 1")
+        for contradicts, why in self._contradictions():
+            if contradicts:
+                raise UserError(f"recipe '{self.name}': {why}")
         return self
+
+    def _contradictions(self):
+        """(whether two fields contradict each other, the line that says so)."""
+        logits, whole = self.space == "logits", self.windows.length == WHOLE
+        raster = self.windows.order == "raster" and self.windows.prefix == "stale"
+        yield not logits and self.divergence != "mse", f"divergence={self.divergence} compares distributions; it needs space=logits"
+        if self.objective in MATCHING:
+            yield (
+                self.divergence == "ce" and (self.objective != "replacement" or self.prefix not in ("replacement", "null")),
+                "divergence=ce learns the prefix's own tokens: it needs objective=replacement and prefix=replacement or null",
+            )
+            yield self.objective == "replacement" and self.eta != 1, "eta has no meaning for objective=replacement; leave it at 1"
+        else:
+            yield not whole, f"objective={self.objective} looks at whole pictures; set windows.length=-1"
+            yield self.objective in LIKELIHOOD and not logits, f"objective={self.objective} is about likelihoods; it needs space=logits"
+            yield self.objective in INSIDE and logits, f"objective={self.objective} acts inside the decoder layers; it needs space=hidden"
+            yield self.prefix != "target", f"objective={self.objective} reads the teacher's pictures of the target; leave prefix=target"
+        independent = self.teacher_states == "independent"
+        yield (
+            independent and (self.prefix != "target" or self.origin != "replacement" or logits or self.objective not in MATCHING),
+            "teacher_states=independent compares hidden states of different pictures, with prefix=target and origin=replacement; use shared",
+        )
+        yield (
+            self.context == "single" and not (independent and raster and self.batch == 1 and self.retain.weight == 0 and self.rank == 0),
+            "context=single carries nothing from token to token: leave teacher_states, windows.order, windows.prefix, batch, retain and rank as they are",
+        )
+        yield self.context == "single" and self.positions == "words", "context=single reads no words after its first step; use positions=all"
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)

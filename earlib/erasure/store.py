@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,7 @@ import torch
 from .. import __version__
 from ..errors import UserError
 from ..runs import read_json, write_bytes, write_json
-from .trainable import switched
+from .trainable import applied, merged, scaled
 
 
 @dataclass
@@ -27,12 +27,23 @@ class Erasure:
     seed: int = 0
 
     @contextmanager
-    def on(self, generator):
-        """Within the context `generator` draws with the concept erased; afterwards it is the base model again, bit for bit."""
+    def on(self, generator, strength: float = 1.0):
+        """Within the context `generator` draws with the concept erased; afterwards it is the base model again, bit for bit.
+
+        `strength` scales the change of weights: 0 is the base model, 1 what was trained, and any number is allowed.
+        """
         self.check(generator)
-        device = generator.device
-        with switched(generator.trunk, {n: torch.nn.Parameter(t.to(device), requires_grad=False) for n, t in self.tensors.items()}):
+        tensors = self.tensors if strength == 1 else scaled(generator.trunk, self.tensors, strength)
+        tensors = {n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()}
+        with applied(generator, tensors, self.recipe.get("positions", "all")):
             yield generator
+
+    def merged(self, generator) -> Erasure:
+        """The same erasure with its adapters added into whole matrices. UserError if it acts on words only, which no matrix can do."""
+        self.check(generator)
+        if self.recipe.get("positions") == "words":
+            raise UserError(f"erasure '{self.name}' acts where words stand; whole matrices act everywhere, so that it cannot be merged")
+        return replace(self, tensors=merged(generator.trunk, self.tensors))
 
     def check(self, generator) -> None:
         """UserError if this erasure was made for another model."""

@@ -1,18 +1,25 @@
-"""What trains: which tensors of the trunk, and how student and teacher share all the others.
+"""What trains: which tensors of the trunk, in which form, where they act, and how student and teacher share all the others.
 
-There is one copy of the weights. The teacher is the model as loaded; the student is the same modules with a few parameters exchanged
-for others. Exchanging is by reference, so switching an erasure off gives back the very same tensors: the base model, bit for bit.
+There is one copy of the weights. The teacher is the model as loaded; the student is the same modules with a few parameters exchanged for others, or
+with a small adapter beside them. Exchanging is by reference, so switching an erasure off gives back the very same tensors: the base model, bit for bit.
+
+A change is a dictionary of tensors. `layers.0.self_attn.q_proj.weight` stands in for the parameter of that name; `layers.0.self_attn.q_proj.lora_A.weight`
+[r, in] and `...lora_B.weight` [out, r] are an adapter of rank r beside that module, y = W x + B A x (peft's names; alpha = r, so that no scale is left).
 """
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import math
+from contextlib import ExitStack, contextmanager
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+KV = ("self_attn.k_proj", "self_attn.v_proj")
+PARTS = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP, "kv": KV, "no-kv": tuple(p for p in ATTENTION + MLP if p not in KV), "down": MLP[2:]}
 
 
 def layer_range(layers: tuple[float, float], depth: int) -> range:
@@ -22,16 +29,48 @@ def layer_range(layers: tuple[float, float], depth: int) -> range:
 
 
 def tensor_names(recipe, depth: int) -> list[str]:
-    """Names of the trained tensors, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ..."""
-    parts = {"attention": ATTENTION, "mlp": MLP, "both": ATTENTION + MLP}[recipe.modules]
-    return [f"layers.{i}.{part}.weight" for i in layer_range(recipe.layers, depth) for part in parts]
+    """Names of the changed matrices, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ..."""
+    return [f"layers.{i}.{part}.weight" for i in layer_range(recipe.layers, depth) for part in PARTS[recipe.modules]]
 
 
-def student_parameters(trunk: nn.Module, names: list[str], masters: str = "float32") -> dict[str, nn.Parameter]:
-    """Fresh parameters that start as the teacher's tensors: in float32 at least, whatever the frozen weights are in, or (masters "own") in theirs."""
+def student_parameters(trunk: nn.Module, names: list[str], masters: str = "float32", rank: int = 0, seed: int = 0) -> dict[str, nn.Parameter]:
+    """Fresh parameters with which the student computes what the teacher does: in float32 at least, or (masters "own") as the frozen weights are.
+
+    rank 0: copies of the matrices. rank r: for each of them A, drawn at random as a linear layer's weights are, and B = 0.
+    """
     tensors = {name: trunk.get_parameter(name).detach() for name in names}
     wide = lambda t: t.dtype if masters == "own" else torch.promote_types(t.dtype, torch.float32)
-    return {n: nn.Parameter(t.to(wide(t), copy=True)) for n, t in tensors.items()}
+    if rank == 0:
+        return {n: nn.Parameter(t.to(wide(t), copy=True)) for n, t in tensors.items()}
+    student, generator = {}, torch.Generator().manual_seed(seed)
+    for name, t in tensors.items():
+        module, (out, wide_in) = name.removesuffix(".weight"), t.shape
+        a = torch.empty(rank, wide_in)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        student[f"{module}.lora_A.weight"] = nn.Parameter(a.to(t.device, wide(t)))
+        student[f"{module}.lora_B.weight"] = nn.Parameter(t.new_zeros(out, rank, dtype=wide(t)))
+    return student
+
+
+@contextmanager
+def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all"):
+    """Within the context the generator's trunk computes with the change `tensors`; afterwards it is its own self.
+
+    positions "words": the change acts only where the words of a prompt stand (`Generator.word_mask`), so that blanked prompts and image tokens see the
+    teacher's weights.
+    """
+    whole = {name: t for name, t in tensors.items() if ".lora_" not in name}
+    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if name not in whole)
+    adapters = {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+    with ExitStack() as stack:
+        if positions == "words":
+            for name, t in whole.items():
+                stack.enter_context(_forward(generator.trunk.get_submodule(name.removesuffix(".weight")), _Exchanged(generator, t)))
+        elif whole:
+            stack.enter_context(switched(generator.trunk, whole))
+        for module, (a, b) in adapters.items():
+            stack.enter_context(_forward(generator.trunk.get_submodule(module), _Adapted(generator, a, b, positions)))
+        yield generator
 
 
 @contextmanager
@@ -48,3 +87,67 @@ def switched(trunk: nn.Module, tensors: dict[str, torch.Tensor]):
     finally:
         for name, (module, leaf) in homes.items():
             module._parameters[leaf] = own[name]
+
+
+@contextmanager
+def _forward(module: nn.Module, change):
+    """Within the context `module(x)` is `change(x, y)`, y what it was before."""
+    before, patched = module.forward, "forward" in module.__dict__  # several adapters may stand beside one module
+    module.forward = lambda x: change(x, before(x), module)
+    try:
+        yield
+    finally:
+        if patched:
+            module.forward = before
+        else:
+            del module.forward
+
+
+class _Exchanged:
+    """Another weight where words stand."""
+
+    def __init__(self, generator, weight: torch.Tensor):
+        self.generator, self.weight = generator, weight
+
+    def __call__(self, x_BSD, y_BSD, module):
+        words_BS = self.generator.words_BS
+        if words_BS is None:
+            return y_BSD
+        return torch.where(words_BS[..., None], F.linear(x_BSD, self.weight.to(x_BSD.dtype), module.bias), y_BSD)
+
+
+class _Adapted:
+    """A low-rank term beside the weight, everywhere or where words stand."""
+
+    def __init__(self, generator, a: torch.Tensor, b: torch.Tensor, positions: str):
+        self.generator, self.a, self.b, self.positions = generator, a, b, positions
+
+    def __call__(self, x_BSD, y_BSD, module):
+        words_BS = self.generator.words_BS
+        if self.positions == "words" and words_BS is None:
+            return y_BSD
+        change = F.linear(F.linear(x_BSD, self.a.to(x_BSD.dtype)), self.b.to(x_BSD.dtype))
+        return y_BSD + (change * words_BS[..., None] if self.positions == "words" else change)
+
+
+def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The change with every adapter added into its matrix, W + B A: the same function, without the adapter's cost, and as large as full training's."""
+    out = {name: t for name, t in tensors.items() if ".lora_" not in name}
+    for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if name not in out):
+        weight = trunk.get_parameter(f"{module}.weight").detach()
+        a, b = (tensors[f"{module}.lora_{side}.weight"].to(weight.device, torch.promote_types(weight.dtype, torch.float32)) for side in "AB")
+        out[f"{module}.weight"] = (weight + b @ a).to(weight.dtype)
+    return out
+
+
+def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
+    """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters. 0 is the base model, 1 the change itself."""
+    out = {}
+    for name, t in tensors.items():
+        if ".lora_" not in name:
+            own = trunk.get_parameter(name).detach().to(t.device)
+            t = own + strength * (t - own)
+        elif ".lora_B." in name:
+            t = strength * t
+        out[name] = t
+    return out

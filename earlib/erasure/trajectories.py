@@ -46,34 +46,48 @@ def draw_trajectories(generator, roles: dict[str, list[str]], seed: int, guidanc
     return found
 
 
-def both_rows(generator, prompt: str) -> PromptBatch:
-    """The conditional and the unconditional row of one prompt."""
-    batch = generator.encode([prompt])
+def both_rows(generator, prompts: list[str] | str) -> PromptBatch:
+    """The conditional rows of the prompts, and below them the unconditional ones."""
+    batch = generator.encode([prompts] if isinstance(prompts, str) else list(prompts))
     return batch.stack(generator.null_like(batch))
 
 
 @torch.no_grad()
-def teacher_targets(generator, pairs, trajectories: dict[str, torch.Tensor], recipe) -> list[torch.Tensor]:
-    """For each pair the states that its picture's student is pulled to: [2, T, D], conditional and unconditional row.
+def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) -> torch.Tensor:
+    """What the students of these pairs are pulled to: [2 B, T, D] states, or [2 B, T, V] logits, the conditional rows first.
 
-    teacher_states "shared": c and r are both read along the concept's tokens. "independent": r is read along its own two pictures.
+    `prefix` are the pairs' image tokens [B, T] by role. teacher_states "shared": everything is read along the "prefix" tokens. "independent": c is
+    read along those, r along two pictures of its own.
     """
-    targets = []
-    for i, pair in enumerate(pairs):
-        concept, replacement = both_rows(generator, pair.target), both_rows(generator, pair.replacement)
-        along = {role: tokens[i : i + 1].to(generator.device).expand(2, -1) for role, tokens in trajectories.items()}
-        c = generator.hidden_states(concept, along["concept"])
-        if recipe.teacher_states == "shared":
-            r = origin = generator.hidden_states(replacement, along["concept"])
-        else:
-            r, origin = (generator.hidden_states(replacement, along[role]) for role in ("replacement", "origin"))
-        targets.append(check_finite(target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pair.target}'"))
-    return targets
+    concept, replacement = (both_rows(generator, [getattr(pair, side) for pair in pairs]) for side in ("target", "replacement"))
+
+    def read(rows, role):
+        tokens_BT = prefix[role].to(generator.device)
+        h = generator.hidden_states(rows, tokens_BT.repeat(len(rows) // len(tokens_BT), 1))
+        return h if recipe.space == "hidden" else generator.image_logits(h).float()
+
+    c = read(concept, "prefix")
+    if recipe.teacher_states == "independent":
+        r, origin = read(replacement, "replacement"), read(replacement, "origin")
+    elif recipe.origin == "null":  # blanked prompts say nothing but their length
+        r = origin = c[len(pairs) :].repeat(2, 1, 1)
+    else:
+        r = origin = read(replacement, "prefix")
+    return check_finite(target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pairs[0].target}'")
 
 
 def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False) -> dict[str, torch.Tensor]:
-    """What `teacher_targets` reads: image tokens by role. Independent states need three pictures a pair, shared ones only the concept's."""
-    roles = {"concept": [p.target for p in pairs]}
+    """The teacher's pictures that a recipe reads, image tokens [N, T] by role: "prefix", and "replacement" and "origin" where it needs them."""
+    target, replacement = ([getattr(pair, side) for pair in pairs] for side in ("target", "replacement"))
+    roles = {}  # a role's name is part of its noise: "concept" has been that of the target's pictures from the start
+    if recipe.prefix == "replacement" or recipe.objective == "dpo" or recipe.teacher_states == "independent":
+        roles["replacement"] = replacement
     if recipe.teacher_states == "independent":
-        roles |= {"replacement": [p.replacement for p in pairs], "origin": [p.replacement for p in pairs]}
-    return draw_trajectories(generator, roles, seed, recipe.guidance, progress)
+        roles["origin"] = replacement
+    if recipe.prefix == "target":
+        roles["concept"] = target
+    if recipe.prefix == "null":
+        roles["null"] = [""] * len(pairs)
+    drawn = draw_trajectories(generator, roles, seed, recipe.guidance, progress)
+    source = {"target": "concept", "student": None}.get(recipe.prefix, recipe.prefix)
+    return ({"prefix": drawn[source]} if source else {}) | {role: drawn[role] for role in ("replacement", "origin") if role in drawn}

@@ -12,6 +12,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
+from ..generators.sampling import guided, guided_rows
 from .statistics import bootstrap_mean, paired_difference, rate
 
 LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
@@ -43,10 +44,14 @@ def log_probabilities(generator, prompts: list[str], tokens_NT: torch.Tensor, er
         rows = slice(start, min(start + size, N))
         batch, tokens_BT = generator.encode(list(prompts[rows])), tokens_NT[rows].to(generator.device)
         with _on(erasure, generator):
-            z_BTV = _logits(generator, generator.null_like(batch) if null else batch, tokens_BT)
-            if guidance != 1 and not null:
-                u_BTV = _logits(generator, generator.null_like(batch), tokens_BT)
-                z_BTV = u_BTV + guidance * (z_BTV - u_BTV)
+            if null:
+                z_BTV = _logits(generator, generator.null_like(batch), tokens_BT)
+            elif guidance == 1:  # the conditional distribution itself, which steering never touches
+                z_BTV = _logits(generator, batch, tokens_BT)
+            else:
+                every = guided_rows(generator, batch, guidance)
+                repeats = len(every) // len(batch)
+                z_BTV = guided(_logits(generator, every, tokens_BT.repeat(repeats, 1)), len(batch), guidance, generator.steering)
         yield rows, z_BTV.log_softmax(-1)
 
 

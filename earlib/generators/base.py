@@ -7,10 +7,13 @@ Next-scale models are another family and live in `earlib/nextscale`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 
 @dataclass(frozen=True)
@@ -27,8 +30,15 @@ class PromptBatch:
         return PromptBatch(self.ids_BP[rows], self.mask_BP[rows])
 
     def stack(self, other: PromptBatch) -> PromptBatch:
-        """The rows of both, one below the other; both must have one length."""
-        return PromptBatch(torch.cat([self.ids_BP, other.ids_BP]), torch.cat([self.mask_BP, other.mask_BP]))
+        """The rows of both, one below the other; the shorter ones are padded at their left."""
+        length = max(self.ids_BP.shape[1], other.ids_BP.shape[1])
+        a, b = (batch.padded(length) for batch in (self, other))
+        return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]))
+
+    def padded(self, length: int) -> PromptBatch:
+        """The rows with padding at their left, `length` in all; padding is never attended to, so that any token will do."""
+        more = length - self.ids_BP.shape[1]
+        return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)))
 
 
 @dataclass
@@ -74,6 +84,35 @@ class Generator(ABC):
     def positions(self, image_tokens: int) -> int:
         """Positions that so many image tokens take in the context; more than their number where a model ends its lines with a token."""
         return image_tokens
+
+    # What a change of the trunk may ask while the trunk runs: bool [B, S], where the words of prompts stand among what is being read; None for image tokens.
+    words_BS: torch.Tensor | None = None
+    # How guidance is done, where it is not the usual one: see `sampling.guided_rows`.
+    steering = None
+
+    @contextmanager
+    def reading(self, words_BS: torch.Tensor | None):
+        """Within the context the trunk is told where words stand."""
+        self.words_BS = words_BS
+        try:
+            yield
+        finally:
+            self.words_BS = None
+
+    @cached_property
+    def _format(self) -> tuple[int, int]:
+        """How many tokens of the conversation format stand before and after the words of a prompt."""
+        a, b = (self.encode([word]).ids_BP[0].tolist() for word in ("red", "blue"))
+        before = next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
+        return before, next(i for i, (x, y) in enumerate(zip(a[::-1], b[::-1])) if x != y)
+
+    def word_mask(self, prompts: PromptBatch) -> torch.Tensor:
+        """Where a prompt's own words stand, bool [B, P]: not its padding, its conversation format, the token that begins an image, or blanks."""
+        before, after = self._format
+        P = prompts.ids_BP.shape[1]
+        start_B1 = P - prompts.mask_BP.sum(1, keepdim=True) + before
+        where_P = torch.arange(P, device=prompts.ids_BP.device)
+        return (where_P >= start_B1) & (where_P < P - after) & (prompts.ids_BP != self.null_like(prompts).ids_BP)
 
     # Embeddings [B, S, D] of image tokens [B, S] for a model that reads nothing between them; such a model can be drawn by a captured step.
     embed_image_tokens = None

@@ -87,17 +87,20 @@ class Emu3Generator(Generator):
         where_S = self.positions(torch.arange(first, given + T - 1, device=fed_BS.device))
         ids_BS = fed_BS.new_full((len(fed_BS), end - start), self.line_end_id)
         ids_BS[:, where_S - start] = self.code_ids_V[fed_BS]
+        words_BS = None
         if given == 0:
+            words_BS = F.pad(self.word_mask(prompts), (0, ids_BS.shape[1]))
             ids_BS = torch.cat([prompts.ids_BP, ids_BS], 1)
         mask_BS = F.pad(prompts.mask_BP, (0, end), value=1)
         places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :]  # padding does not count, as in transformers' generate
-        out = self.trunk(
-            input_ids=ids_BS,
-            attention_mask=mask_BS,
-            position_ids=places_BS,
-            past_key_values=past.cache if past is not None else None,
-            use_cache=past is not None,
-        )
+        with self.reading(words_BS):
+            out = self.trunk(
+                input_ids=ids_BS,
+                attention_mask=mask_BS,
+                position_ids=places_BS,
+                past_key_values=past.cache if past is not None else None,
+                use_cache=past is not None,
+            )
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], given + T
         # token j is predicted where the position before it was read: token j - 1, or the line end after it, or the prompt

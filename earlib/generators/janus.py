@@ -76,7 +76,9 @@ class JanusGenerator(Generator):
     def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
         embed = self.embed_image_tokens
         T = image_tokens_BT.shape[1]
+        words_BS = None
         if past is None or past.pending_B1 is None:
+            words_BS = F.pad(self.word_mask(prompts), (0, T - 1))
             parts = [self.model.get_input_embeddings()(prompts.ids_BP)]
             if T > 1:
                 parts.append(embed(image_tokens_BT[:, :-1]))
@@ -86,7 +88,8 @@ class JanusGenerator(Generator):
         read = (past.length if past else 0) + T - 1
         mask_BS = F.pad(prompts.mask_BP, (0, read), value=1)
         cache = past.cache if past is not None else None
-        out = self.trunk(inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None)
+        with self.reading(words_BS):
+            out = self.trunk(inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None)
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], past.length + T
         return out.last_hidden_state[:, -T:]

@@ -70,22 +70,33 @@ def gumbel_noise(seeds_B: torch.Tensor, step, codes: int) -> torch.Tensor:
     return -torch.log(-torch.log(uniform)).float()
 
 
-def choose(logits_RV: torch.Tensor, seeds_B: torch.Tensor, step, guidance: float, temperature: float) -> torch.Tensor:
-    """The next token of every picture, int64 [B], from the logits of its conditional and (if R = 2B) its unconditional row.
-
-    `u + guidance (c - u)` in float32, then Gumbel-max; temperature 0 takes the likeliest token.
-    """
-    logits_RV = logits_RV.float()
-    if len(logits_RV) == 2 * len(seeds_B):
-        conditional, unconditional = logits_RV.chunk(2)
-        logits_RV = unconditional + guidance * (conditional - unconditional)
+def choose(logits_RV: torch.Tensor, seeds_B: torch.Tensor, step, guidance: float, temperature: float, steering=None) -> torch.Tensor:
+    """The next token of every picture, int64 [B], from the logits of its rows (`guided_rows`), by Gumbel-max; temperature 0 takes the likeliest token."""
+    logits_BV = guided(logits_RV, len(seeds_B), guidance, steering)
     if temperature > 0:
-        logits_RV = logits_RV / temperature + gumbel_noise(seeds_B, step, logits_RV.shape[-1])
-    return logits_RV.argmax(-1)
+        logits_BV = logits_BV / temperature + gumbel_noise(seeds_B, step, logits_BV.shape[-1])
+    return logits_BV.argmax(-1)
+
+
+def guided(logits_RV: torch.Tensor, pictures: int, guidance: float, steering=None) -> torch.Tensor:
+    """Logits [B, ..., V] that are drawn from, in float32, from those of the rows of `guided_rows`: u + guidance (c - u), or what `steering` makes of them."""
+    parts = logits_RV.float().split(pictures)
+    if steering is not None:
+        return steering.combine(parts, guidance)
+    if len(parts) == 1:
+        return parts[0]
+    conditional, unconditional = parts
+    return unconditional + guidance * (conditional - unconditional)
 
 
 def guided_rows(generator: Generator, prompts: PromptBatch, guidance: float) -> PromptBatch:
-    """The prompts, and below them their unconditional twins; guidance 1 needs no twins."""
+    """The prompts, and below them their unconditional twins; guidance 1 needs no twins.
+
+    `generator.steering`, where it is set, brings other rows: an object with `rows(generator, prompts, guidance)`, the prompts first, and `combine(parts,
+    guidance)`, which makes one of the logits of all rows.
+    """
+    if generator.steering is not None:
+        return generator.steering.rows(generator, prompts, guidance)
     return prompts.stack(generator.null_like(prompts)) if guidance != 1 else prompts
 
 
@@ -103,7 +114,7 @@ def draw_batch(
     B, T = len(prompts), generator.num_image_tokens
     rows = guided_rows(generator, prompts, guidance)
     repeats = len(rows) // B
-    past = Past(cache=slab_cache(len(generator.decoder_layers), prompts.ids_BP.shape[1] + generator.positions(T)))
+    past = Past(cache=slab_cache(len(generator.decoder_layers), rows.ids_BP.shape[1] + generator.positions(T)))
     tokens_BT = torch.zeros(B, T, dtype=torch.long, device=generator.device)
     given = 0
     if prefix_BK is not None and prefix_BK.shape[1]:
@@ -115,7 +126,7 @@ def draw_batch(
         if t:
             past.pending_B1 = tokens_BT[:, t - 1 : t].repeat(repeats, 1)
         h = generator.hidden_states(rows, tokens_BT[:, t : t + 1].repeat(repeats, 1), past)
-        tokens_BT[:, t] = choose(generator.image_logits(h)[:, 0], seeds_B, t, guidance, temperature)
+        tokens_BT[:, t] = choose(generator.image_logits(h)[:, 0], seeds_B, t, guidance, temperature, generator.steering)
         tick()
     return tokens_BT
 

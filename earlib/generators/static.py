@@ -60,8 +60,9 @@ class StaticDrawer:
         """Image tokens [B, T] of one batch; see `sampling.draw_batch`. A prefix is not supported."""
         if prefix_BK is not None:
             raise ValueError("a static drawer draws whole pictures")
-        g, B, T, P = self.generator, len(prompts), self.generator.num_image_tokens, prompts.ids_BP.shape[1]
-        repeats = 1 if guidance == 1 else 2
+        g, B, T = self.generator, len(prompts), self.generator.num_image_tokens
+        kinds, P = guided_rows(g, prompts, guidance).ids_BP.shape
+        repeats = kinds // B
         if self.slabs is None or B > self.pictures or self.rows != repeats * self.pictures or P + T + SPARE > self.capacity:
             self._allocate(repeats * B, B, P)
         self.guidance, self.temperature = guidance, temperature
@@ -72,7 +73,7 @@ class StaticDrawer:
         for slab in self.slabs:
             slab.length = 0
         h = g.hidden_states(rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs)))
-        first = choose(g.image_logits(h)[:, 0], self.seeds_B, 0, guidance, temperature)
+        first = choose(g.image_logits(h)[:, 0], self.seeds_B, 0, guidance, temperature, g.steering)
         self.last_B1.copy_(first[:, None])
         self.tokens_BT[:, :1] = self.last_B1
         self.mask_R11C.zero_()
@@ -109,7 +110,7 @@ class StaticDrawer:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        self.last_B1.copy_(choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature)[:, None])
+        self.last_B1.copy_(choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature, g.steering)[:, None])
         self.tokens_BT.index_copy_(1, self.step, self.last_B1)
         self.position += 1
         self.step += 1

@@ -1,7 +1,8 @@
-"""What student and teacher read while they are compared: whole pictures after their prompt, or single tokens as in the released code.
+"""The lesson of EAR's released code, which compares single tokens: that loop, reorganised, not an approximation of it.
 
-A lesson is what one prompt pair teaches. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's weights switched on; the
-training loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`.
+The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache.
+So every later state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that
+guidance changes nothing. Hence h*(v) is computed once for every code, pictures are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop written out, in float64.
 """
 
 from __future__ import annotations
@@ -13,59 +14,15 @@ import torch.nn.functional as F
 
 from ..errors import UserError
 from ..generators import picture_seeds
-from ..generators.base import Past, PromptBatch
+from ..generators.base import PromptBatch
 from ..generators.sampling import choose
 from .objective import target_states, token_loss
-from .trajectories import all_trajectories, both_rows, teacher_targets
-
-
-def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list:
-    """For each pair a function that begins its lesson; the teacher's part of the work is done here. A lesson holds a cache: let go of it at its end."""
-    if recipe.context == "single":
-        return single_token_lessons(generator, pairs, recipe, seed)
-    trajectories = all_trajectories(generator, pairs, recipe, seed, progress)
-    targets = teacher_targets(generator, pairs, trajectories, recipe)
-    tokens_N1T = trajectories["concept"].split(1)
-    return [partial(FullContext, generator, pair.target, *given, recipe) for pair, given in zip(pairs, zip(tokens_N1T, targets))]
-
-
-class FullContext:
-    """The student reads its prompt and all tokens before, as when it draws; keys and values of earlier windows are carried as constants."""
-
-    def __init__(self, generator, prompt: str, tokens_1T: torch.Tensor, target_2TD: torch.Tensor, recipe):
-        self.generator, self.prompt, self.recipe, self.target_2TD = generator, both_rows(generator, prompt), recipe, target_2TD
-        self.tokens_2T = tokens_1T.to(generator.device).expand(2, -1)
-        self.past = Past()
-
-    def losses(self, a: int, b: int) -> torch.Tensor:
-        """L_t, float32 [b - a]: one forward pass for the whole window, as its tokens are known and attention is causal."""
-        self.past.detach_()
-        if self.recipe.windows.prefix == "refresh" or self.recipe.windows.order == "random":
-            self.past = self._read(self.tokens_2T[:, :a])
-        h_2WD = self.generator.hidden_states(self.prompt, self.tokens_2T[:, a:b], self.past)  # h_t(c), t in the window
-        return token_loss(h_2WD, self.target_2TD[:, a:b])  # L_t
-
-    def _read(self, tokens_2A: torch.Tensor) -> Past:
-        """What lies before a window, read anew with the student's present weights."""
-        past = Past()
-        if tokens_2A.shape[1]:
-            with torch.no_grad():
-                self.generator.hidden_states(self.prompt, tokens_2A, past)
-        return past
-
-
-# ---------------------------------------------------------------- the released code, reorganised
-
-# The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache.
-# So every later state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that
-# guidance changes nothing. What follows is that loop, not an approximation of it: h*(v) is computed once for every code, pictures
-# are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop written out, in float64.
 
 
 class SingleToken:
     """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t - 1, and nothing else."""
 
-    def __init__(self, generator, rows: PromptBatch, target_2PD: torch.Tensor, tokens_T: torch.Tensor, target_TD: torch.Tensor):
+    def __init__(self, generator, rows: PromptBatch, target_2PD: torch.Tensor, tokens_T: torch.Tensor, target_TD: torch.Tensor, student):
         self.generator, self.rows, self.target_2PD, self.tokens_T, self.target_TD = generator, rows, target_2PD, tokens_T, target_TD
 
     def losses(self, a: int, b: int) -> torch.Tensor:
