@@ -13,7 +13,7 @@ from .errors import UserError
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 RESERVE = 500_000_000  # workspaces of the kernels, and what the allocator cannot hand out again
 PROMPT = 64  # positions of a prompt where its length is not known yet
-WINDOW, PAIRS = 48, 50  # the paper's window for objects and its number of prompt pairs
+WINDOW = 48  # the paper's window for objects
 PIXEL_COPIES = 8  # full-size feature maps alive at the peak of the picture decoder: a residual block's, and the convolution's workspace
 
 
@@ -112,19 +112,21 @@ def draw_bytes(sizes: Sizes, dtype, pictures: int = 1, prompt: int = PROMPT, gui
     return pictures * picture_bytes(sizes, dtype, prompt, guided) + decode_bytes(sizes, dtype) + RESERVE
 
 
-def train_bytes(sizes: Sizes, dtype, trained: int, window: int = WINDOW, pairs: int = PAIRS, prompt: int = PROMPT) -> int:
+def train_bytes(sizes: Sizes, dtype, trained: int, window: int = WINDOW, rows: int = 2, logits: bool = False, prompt: int = PROMPT) -> int:
     """Training `trained` parameters in windows, beside the weights.
 
     A trained parameter takes 16 bytes (float32 master, gradient and two moments of Adam; a fused step needs no more) and a copy in the frozen
-    weights' dtype. The teacher's target states of all `pairs` wait on the device. Two rows (conditional, unconditional) have a cache and, for
-    one window, the activations of all layers. Drawing the trajectories comes first and may want more than that.
+    weights' dtype. An update's `rows` (two for each pair, and the retained pictures) have their teacher's targets, a cache, and for one window the
+    activations of all layers; with `logits` also float32 logits of student and teacher and their gradient. Drawing the trajectories comes first and may
+    want more than that.
     """
     copy = bytes_of(dtype) if bytes_of(dtype) < 4 else 0
     states = trained * (16 + copy)
-    targets = pairs * 2 * sizes.image_tokens * sizes.width * bytes_of(dtype)
-    activations = 2 * window * sizes.layers * _layer_bytes(sizes, dtype)
-    cache = cache_bytes(sizes, dtype, 2, prompt + sizes.image_tokens)
-    return max(states + targets + activations + cache + RESERVE, draw_bytes(sizes, dtype, 1, prompt))
+    targets = rows * sizes.image_tokens * sizes.width * bytes_of(dtype)
+    activations = rows * window * sizes.layers * _layer_bytes(sizes, dtype)
+    compared = 3 * 4 * rows * sizes.image_tokens * sizes.codes if logits else 0
+    cache = cache_bytes(sizes, dtype, rows, prompt + sizes.image_tokens)
+    return max(states + targets + activations + compared + cache + RESERVE, draw_bytes(sizes, dtype, 1, prompt))
 
 
 def trained_parameters(sizes: Sizes, recipe) -> int:
@@ -136,7 +138,12 @@ def trained_parameters(sizes: Sizes, recipe) -> int:
         **{part: sizes.width * sizes.cache_width for part in ("k_proj", "v_proj")},
         **{part: sizes.width * sizes.mlp for part in ("gate_proj", "up_proj", "down_proj")},
     }
-    return sum(numel[name.split(".")[-2]] for name in tensor_names(recipe, sizes.layers))
+    ends = {"q_proj": sizes.width + sizes.query_width, "o_proj": sizes.width + sizes.query_width} | {
+        **{part: sizes.width + sizes.cache_width for part in ("k_proj", "v_proj")},
+        **{part: sizes.width + sizes.mlp for part in ("gate_proj", "up_proj", "down_proj")},
+    }
+    parts = [name.split(".")[-2] for name in tensor_names(recipe, sizes.layers)]
+    return sum(recipe.rank * ends[part] if recipe.rank else numel[part] for part in parts)
 
 
 # ------------------------------------------------------------------ what fits
@@ -174,24 +181,28 @@ def decode_chunk_that_fits(generator, largest: int = 32) -> int:
     return max(1, min(largest, (free - RESERVE) // decode_bytes(sizes_of_generator(generator), generator.dtype)))
 
 
-def check_training(generator, recipe, pairs: int, prompt: int = PROMPT) -> None:
-    """UserError, with what would fit, if `generator`'s device has no room for training `recipe` on `pairs` pairs now.
+def check_training(generator, recipe, prompt: int = PROMPT) -> None:
+    """UserError, with what would fit, if `generator`'s device has no room for training `recipe` now.
 
-    `recipe.windows.length` is in tokens; 0 (the concept's own) counts as the paper's longest, 100 of 576.
+    `recipe.windows.length` is in tokens; 0 (the concept's own) counts as the paper's longest, 100 of 576, and -1 as the whole picture.
     """
     from .device import free_memory
 
     free, sizes = free_memory(generator.device), sizes_of_generator(generator)
     trained = trained_parameters(sizes, recipe)
     window = recipe.windows.length or max(1, sizes.image_tokens * 100 // 576)
+    window = sizes.image_tokens if window < 0 else window
+    rows = 2 * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
+    logits = recipe.space == "logits" or recipe.retain.weight > 0
 
     def needed(window: int) -> int:
-        return train_bytes(sizes, generator.dtype, trained, window, pairs, prompt)
+        return train_bytes(sizes, generator.dtype, trained, window, rows, logits, prompt)
 
     if free is None or needed(window) <= free:
         return
     shorter = next((w for w in (window // 2, window // 4, window // 8) if w and needed(w) <= free), None)
-    instead = f"windows.length={shorter} would fit" if shorter else "train fewer layers, use a smaller model or a larger GPU"
+    shorter = shorter if recipe.windows.length >= 0 else None  # whole pictures are part of the method
+    instead = f"windows.length={shorter} would fit" if shorter else "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
     raise UserError(
         f"training '{recipe.name}' on {generator.name} takes {gigabytes(needed(window))} beside the weights, and {generator.device} has "
         f"{gigabytes(free)} free; {instead}"
@@ -213,9 +224,9 @@ def to_draw(sizes: Sizes, dtype, pictures: int = 1, parts: str = "draw") -> int:
     return weight_bytes(sizes, dtype, parts) + draw_bytes(sizes, dtype, pictures)
 
 
-def to_train(sizes: Sizes, dtype, trained: int, window: int = WINDOW, pairs: int = PAIRS) -> int:
-    """Weights and training together."""
-    return weight_bytes(sizes, dtype) + train_bytes(sizes, dtype, trained, window, pairs)
+def to_train(sizes: Sizes, dtype, trained: int, window: int = WINDOW) -> int:
+    """Weights and training, in EAR's way (one pair at a time, hidden states), together."""
+    return weight_bytes(sizes, dtype) + train_bytes(sizes, dtype, trained, window)
 
 
 def gigabytes(count: int) -> str:

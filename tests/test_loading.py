@@ -11,7 +11,7 @@ import torch
 
 from earlib import ROOT, device, memory
 from earlib.__main__ import main
-from earlib.erasure.presets import EAR
+from earlib.erasure.presets import EAR, SPM
 from earlib.erasure.recipe import with_settings
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
@@ -209,6 +209,8 @@ def test_the_briefs_numbers():
     assert memory.decode_bytes(seven, "bfloat16") == pytest.approx(0.3 * GB, rel=0.02)
     assert memory.trained_parameters(seven, EAR) == pytest.approx(335.5e6, rel=1e-3)
     assert memory.trained_parameters(one, EAR) == 4 * 4 * 2048 * 2048, "4 of 24 layers"
+    for modules, membranes in (("attention", 983_040), ("mlp", 1_359_360), ("both", 2_342_400)):
+        assert memory.trained_parameters(seven, with_settings(SPM, {"modules": modules})) == membranes
 
 
 def test_what_fits_where():
@@ -286,13 +288,13 @@ def test_the_batch_follows_free_memory(generator, monkeypatch):
 
 
 def test_training_that_cannot_fit_says_what_would(generator, monkeypatch):
-    sizes, recipe = memory.sizes_of_generator(generator), with_settings(EAR, {"windows.length": 16})
-    need = {w: memory.train_bytes(sizes, "float32", memory.trained_parameters(sizes, recipe), w, 50) for w in (16, 4)}
-    assert memory.check_training(Gpu(generator, monkeypatch, need[16]), recipe, 50) is None
+    sizes, recipe = memory.sizes_of_generator(generator), with_settings(EAR, {"windows.length": 16, "batch": 64})
+    need = {w: memory.train_bytes(sizes, "float32", memory.trained_parameters(sizes, recipe), w, 128) for w in (16, 4)}
+    assert memory.check_training(Gpu(generator, monkeypatch, need[16]), recipe) is None
     with pytest.raises(UserError, match="windows.length=4 would fit"):
-        memory.check_training(Gpu(generator, monkeypatch, need[4]), recipe, 50)
+        memory.check_training(Gpu(generator, monkeypatch, need[4]), recipe)
     with pytest.raises(UserError, match="use a smaller model or a larger GPU"):
-        memory.check_training(Gpu(generator, monkeypatch, memory.RESERVE), recipe, 50)
+        memory.check_training(Gpu(generator, monkeypatch, memory.RESERVE), recipe)
 
 
 HINTS = [(20, "float32", "in bfloat16 or float16"), (10, "bfloat16", "janus-pro-1b in 16-bit numbers would fit, with"), (1, "bfloat16", "only the mini model")]

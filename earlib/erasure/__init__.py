@@ -72,7 +72,7 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     recipe = with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
-    check_training(generator, recipe, len(concept.pairs[: recipe.pairs]))
+    check_training(generator, recipe)
     run = None
     if out is not None:
         pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]  # a file that was edited is another concept
