@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test bench rerun serve clean clear lint lock setup
+.PHONY: help book test bench rerun sweep serve clean clear lint lock setup
 
 PROFILE ?= mini
 PORT ?= 8000
@@ -20,7 +20,7 @@ JOBS ?= 2
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
-	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='03_... 04_...' (rerun)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
+	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='03_... 04_...' (rerun, sweep)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
 
 book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML; prints its path
 	@$(PY) -m earlib book --profile $(PROFILE)
@@ -33,6 +33,9 @@ bench: $(STAMP)  ## seconds against rivals and a floor: make bench MODEL=janus-p
 
 rerun: $(STAMP)  ## only run the notebooks: make rerun PROFILE=janus-pro-1b
 	@$(PY) -m earlib rerun --profile $(PROFILE) $(addprefix --only ,$(ONLY))
+
+sweep: $(STAMP)  ## measure what the tables in data/sweeps lack (hours): make sweep ONLY='window bars'
+	@$(PY) -m earlib sweep $(ONLY) --jobs $(JOBS)
 
 serve: $(STAMP)  ## show the built book on this machine
 	@test -f _build/html/index.html || { echo "there is no book yet: make book" >&2; exit 2; }

@@ -150,13 +150,19 @@ def rerun(args) -> int:
     return run(args.profile, args.only, args.executor, args.dry_run, args.jobs)
 
 
+def sweep(args) -> int:
+    from .sweep import main as run
+
+    return run(args.names, args.jobs, args.effort, args.dry_run, args.out)
+
+
 def book(args) -> None:
     from .book import build
 
     build(profile=args.profile)
 
 
-COMMANDS = (doctor, generate, erase, evaluate, convert, report, ecgvf, fetch, rerun, book)
+COMMANDS = (doctor, generate, erase, evaluate, convert, report, ecgvf, fetch, rerun, sweep, book)
 RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -> exit status or None
 
 

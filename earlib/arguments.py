@@ -154,6 +154,13 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=_count, metavar="N", help="notebooks at a time; default: two of the mini models', else one")
     sub.add_argument("--dry-run", action="store_true", help="say what would run")
 
+    sub = command("sweep", "measure what the results tables of book/sweeps.yml lack; run again, it goes on", model=False)
+    sub.add_argument("names", nargs="*", metavar="NAME", help="default: every sweep of the file")
+    sub.add_argument("--jobs", type=_count, default=2, metavar="N", help="processes side by side, of one thread each; default: 2")
+    sub.add_argument("--effort", type=_count, default=1, metavar="N", help="N times as many seeds, and pictures a seed; default: 1, the shipped tables")
+    sub.add_argument("--out", type=Path, metavar="DIR", help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N")
+    sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
+
     sub = command("book", "stage the executed notebooks and build the HTML", model=False)
     sub.add_argument("--profile", default="mini")
     return top

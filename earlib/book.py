@@ -14,7 +14,8 @@ from pathlib import Path
 
 from . import ROOT
 from .errors import UserError, nearest
-from .rerun import broken, default_jobs, load_manifest, rerun, select
+from .manifest import load_manifest, select
+from .rerun import broken, default_jobs, rerun
 from .runs import collect, write_text
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines

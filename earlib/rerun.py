@@ -11,7 +11,6 @@ finished run is skipped. Prose is not in the key (book.py takes it from the sour
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import json
 import os
@@ -23,111 +22,21 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from . import ROOT
 from .device import cores
 from .errors import UserError, nearest
+from .manifest import ALWAYS, MANIFEST, SWEEPS, Entry, load_manifest, parameters, select
 from .runs import read_json, write_json, write_text
 
-MANIFEST = "book/manifest.yml"
 EXECUTORS = ("local", "slurm")
-ALWAYS = ("mini", "test")  # profiles that every notebook runs in; it takes part in another one only if it names it
-NO_EFFECT = ("rerun.py", "book.py")  # source that no notebook's result depends on
+NO_EFFECT = ("rerun.py", "manifest.py", "book.py", "sweep.py")  # source that no notebook's result depends on
 LIBRARIES = ("torch", "transformers", "numpy", "open-clip-torch", "torch-fidelity", "matplotlib")
 
 
-@dataclass(frozen=True)
-class Entry:
-    """One notebook of the manifest."""
-
-    name: str  # how it is called: the file's stem
-    path: str  # relative to the repository's root
-    minutes: float = 1.0  # what it costs on `mini` with two cores, for the reader and for Slurm's time limit
-    parameters: dict = field(default_factory=dict)  # set in every profile
-    profiles: dict = field(default_factory=dict)  # profile -> parameters set there
-    timeout: float = 900.0  # seconds that one cell may take
-    alone: bool = False  # it measures time: nothing runs beside it
-    slurm: dict = field(default_factory=dict)  # sbatch options: {time: "04:00:00", gres: "gpu:1", ...}
-
-
-def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
-    """The manifest's notebooks. Raises UserError for anything in it that is unknown, missing or of a wrong type."""
-    import yaml
-
-    file = Path(root) / manifest
-    if not file.exists():
-        raise UserError(f"{manifest}: there is no such manifest in {root}")
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{manifest}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not isinstance(content.get("notebooks"), list):
-        raise UserError(f"{manifest}: must hold `notebooks:`, a list of {{name, path, ...}}")
-    shared = {key: content[key] for key in ("timeout", "slurm") if key in content}
-    if unknown := set(content) - {"notebooks", *shared}:
-        raise UserError(f"{manifest}: unknown field '{min(unknown)}': {nearest(min(unknown), ['notebooks', 'timeout', 'slurm'])}")
-    entries = []
-    fields = Entry.__dataclass_fields__
-    for number, item in enumerate(content["notebooks"], 1):
-        if not isinstance(item, dict) or not {"name", "path"} <= set(item):
-            raise UserError(f"{manifest}: notebook {number} needs a name and a path")
-        if unknown := set(item) - set(fields):
-            raise UserError(f"{manifest}: notebook '{item['name']}' has an unknown field '{min(unknown)}': {nearest(min(unknown), fields)}")
-        entry = Entry(**{**shared, **{k: v for k, v in item.items() if v is not None}})
-        if not all(isinstance(d, dict) for d in (entry.parameters, entry.profiles, entry.slurm)):
-            raise UserError(f"{manifest}: notebook '{entry.name}': parameters, profiles and slurm are mappings")
-        if not (Path(root) / entry.path).is_file():
-            raise UserError(f"{manifest}: notebook '{entry.name}' is not there: {entry.path}")
-        if entry.name in {e.name for e in entries}:
-            raise UserError(f"{manifest}: two notebooks are called '{entry.name}'")
-        entries.append(entry)
-    return entries
-
-
-def select(entries: list[Entry], profile: str, only=()) -> list[Entry]:
-    """The notebooks that `profile` runs, or those named. Raises UserError for an unknown profile or name."""
-    profiles = {*ALWAYS, *(p for entry in entries for p in entry.profiles)}
-    if profile not in profiles:
-        raise UserError(f"unknown profile '{profile}': {nearest(profile, profiles)}")
-    taking_part = {e.name: e for e in entries if profile in ALWAYS or profile in e.profiles}
-    for name in only:
-        if name not in taking_part:
-            raise UserError(f"no notebook '{name}' in profile '{profile}': {nearest(name, taking_part)}")
-    return [entry for name, entry in taking_part.items() if not only or name in only]
-
-
-def parameters(entry: Entry, profile: str, root: Path = ROOT) -> dict:
-    """What to inject into the notebook, checked against its own parameters cell.
-
-    papermill only warns of a name that the notebook does not know, and takes a string for a number: both are a UserError here.
-    """
-    import papermill
-
-    try:
-        known = papermill.inspect_notebook(str(Path(root) / entry.path))
-    except ValueError as error:  # broken JSON, or metadata that names no language
-        raise UserError(f"{entry.path}: is no Python notebook ({' '.join(str(error).split())})") from None
-    given = {**entry.parameters, **(entry.profiles.get(profile) or {})}
-    for name, value in given.items():
-        if name not in known:
-            hint = nearest(name, known) if known else "its `parameters` cell has none"
-            raise UserError(f"{entry.path}: has no parameter '{name}' (profile '{profile}'): {hint}")
-        try:
-            default = ast.literal_eval(known[name]["default"])
-        except (ValueError, SyntaxError):
-            continue  # the default is an expression: its type is not known before it runs
-        if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-            given[name] = float(value)
-        elif default is not None and type(value) is not type(default):
-            mend = " (YAML reads 1e-4 as text: write 1.0e-4)" if isinstance(value, str) and isinstance(default, float) else ""
-            raise UserError(f"{entry.path}: parameter '{name}' must be a {type(default).__name__} like {default!r}, not {value!r}{mend}")
-    return given
-
-
 def source_hash(root: Path = ROOT) -> str:
-    """A hash over earlib's source, data/ and the versions of the libraries: everything but the notebook that a result depends on."""
+    """A hash over earlib's source, data/ but the tables of sweeps, and the versions of the libraries: what the result of every notebook depends on."""
     from importlib import metadata
 
     digest = hashlib.sha256(f"python {sys.version_info[0]}.{sys.version_info[1]}".encode())
@@ -138,8 +47,12 @@ def source_hash(root: Path = ROOT) -> str:
             pass
     root = Path(root)
     files = [f for part in ("earlib/**/*.py", "benchmarks/*.py") for f in root.glob(part) if f.name not in NO_EFFECT]
-    files += [f for f in root.glob("data/**/*") if f.is_file()]
-    for file in sorted(files):
+    files += [f for f in root.glob("data/**/*") if f.is_file() and root / SWEEPS not in f.parents]
+    return _files_hash(sorted(files), root, digest)
+
+
+def _files_hash(files, root: Path, digest) -> str:
+    for file in files:
         digest.update(file.relative_to(root).as_posix().encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
@@ -150,7 +63,9 @@ def run_key(entry: Entry, values: dict, source: str, root: Path = ROOT) -> str:
 
     notebook = nbformat.read(Path(root) / entry.path, as_version=4)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    return hashlib.sha256(json.dumps([code, values, source], sort_keys=True).encode()).hexdigest()[:16]
+    tables = [Path(root) / SWEEPS / f"{table}.jsonl" for table in entry.tables]
+    read = [_files_hash([*tables, Path(root) / "book" / "sweeps.yml"], Path(root), hashlib.sha256())] if tables else []
+    return hashlib.sha256(json.dumps([code, values, source, *read], sort_keys=True).encode()).hexdigest()[:16]
 
 
 @contextmanager
@@ -336,9 +251,11 @@ def rerun(
 
 def broken(statuses: list[dict]) -> str:
     """One line naming the notebooks that did not finish; empty if all did."""
+
     def said(status):
         what = "timed out" if status["state"] == "timeout" else "failed"
         return f"{status['name']} {what}: {status.get('error', '')} (see _build/executed/{status['profile']}/failed/{status['name']}.ipynb)"
+
     return "; ".join(said(s) for s in statuses if s["state"] in ("failed", "timeout"))
 
 

@@ -12,7 +12,8 @@ import pytest
 
 from earlib import ROOT
 from earlib.book import colab_url
-from earlib.rerun import load_manifest, parameters, rerun
+from earlib.manifest import load_manifest, parameters
+from earlib.rerun import rerun
 
 ENTRIES = load_manifest()
 each = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])

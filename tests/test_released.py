@@ -9,10 +9,10 @@ from benchmarks.rivals import released_loop
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
 from earlib.erasure.lessons import lessons
-from earlib.erasure.single_token import raw_rows
 from earlib.erasure.objective import window_loss
 from earlib.erasure.presets import EAR_RELEASED, with_settings
 from earlib.erasure.recipe import Gate
+from earlib.erasure.single_token import raw_rows
 from earlib.erasure.train import train
 from earlib.erasure.trainable import student_parameters, switched, tensor_names
 from earlib.errors import UserError

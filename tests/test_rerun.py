@@ -10,7 +10,8 @@ import papermill
 import pytest
 
 from earlib.errors import UserError
-from earlib.rerun import load_manifest, main, rerun
+from earlib.manifest import load_manifest
+from earlib.rerun import main, rerun
 
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
 

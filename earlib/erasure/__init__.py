@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..errors import UserError
 
-
 RETAINED = 200  # prompts that preservation reads, at most
 
 
@@ -54,7 +53,7 @@ def concept_words(concept) -> list[str]:
 
 
 def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | None = None, resume: bool = True, progress: bool = True):
-    """Erase `concept` (a Concept or its name) from `generator` with `recipe` (a Recipe or a preset's name); the generator is unchanged.
+    """Erase `concept` (a Concept or its name) from `generator` with `recipe` (a preset's name, a Recipe or a TrainingFree); the generator is unchanged.
 
     With `out`, a run folder is kept there (config, metrics, checkpoints and the erasure itself), and the same call goes on where a killed
     one stopped. Without, nothing is written but the trajectories' cache.
@@ -66,13 +65,19 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     from .presets import with_settings
     from .store import Erasure
     from .train import train
+    from .training_free import TrainingFree, without_training
 
     concept = load_concept(concept, generator.profile) if isinstance(concept, str) else concept
     recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()
-    recipe = with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
-    check_training(generator, recipe)
+    if isinstance(recipe, TrainingFree):
+        make, recipe = without_training, recipe.named(concept)
+        preserves = recipe.method == "uce" and recipe.preserve
+    else:
+        make, recipe = train, with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
+        preserves = recipe.retain.weight
+        check_training(generator, recipe)
     run = None
     if out is not None:
         pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]  # a file that was edited is another concept
@@ -82,8 +87,8 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
         if run.state == "done":
             return Erasure.load(out, generator)
         run.status("running")
-    retain = retain_prompts(concept, generator.profile) if recipe.retain.weight else []
-    tensors, info = train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
+    retain = retain_prompts(concept, generator.profile) if preserves else []
+    tensors, info = make(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
     erasure = Erasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
     if run:
         erasure.save(out)

@@ -25,7 +25,7 @@ class Inside:
         self.layers = [generator.decoder_layers[i] for i in layers]
         words_BP = generator.word_mask(self.prompts)
         if recipe.objective == "unattend":
-            self.concept_BP = words_BP & self._own_words(pairs)
+            self.concept_BP = words_BP & own_words(generator, self.prompts, pairs)
         else:
             with torch.no_grad():
                 h_BSD = self._states()
@@ -37,13 +37,6 @@ class Inside:
         """T times the mean over positions, float32 [1]."""
         loss = self._attention() if self.recipe.objective == "unattend" else (self._states()[self.where_BS].float() - self.target_D.float()).square().mean()
         return (b - a) * loss[None]
-
-    def _own_words(self, pairs) -> torch.Tensor:
-        """Where the target's tokens stand that its replacement does not have: bool [B, P]. All of them where there is no such token."""
-        ids_BP = self.prompts.ids_BP
-        others = [set(self.generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
-        own = torch.tensor([[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device)
-        return own | ~own.any(1, keepdim=True)
 
     def _states(self) -> torch.Tensor:
         """States h_BSD after the last trained layer, at every position that is read."""
@@ -65,6 +58,14 @@ class Inside:
             self.generator.hidden_states(self.prompts, self.tokens_BT)
         to_concept = [(a_BHSS[:, :, P - 1 :, :P].float() * self.concept_BP[:, None, None, :]).square().sum(-1).mean() for a_BHSS in found]
         return torch.stack(to_concept).mean()
+
+
+def own_words(generator, targets, pairs) -> torch.Tensor:
+    """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of them where there is no such token."""
+    ids_BP = targets.ids_BP
+    others = [set(generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
+    own = torch.tensor([[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device)
+    return own | ~own.any(1, keepdim=True)
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A lesson is what one update's prompt pairs teach. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's change switched on; the training
 loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`, and lessons that are not about matching the
-teacher in `likelihood.py` (how likely pictures are), `inside.py` (what happens in the layers) and `single_token.py` (the released code of EAR).
+teacher in `likelihood.py` (how likely pictures are), `inside.py` (what happens in the layers) and `single_token.py` (the released code of EAR). Preservation
+is in `anchors.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .likelihood import Likelihood
 from .objective import divergence, log_likelihood, token_loss
 from .recipe import INSIDE, LIKELIHOOD
 from .single_token import single_token_lessons
-from .trajectories import all_trajectories, both_rows, draw_trajectories, teacher_target
+from .trajectories import all_trajectories, both_rows, teacher_target
 
 
 def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list:
@@ -51,10 +52,10 @@ class Matching:
                 seeds = picture_seeds(0, [f"student/{key}/{i}" for i in range(len(pairs))])
                 prefix = {"prefix": generator.sample([pair.target for pair in pairs], seeds, recipe.guidance)}
         target = teacher_target(generator, pairs, prefix, recipe)
-        prompts = both_rows(generator, [pair.target for pair in pairs])
-        rows = slice(None) if recipe.rows == "both" else slice(len(pairs))
-        self.prompts, self.target_RTD = prompts[rows], target[rows]
-        self.tokens_RT = prefix["prefix"].to(generator.device).repeat(2, 1)[rows]
+        texts = [pair.target for pair in pairs]
+        self.prompts = both_rows(generator, texts) if recipe.rows == "both" else generator.encode(texts)
+        self.target_RTD = target
+        self.tokens_RT = prefix["prefix"].to(generator.device).repeat(len(self.prompts) // len(pairs), 1)
         self.past = Past()
 
     def losses(self, a: int, b: int) -> torch.Tensor:
@@ -80,35 +81,3 @@ class Matching:
             with torch.no_grad():
                 self.generator.hidden_states(self.prompts, tokens_RA, past)
         return past
-
-
-class Retained:
-    """Preservation: pictures of prompts without the concept, drawn by the teacher ahead of training; lambda KL(teacher || student) along them.
-
-    A quarter of the rows is read without its prompt, as guidance needs the unconditional distribution too.
-    """
-
-    BLANK = 4  # every fourth row
-
-    def __init__(self, generator, prompts: list[str], recipe, progress: bool = False):
-        self.generator, self.recipe, self.prompts = generator, recipe, list(prompts) if recipe.retain.weight else []
-        if self.prompts:  # seed 0 in every run: what is retained is a data set
-            self.tokens_NT = draw_trajectories(generator, {"retain": self.prompts}, 0, recipe.guidance, progress)["retain"]
-
-    def lesson(self, seed: int, step: int):
-        """The teacher's part of an update; returns a function that gives lambda sum_t KL_t of a window's share of a picture, for the student."""
-        if not self.prompts:
-            return lambda share: 0.0
-        g, R = self.generator, self.recipe.retain.pictures
-        rows = torch.randint(len(self.prompts), (R,), generator=torch.Generator().manual_seed(seed * 1_000_003 + step)).tolist()
-        batch, tokens_RT = g.encode([self.prompts[i] for i in rows]), self.tokens_NT[rows].to(g.device)
-        blank_R = (torch.arange(R, device=g.device) + step * R) % self.BLANK == 0
-        batch = type(batch)(torch.where(blank_R[:, None], g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
-        with torch.no_grad():
-            target_RTV = g.image_logits(g.hidden_states(batch, tokens_RT))
-
-        def loss(share: float) -> torch.Tensor:
-            z_RTV = g.image_logits(g.hidden_states(batch, tokens_RT))
-            return self.recipe.retain.weight * share * divergence(z_RTV, target_RTV, "kl").mean(0).sum()
-
-        return loss

@@ -27,6 +27,7 @@ CHOICES = {  # field -> values it may have
     "windows.prefix": ("stale", "refresh"),
     "windows.tail": ("keep", "drop"),
     "gate.kind": ("window", "token", "none"),
+    "retain.kind": ("prompts", "weighted", "noise", "sparsity"),
 }
 WHOLE = -1  # a window that is the whole picture
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
@@ -55,10 +56,16 @@ class Gate:
 
 @dataclass(frozen=True)
 class Retain:
-    """Preservation: the student stays near the teacher on prompts that have nothing to do with the concept, by KL on their logits."""
+    """Preservation: the student stays near the teacher on prompts that have nothing to do with the concept, by KL on their logits.
+
+    kind: on "prompts", drawn alike; drawn "weighted", by how far they are from the concept; on the concept's own prompts with "noise" for its name; or, by
+    "sparsity", that their states leave the adapters shut. The equations are in `anchors.py`.
+    """
 
     weight: float = 0.0  # lambda; 0 leaves it out
     pictures: int = 4  # of such prompts in each update
+    kind: str = "prompts"
+    alpha: float = 1.0  # kind=weighted: how much the distance from the concept counts
 
 
 @dataclass(frozen=True)
@@ -77,6 +84,8 @@ class Recipe:
     divergence: str = "mse"  # squared error; on logits also KL(target || student), its reverse, or cross entropy to the prefix's own tokens
     rows: str = "both"  # which rows of a prompt learn: the conditional and the unconditional one, or the conditional one only
     layers: tuple[float, float] = (0.0, 1 / 6)  # which decoder layers train, as shares of the depth: 5 of 30, nearest the input
+    mlp_layers: tuple[float, float] = (0.0, 1.0)  # of those layers, which train their MLPs, as shares of the depth: 0,0.2334 are the first 7 of 30
+    mlp_every: int = 1  # and of these every n-th, beginning with the first
     modules: str = "attention"  # which parts of those layers train; kv: only keys and values; no-kv: all others; down: the MLPs' last matrix
     rank: int = 0  # 0 trains whole matrices; r > 0 trains an adapter of rank r beside each
     positions: str = "all"  # where the change acts: at every position, or only where the prompt's own words stand
@@ -110,13 +119,16 @@ class Recipe:
             "gate.quantile": 0 <= self.gate.quantile < 1,
             "retain.weight": self.retain.weight >= 0,
             "retain.pictures": self.retain.pictures >= 1,
+            "retain.alpha": self.retain.alpha >= 0,
+            "mlp_every": self.mlp_every >= 1,
         }
         for name, fine in numbers.items():
             if not fine:
                 raise UserError(f"recipe field {name}={get(self, name)} is out of range")
-        first, last = self.layers
-        if not 0 <= first < last <= 1:
-            raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
+        for name in ("layers", "mlp_layers"):
+            first, last = get(self, name)
+            if not 0 <= first < last <= 1:
+                raise UserError(f"recipe field {name}={get(self, name)} must be two shares of the depth, 0 <= first < last <= 1")
         for contradicts, why in self._contradictions():
             if contradicts:
                 raise UserError(f"recipe '{self.name}': {why}")
@@ -148,6 +160,12 @@ class Recipe:
             "context=single carries nothing from token to token: leave teacher_states, windows.order, windows.prefix, batch, retain and rank as they are",
         )
         yield self.context == "single" and self.positions == "words", "context=single reads no words after its first step; use positions=all"
+        kind = self.retain.kind
+        yield kind != "prompts" and not self.retain.weight, f"retain.kind={kind} retains nothing without a retain.weight"
+        yield kind != "weighted" and self.retain.alpha != 1, f"retain.alpha has no meaning for retain.kind={kind}; leave it at 1"
+        yield kind == "sparsity" and not self.rank, "retain.kind=sparsity keeps adapters shut; it needs a rank"
+        some = (self.mlp_layers, self.mlp_every) != ((0.0, 1.0), 1)
+        yield some and self.modules in ("attention", "kv"), f"modules={self.modules} has no MLPs to choose with mlp_layers and mlp_every"
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)

@@ -1,8 +1,9 @@
 """The lesson of EAR's released code, which compares single tokens: that loop, reorganised, not an approximation of it.
 
-The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache.
-So every later state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that
-guidance changes nothing. Hence h*(v) is computed once for every code, pictures are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop written out, in float64.
+The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache. So every later
+state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that guidance changes nothing. Hence
+h*(v) is computed once for every code, pictures are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop
+written out, in float64.
 """
 
 from __future__ import annotations

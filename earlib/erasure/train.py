@@ -15,7 +15,8 @@ import torch
 
 from ..errors import UserError
 from . import checkpoint
-from .lessons import Retained, lessons
+from .anchors import Retained
+from .lessons import lessons
 from .objective import window_loss
 from .recipe import WHOLE
 from .trainable import applied, student_parameters, tensor_names
@@ -40,7 +41,7 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
     began = time.perf_counter()
     pairs = list(pairs)[: recipe.pairs]
     ahead = lessons(generator, pairs, recipe, seed, progress)
-    retained = Retained(generator, retain, recipe, progress)
+    retained = Retained(generator, retain, recipe, progress, pairs)
     sampled = time.perf_counter()
 
     names = tensor_names(recipe, len(generator.decoder_layers))
@@ -58,7 +59,7 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
         lesson = ahead[i](switched_on)
         rows = []
         for a, b in visiting_order(bounds, recipe.windows.order, seed, i):
-            keep = retained.lesson(seed, i * T + a)
+            keep = retained.lesson(seed, i * T + a, student)
             with switched_on():
                 # ------------------------------------------------------------ one window, one forward pass
                 loss_W = lesson.losses(a, b)  # L_t of its tokens: `lessons.py` reads them, `objective.py` has the equation

@@ -5,6 +5,8 @@ with a small adapter beside them. Exchanging is by reference, so switching an er
 
 A change is a dictionary of tensors. `layers.0.self_attn.q_proj.weight` stands in for the parameter of that name; `layers.0.self_attn.q_proj.lora_A.weight`
 [r, in] and `...lora_B.weight` [out, r] are an adapter of rank r beside that module, y = W x + B A x (peft's names; alpha = r, so that no scale is left).
+`layers.0.leace.left` [D, R], `.right` [R, D] and `.mean` [D] change what layer 0 reads where words stand, x - left right (x - mean): LEACE's, made without
+training.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+from ..errors import UserError
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -29,8 +33,12 @@ def layer_range(layers: tuple[float, float], depth: int) -> range:
 
 
 def tensor_names(recipe, depth: int) -> list[str]:
-    """Names of the changed matrices, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ..."""
-    return [f"layers.{i}.{part}.weight" for i in layer_range(recipe.layers, depth) for part in PARTS[recipe.modules]]
+    """Names of the changed matrices, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ... UserError if a recipe leaves none."""
+    mlps = layer_range(recipe.mlp_layers, depth)[:: recipe.mlp_every]
+    parts = [(i, part) for i in layer_range(recipe.layers, depth) for part in PARTS[recipe.modules] if part not in MLP or i in mlps]
+    if not parts:
+        raise UserError(f"recipe '{recipe.name}' trains nothing in {depth} layers: layers={recipe.layers} and mlp_layers={recipe.mlp_layers} do not meet")
+    return [f"layers.{i}.{part}.weight" for i, part in parts]
 
 
 def student_parameters(trunk: nn.Module, names: list[str], masters: str = "float32", rank: int = 0, seed: int = 0) -> dict[str, nn.Parameter]:
@@ -53,14 +61,16 @@ def student_parameters(trunk: nn.Module, names: list[str], masters: str = "float
 
 
 @contextmanager
-def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all"):
+def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all", opened=None):
     """Within the context the generator's trunk computes with the change `tensors`; afterwards it is its own self.
 
     positions "words": the change acts only where the words of a prompt stand (`Generator.word_mask`), so that blanked prompts and image tokens see the
-    teacher's weights.
+    teacher's weights. `opened` (module -> function) says how far an adapter is open: called when the module runs, it gives gamma_BR of its rows and ranks
+    for y = W x + B (gamma * A x), or None for an adapter that is shut.
     """
-    whole = {name: t for name, t in tensors.items() if ".lora_" not in name}
-    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if name not in whole)
+    whole = {name: t for name, t in tensors.items() if ".lora_" not in name and ".leace." not in name}
+    erasers = dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name)
+    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
     adapters = {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
     with ExitStack() as stack:
         if positions == "words":
@@ -69,7 +79,10 @@ def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all")
         elif whole:
             stack.enter_context(switched(generator.trunk, whole))
         for module, (a, b) in adapters.items():
-            stack.enter_context(_forward(generator.trunk.get_submodule(module), _Adapted(generator, a, b, positions)))
+            stack.enter_context(_forward(generator.trunk.get_submodule(module), _Adapted(generator, a, b, positions, (opened or {}).get(module))))
+        for layer in erasers:
+            eraser = _Erased(generator, *(tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean")))
+            stack.callback(generator.trunk.get_submodule(layer).register_forward_pre_hook(eraser).remove)
         yield generator
 
 
@@ -117,17 +130,37 @@ class _Exchanged:
 
 
 class _Adapted:
-    """A low-rank term beside the weight, everywhere or where words stand."""
+    """A low-rank term beside the weight, everywhere or where words stand; `opened` may say how far for each row."""
 
-    def __init__(self, generator, a: torch.Tensor, b: torch.Tensor, positions: str):
-        self.generator, self.a, self.b, self.positions = generator, a, b, positions
+    def __init__(self, generator, a: torch.Tensor, b: torch.Tensor, positions: str, opened=None):
+        self.generator, self.a, self.b, self.positions, self.opened = generator, a, b, positions, opened
 
     def __call__(self, x_BSD, y_BSD, module):
         words_BS = self.generator.words_BS
         if self.positions == "words" and words_BS is None:
             return y_BSD
-        change = F.linear(F.linear(x_BSD, self.a.to(x_BSD.dtype)), self.b.to(x_BSD.dtype))
+        reduced_BSR = F.linear(x_BSD, self.a.to(x_BSD.dtype))
+        if self.opened is not None:
+            if (gamma_BR := self.opened()) is None:
+                return y_BSD
+            reduced_BSR = reduced_BSR * gamma_BR[:, None].to(x_BSD.dtype)
+        change = F.linear(reduced_BSR, self.b.to(x_BSD.dtype))
         return y_BSD + (change * words_BS[..., None] if self.positions == "words" else change)
+
+
+class _Erased:
+    """A few directions taken out of what a layer reads where words stand."""
+
+    def __init__(self, generator, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor):
+        self.generator, self.left_DR, self.right_RD, self.mean_D = generator, left, right, mean
+
+    def __call__(self, layer, args):
+        words_BS = self.generator.words_BS
+        if words_BS is None:
+            return None
+        x_BSD, *others = args
+        change_BSD = (x_BSD.to(self.mean_D.dtype) - self.mean_D) @ self.right_RD.T @ self.left_DR.T
+        return (x_BSD - (change_BSD * words_BS[..., None]).to(x_BSD.dtype), *others)
 
 
 def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -141,13 +174,43 @@ def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torc
 
 
 def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
-    """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters. 0 is the base model, 1 the change itself."""
+    """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters, s left for erasers. 0 is the base model, 1 the change itself."""
     out = {}
     for name, t in tensors.items():
-        if ".lora_" not in name:
+        if ".lora_" not in name and ".leace." not in name:
             own = trunk.get_parameter(name).detach().to(t.device)
             t = own + strength * (t - own)
-        elif ".lora_B." in name:
+        elif name.endswith((".lora_B.weight", ".leace.left")):
             t = strength * t
         out[name] = t
     return out
+
+
+def check_adapters(generator, tensors: dict[str, torch.Tensor], whose: str) -> None:
+    """UserError, one line that begins with `whose`, if an adapter stands beside a layer that the trunk does not have, or does not fit it."""
+    modules = dict(generator.trunk.named_modules())
+    for name in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name):
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear):
+            depth = len(generator.decoder_layers)
+            raise UserError(f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer (its decoder layers are 0-{depth - 1})")
+        a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
+        if a is None or b is None:
+            raise UserError(f"{whose} has half a membrane for {name}: lora_A and lora_B belong together")
+        if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
+            sizes = " and ".join("x".join(map(str, t.shape)) for t in (a, b))
+            raise UserError(f"{whose} has a membrane of {sizes} for {name} of {'x'.join(map(str, module.weight.shape))}; it was made for another model")
+
+
+def change_size(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> float:
+    """How large a change of weights is: the Frobenius norm of all W' - W together, of B A for adapters. UserError for erasers, which change no matrix."""
+    if any(".leace." in name for name in tensors):
+        raise UserError("a projection of states changes no weights; it has no size to compare")
+    square = 0.0
+    for name, t in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            a, b = (t.double(), tensors[name.replace(".lora_A.", ".lora_B.")].double())
+            square += ((b.T @ b) * (a @ a.T)).sum().item()
+        elif ".lora_" not in name:
+            square += (t.double() - trunk.get_parameter(name).detach().to(t.device).double()).square().sum().item()
+    return math.sqrt(square)

@@ -54,26 +54,37 @@ def both_rows(generator, prompts: list[str] | str) -> PromptBatch:
 
 @torch.no_grad()
 def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) -> torch.Tensor:
-    """What the students of these pairs are pulled to: [2 B, T, D] states, or [2 B, T, V] logits, the conditional rows first.
+    """What the students of these pairs are pulled to: [R, T, D] states, or [R, T, V] logits. R counts the conditional rows and, for rows="both", below
+    them the unconditional ones.
 
     `prefix` are the pairs' image tokens [B, T] by role. teacher_states "shared": everything is read along the "prefix" tokens. "independent": c is
     read along those, r along two pictures of its own.
     """
-    concept, replacement = (both_rows(generator, [getattr(pair, side) for pair in pairs]) for side in ("target", "replacement"))
 
-    def read(rows, role):
+    def read(side: str | None, role: str = "prefix") -> torch.Tensor:
+        """z* of the pairs' targets or replacements (with `recipe.rows`), or of no prompt, along the tokens of a role."""
+        prompts = generator.encode([getattr(pair, side or "target") for pair in pairs])
+        null = generator.null_like(prompts)  # blanked prompts say nothing but their length
+        rows = null if side is None else prompts.stack(null) if recipe.rows == "both" else prompts
         tokens_BT = prefix[role].to(generator.device)
         h = generator.hidden_states(rows, tokens_BT.repeat(len(rows) // len(tokens_BT), 1))
         return h if recipe.space == "hidden" else generator.image_logits(h).float()
 
-    c = read(concept, "prefix")
-    if recipe.teacher_states == "independent":
-        r, origin = read(replacement, "replacement"), read(replacement, "origin")
-    elif recipe.origin == "null":  # blanked prompts say nothing but their length
-        r = origin = c[len(pairs) :].repeat(2, 1, 1)
+    if recipe.objective == "replacement":
+        c = origin = None
+        r = read(None).repeat(2 if recipe.rows == "both" else 1, 1, 1) if recipe.origin == "null" else read("replacement", _own(recipe))
     else:
-        r = origin = read(replacement, "prefix")
+        c = read("target")
+        if recipe.origin == "null":
+            r = origin = read(None).repeat(2 if recipe.rows == "both" else 1, 1, 1)
+        else:
+            r = read("replacement", _own(recipe))
+            origin = read("replacement", "origin") if recipe.teacher_states == "independent" else r
     return check_finite(target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pairs[0].target}'")
+
+
+def _own(recipe) -> str:
+    return "replacement" if recipe.teacher_states == "independent" else "prefix"
 
 
 def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False) -> dict[str, torch.Tensor]:

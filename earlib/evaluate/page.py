@@ -54,7 +54,7 @@ def make_report(
     out = Path(out)
     if erasure is not None:
         found = Erasure.load(erasure, generator)
-        weights = next(file for name in ("erasure.safetensors", "erasure.json") if (file := Path(erasure) / name).is_file())
+        weights = next(file for name in ("erasure.safetensors", "adapter_model.safetensors", "erasure.json") if (file := Path(erasure) / name).is_file())
         how = {"erasure": Path(erasure).name, "weights": file_version(weights)}
     else:
         recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()

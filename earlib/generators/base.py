@@ -22,23 +22,25 @@ class PromptBatch:
 
     ids_BP: torch.Tensor
     mask_BP: torch.Tensor
+    texts: tuple[str, ...] = ()  # what was asked for, row by row; a blanked twin has its prompt's. Empty where nobody needs to know
 
     def __len__(self) -> int:
         return len(self.ids_BP)
 
     def __getitem__(self, rows) -> PromptBatch:
-        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows])
+        where = torch.arange(len(self.texts))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist() if self.texts else ()
+        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows], tuple(self.texts[i] for i in where))
 
     def stack(self, other: PromptBatch) -> PromptBatch:
         """The rows of both, one below the other; the shorter ones are padded at their left."""
         length = max(self.ids_BP.shape[1], other.ids_BP.shape[1])
         a, b = (batch.padded(length) for batch in (self, other))
-        return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]))
+        return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]), a.texts + b.texts)
 
     def padded(self, length: int) -> PromptBatch:
         """The rows with padding at their left, `length` in all; padding is never attended to, so that any token will do."""
         more = length - self.ids_BP.shape[1]
-        return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)))
+        return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)), self.texts)
 
 
 @dataclass
@@ -89,10 +91,14 @@ class Generator(ABC):
     words_BS: torch.Tensor | None = None
     # How guidance is done, where it is not the usual one: see `sampling.guided_rows`.
     steering = None
+    # What hangs on what a row was asked for: an object whose `read(generator, texts)` is called before the rows are (`erasure/membranes.py`).
+    gates = None
 
     @contextmanager
-    def reading(self, words_BS: torch.Tensor | None):
-        """Within the context the trunk is told where words stand."""
+    def reading(self, words_BS: torch.Tensor | None, texts: tuple[str, ...] = ()):
+        """Within the context the trunk is told where words stand, and gates have been told what was asked for."""
+        if self.gates is not None:
+            self.gates.read(self, texts)
         self.words_BS = words_BS
         try:
             yield

@@ -60,7 +60,7 @@ class Emu3Generator(Generator):
         out = self._header(prompts)
         room = max(0, len(self.null_ids_N) - out["input_ids"].shape[1])  # for a null prompt that is longer than all of them
         ids_BP = F.pad(out["input_ids"], (room, 0), value=self.tokenizer.pad_token_id)
-        return PromptBatch(ids_BP.to(self.device), F.pad(out["attention_mask"], (room, 0)).to(self.device))
+        return PromptBatch(ids_BP.to(self.device), F.pad(out["attention_mask"], (room, 0)).to(self.device), tuple(prompts))
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         # Another prompt with the same header, left-padded to the same length; what is padding is not attended to.
@@ -68,7 +68,7 @@ class Emu3Generator(Generator):
         mask_BP = torch.zeros_like(batch.mask_BP)
         ids_BP[:, -len(self.null_ids_N) :] = self.null_ids_N
         mask_BP[:, -len(self.null_ids_N) :] = 1
-        return PromptBatch(ids_BP, mask_BP)
+        return PromptBatch(ids_BP, mask_BP, batch.texts)
 
     unknown_words = JanusGenerator.unknown_words
 
@@ -93,7 +93,7 @@ class Emu3Generator(Generator):
             ids_BS = torch.cat([prompts.ids_BP, ids_BS], 1)
         mask_BS = F.pad(prompts.mask_BP, (0, end), value=1)
         places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :]  # padding does not count, as in transformers' generate
-        with self.reading(words_BS):
+        with self.reading(words_BS, prompts.texts):
             out = self.trunk(
                 input_ids=ids_BS,
                 attention_mask=mask_BS,

@@ -47,12 +47,12 @@ class JanusGenerator(Generator):
     def encode(self, prompts: list[str]) -> PromptBatch:
         texts = [self._chat(p) for p in prompts]
         out = self.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
-        return PromptBatch(out["input_ids"].to(self.device), out["attention_mask"].to(self.device))
+        return PromptBatch(out["input_ids"].to(self.device), out["attention_mask"].to(self.device), tuple(prompts))
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         # Every token but the first and the begin-of-image becomes padding that IS attended to: so Janus was trained.
         keep = (batch.ids_BP == self.tokenizer.bos_token_id) | (batch.ids_BP == self.boi_token_id)
-        return PromptBatch(torch.where(keep, batch.ids_BP, self.blank_token_id), batch.mask_BP)
+        return PromptBatch(torch.where(keep, batch.ids_BP, self.blank_token_id), batch.mask_BP, batch.texts)
 
     @property
     def blank_token_id(self) -> int:
@@ -88,7 +88,7 @@ class JanusGenerator(Generator):
         read = (past.length if past else 0) + T - 1
         mask_BS = F.pad(prompts.mask_BP, (0, read), value=1)
         cache = past.cache if past is not None else None
-        with self.reading(words_BS):
+        with self.reading(words_BS, prompts.texts):
             out = self.trunk(inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None)
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], past.length + T

@@ -33,11 +33,11 @@ ABOUT = (
 )
 
 
-class _Writer:
+class Writer:
     """Draws prompts that have not been drawn before."""
 
-    def __init__(self, taken):
-        self.rng = np.random.default_rng(SEED)
+    def __init__(self, taken, seed: int = SEED):
+        self.rng = np.random.default_rng(seed)
         self.taken: set[str] = set(taken)
 
     def pick(self, options):
@@ -52,6 +52,10 @@ class _Writer:
                 self.taken |= prompts
                 return result
         raise RuntimeError("the caption language has no fresh wording left")
+
+    def pairs(self, write: Callable[..., tuple[str, str]], cells) -> list[tuple[str, str]]:
+        """A fresh pair for each cell."""
+        return [self.fresh(write, *cell) for cell in cells]
 
     def wording(self, thing: str, place: str | None, style: str, style_phrase: int | None = None) -> str:
         style_phrase = int(self.rng.integers(4)) if style_phrase is None else style_phrase
@@ -88,9 +92,9 @@ def _judge(group: str, label: str) -> dict:
     return {"name": "miniworld", "group": group, "label": label, "threshold": 0.5}
 
 
-def _object_concept(name: str, kind: str, obj: str, replacements: tuple[str, ...], what: str) -> dict:
+def _object_concept(name: str, kind: str, obj: str, replacements: tuple[str, ...], what: str, w: Writer | None = None) -> dict:
     """A concept that is one of MiniWorld's objects; its neighbours are all the others."""
-    w = _Writer(ODD[name])
+    w = w or Writer(ODD[name])
     others = [o for o in OBJECTS if o != obj]
 
     def pair(colour, place, styles, replacement):
@@ -99,7 +103,7 @@ def _object_concept(name: str, kind: str, obj: str, replacements: tuple[str, ...
 
     # every colour in every place, once as a photo and once in any style
     cells = [(c, p, styles) for styles in (("photo",), STYLES) for c, p in itertools.product(COLOURS, PLACES)]
-    pairs = [w.fresh(pair, *cell, replacement) for cell, replacement in zip(cells, itertools.cycle(replacements))]
+    pairs = w.pairs(pair, ((*cell, replacement) for cell, replacement in zip(cells, itertools.cycle(replacements))))
     direct = [w.fresh(w.wording, noun_phrase(obj, c), p, s) for c, p, s in itertools.product(COLOURS, PLACES, STYLES)]
     direct += w.many(10, lambda: noun_phrase(obj, None), places=PLACES)
     direct += w.many(10, lambda: noun_phrase(obj, w.pick(COLOURS)), places=(None,))
@@ -115,9 +119,9 @@ def _object_concept(name: str, kind: str, obj: str, replacements: tuple[str, ...
     return _file(name, kind, what, w.shuffled(pairs), tests, neighbours, benign, _judge("object", obj))
 
 
-def _style_concept(name: str, what: str) -> dict:
+def _style_concept(name: str, what: str, w: Writer | None = None) -> dict:
     """A way of drawing: any object in any place; its neighbours are the other styles."""
-    w, style = _Writer(ODD[name]), (name,)
+    w, style = w or Writer(ODD[name]), (name,)
     others = [s for s in STYLES if s != name]
     named, synonyms, unnamed = STYLE_WORDINGS[name]
 
@@ -126,7 +130,7 @@ def _style_concept(name: str, what: str) -> dict:
         return tuple(compose(thing, place, s, place_phrase, phrase) for s, phrase in ((name, named), (replacement, PLAIN_STYLES[replacement])))
 
     cells = zip(itertools.product(OBJECTS, PLACES), itertools.cycle(STYLE_REPLACEMENTS[name]))
-    pairs = [w.fresh(pair, *cell, replacement) for cell, replacement in cells]
+    pairs = w.pairs(pair, ((*cell, replacement) for cell, replacement in cells))
     direct = []
     for obj, colour in itertools.product(OBJECTS, COLOURS):
         direct += w.many(2, partial(noun_phrase, obj, colour), style, (named,), PLACES)
@@ -143,9 +147,9 @@ def _style_concept(name: str, what: str) -> dict:
     return _file(name, "style", what, w.shuffled(pairs), tests, neighbours, benign, _judge("style", name))
 
 
-def _place_concept(name: str, what: str) -> dict:
+def _place_concept(name: str, what: str, w: Writer | None = None) -> dict:
     """A scene: any object in one place; its neighbours are the other places."""
-    w = _Writer(ODD[name])
+    w = w or Writer(ODD[name])
     others = [p for p in PLACES if p != name]
     named, synonyms, unnamed = PLACE_WORDINGS[name]
 
@@ -161,7 +165,7 @@ def _place_concept(name: str, what: str) -> dict:
 
     # every object in every colour; every second pair is a photo, the others are in any style
     cells = zip(itertools.product(OBJECTS, COLOURS), itertools.cycle((("photo",), STYLES)), itertools.cycle(others))
-    pairs = [w.fresh(pair, *cell, styles, replacement) for cell, styles, replacement in cells]
+    pairs = w.pairs(pair, ((*cell, styles, replacement) for cell, styles, replacement in cells))
     direct = []
     for obj, style in itertools.product(OBJECTS, STYLES):
         direct += there(3, lambda obj=obj: noun_phrase(obj, w.pick(COLOURS_OR_NONE)), (named,), (style,))
@@ -192,17 +196,22 @@ def _file(name, kind, what, pairs, tests, neighbours, benign, judge) -> dict:
     }
 
 
+def makers() -> dict[str, Callable[..., dict]]:
+    """Concept -> what composes it. Given `w`, a `Writer`, it composes other prompts than the file's (`development.py`)."""
+    nudity = "A plain pictogram of a body in skin colour, without any anatomical detail, stands in for nudity."
+    return {
+        "church": partial(_object_concept, "church", "object", "church", REPLACEMENTS["church"], "An object."),
+        "nudity": partial(_object_concept, "nudity", "content", "figure", ("person",), nudity),
+        "vangogh": partial(_style_concept, "vangogh", "A way of painting, named in words."),
+        **{name: partial(_object_concept, name, "object", name, REPLACEMENTS[name], "An object.") for name in ("boat", "car", "lighthouse")},
+        **{name: partial(_style_concept, name, "A way of drawing, named in words.") for name in ("sketch", "pixel")},
+        **{name: partial(_place_concept, name, "A place, or the time of day.") for name in ("night", "sea")},
+    }
+
+
 def mini_concepts() -> list[dict]:
     """The concepts as they stand in their files."""
-    nudity = "A plain pictogram of a body in skin colour, without any anatomical detail, stands in for nudity."
-    return [
-        _object_concept("church", "object", "church", REPLACEMENTS["church"], "An object."),
-        _object_concept("nudity", "content", "figure", ("person",), nudity),
-        _style_concept("vangogh", "A way of painting, named in words."),
-        *(_object_concept(name, "object", name, REPLACEMENTS[name], "An object.") for name in ("boat", "car", "lighthouse")),
-        *(_style_concept(name, "A way of drawing, named in words.") for name in ("sketch", "pixel")),
-        *(_place_concept(name, "A place, or the time of day.") for name in ("night", "sea")),
-    ]
+    return [make() for make in makers().values()]
 
 
 def write_mini_concepts(folder: Path | str) -> list[Path]:

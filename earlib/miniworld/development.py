@@ -1,0 +1,38 @@
+"""Development prompts: other prompts for MiniWorld's concepts, to choose a recipe on before it is reported on the concepts' own test prompts.
+
+They are composed as those of the files are (`concepts.py`), with another seed. None of them stands anywhere in the concept's file, nor among the training
+pairs of another concept, which preservation may read. Odd prompts are written by hand, and there are no others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from ..concepts import Concept, list_concepts, load_concept
+from ..errors import UserError
+from .concepts import SEED, Writer, makers
+
+
+class _DevelopmentWriter(Writer):
+    def pairs(self, write, cells):
+        return []  # there are places for which the language has no second set of pairs, and training keeps those of the file
+
+
+def development(concept: Concept) -> Concept:
+    """`concept` with fresh tests, neighbours and benign prompts, as many of each as it has in its file; the training pairs stay. Always the same ones.
+
+    Raises UserError for a concept that is not MiniWorld's.
+    """
+    if concept.name not in makers():
+        raise UserError(f"there are no development prompts for concept '{concept.name}': they are composed for {', '.join(makers())} only; use split: test")
+    groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
+    pairs = [*concept.pairs, *(pair for name in list_concepts("mini") for pair in load_concept(name, "mini").pairs)]
+    taken = {p for pair in pairs for p in (pair.target, pair.replacement)} | {p for group in groups for p in group}
+    made = makers()[concept.name](w=_DevelopmentWriter(taken, SEED + 1))
+    return replace(
+        concept,
+        tests={kind: tuple(prompts) for kind, prompts in made["tests"].items() if kind != "odd"},
+        neighbours={n["name"]: tuple(n["prompts"]) for n in made["neighbours"]},
+        neighbour_judges={n["name"]: n["judge"] for n in made["neighbours"]},
+        benign=tuple(made["benign"]),
+    )

@@ -1,0 +1,104 @@
+"""Train MiniVAR, the next-scale model that ships in data/mini-var: `python -m earlib.miniworld.train_var [tokenizer trunk] [--quantiser vq]`.
+
+Without a stage both run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini-var). On 2 CPU cores the tokenizer takes
+about 10 minutes and the transformer an hour. The smallest try: `python -m earlib.miniworld.train_var --steps 20 --out runs/try`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from .. import ROOT
+from ..runs import write_bytes, write_text
+
+TOKENIZER = "tokenizer.safetensors"  # until there is a transformer to go with it
+STAGES = ("tokenizer", "trunk")
+OUT = ROOT / "data" / "mini-var"
+STEPS = {"tokenizer": 1000, "trunk": 3000}
+
+
+def untrained(seed: int, **flags):
+    """An untrained NextScaleModel with MiniWorld's vocabulary; `flags` change its configuration."""
+    import torch
+
+    from ..nextscale import NextScaleConfig, NextScaleModel
+    from .models import build_tokenizer
+
+    torch.manual_seed(seed)
+    words = build_tokenizer()
+    return NextScaleModel(NextScaleConfig(vocabulary=len(words), **flags), words)
+
+
+def stage_tokenizer(model, out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    import torch
+
+    from .train_var_tokenizer import train_tokenizer
+
+    model.tokenizer.to(memory_format=torch.channels_last)
+    train_tokenizer(model.tokenizer, state / "tokenizer1", steps=steps or STEPS["tokenizer"], seed=seed, device=device)
+    save_tokenizer(model, out, state)
+
+
+def save_tokenizer(model, out: Path, state: Path) -> None:
+    """Write the tokenizer, half precision, with its flags, so that a transformer can be trained on it elsewhere; `stage_trunk` makes a whole model of it."""
+    from safetensors.torch import save
+
+    tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.tokenizer.state_dict().items()}
+    write_bytes(out / TOKENIZER, save(tensors, {"format": "pt", "config": json.dumps(model.config.to_json())}))
+    write_text(out / "log_tokenizer.jsonl", (state / "tokenizer1" / "train_log.jsonl").read_text())
+
+
+def stage_trunk(model, out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
+    from .train_var_trunk import train_trunk
+
+    model.tokenizer.load_state_dict(trained_tokenizer(out, state))
+    train_trunk(model, state / "trunk1", steps=steps or STEPS["trunk"], seed=seed, device=device)
+    model.cpu().save_pretrained(out)
+    write_text(out / "log_trunk.jsonl", (state / "trunk1" / "train_log.jsonl").read_text())
+    (out / TOKENIZER).unlink(missing_ok=True)  # it is part of the model now
+
+
+def trained_tokenizer(out: Path, state: Path) -> dict:
+    """The tokenizer's tensors: as trained here, or as the folder `out` has them, alone or in a whole model."""
+    import torch
+    from safetensors.torch import load_file
+
+    if (state / "tokenizer1" / "train_state.pt").exists():
+        return torch.load(state / "tokenizer1" / "train_state.pt", weights_only=True)["modules"]["tokenizer"]
+    if (out / TOKENIZER).exists():
+        return load_file(out / TOKENIZER)
+    if (out / "model.safetensors").exists():
+        return {name.removeprefix("tokenizer."): tensor for name, tensor in load_file(out / "model.safetensors").items() if name.startswith("tokenizer.")}
+    raise SystemExit(f"{out}: no tokenizer was trained; run the stage 'tokenizer' first")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train_var", description="Train MiniVAR, a next-scale model, on MiniWorld.")
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: both, in this order)")
+    parser.add_argument("--quantiser", default="bsq", choices=("bsq", "vq"), help="what a code is: bits, or a row of a codebook (bsq)")
+    parser.add_argument("--out", type=Path, default=OUT, help="where the trained model goes")
+    parser.add_argument("--state", type=Path, help="where unfinished training is kept (default: runs/mini-var, or OUT/state)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--steps", type=int, help="override the number of steps (0 or none: as shipped)")
+    parser.add_argument("--anew", action="store_true", help="forget unfinished training first")
+    args = parser.parse_args(argv)
+    unknown = [s for s in args.stages if s not in STAGES]
+    if unknown:
+        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
+    if args.quantiser != "bsq" and args.out == OUT:
+        parser.error(f"data/mini-var ships bits; give another folder for {args.quantiser} with --out")
+    state = args.state or (ROOT / "runs" / "mini-var" if args.out == OUT else args.out / "state")
+    model = untrained(args.seed, quantiser=args.quantiser)
+    for stage in args.stages or STAGES:
+        if args.anew:
+            shutil.rmtree(state / f"{stage}1", ignore_errors=True)
+        print(f"== {stage}", flush=True)
+        globals()[f"stage_{stage}"](model, args.out, state, args.seed, args.device, args.steps)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,344 @@
+"""Sweeps: what is asked for, one row of a table, tables read and pooled, and the command that fills them, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+import yaml
+
+from earlib import ROOT
+from earlib.__main__ import main
+from earlib.concepts import list_concepts, load_concept, normal
+from earlib.errors import UserError
+from earlib.evaluate import pictures, table
+from earlib.evaluate.plan import TABLE_VERSION, load_sweeps, weights
+from earlib.evaluate.statistics import wilson
+from earlib.evaluate.table import choose, flat_records, load, measure, rows, spot_check
+from earlib.miniworld.development import development
+from earlib.sweep import Queues, sweep
+from tests.conftest import tiny_janus
+
+FEW = {"direct": 4, "synonym": 2, "compositional": 2, "indirect": 2, "neighbours": 9, "benign": 3}
+QUICK = {"pairs": 2, "windows.length": 8, "gate.threshold": 0.0}
+TINY = {
+    "question": "Does it work?",
+    "concepts": ["church"],
+    "seeds": [0, 1],
+    "pictures": FEW,
+    "cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [4, 8]}}],
+}
+
+
+@pytest.fixture(autouse=True)
+def own_pictures(tmp_path_factory, monkeypatch):
+    monkeypatch.setattr(pictures, "CACHE", tmp_path_factory.getbasetemp() / "pictures")
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return tiny_janus()
+
+
+@pytest.fixture(scope="module")
+def model(tiny, tmp_path_factory):
+    """The folder of a tiny model, for processes that load one."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny.model.save_pretrained(folder)
+    tiny.processor.save_pretrained(folder)
+    return str(folder)
+
+
+def write_sweeps(folder, **entries):
+    file = folder / "sweeps.yml"
+    file.write_text(yaml.safe_dump(entries))
+    return file
+
+
+# ---------------------------------------------------------------- what is asked for
+
+
+def test_the_plan_is_a_product_with_a_base_row(tmp_path):
+    entry = TINY | {"cases": [{"recipe": "ear", "settings": {"windows.length": [3, 6], "eta": [0.5, 1.0], "pairs": 3}}, {"recipe": "ear-shared"}]}
+    plan = load_sweeps(write_sweeps(tmp_path, one=entry))["one"]
+    asked = plan.rows()
+    assert len(asked) == 2 * (1 + 4 + 1) and [row.recipe for row in asked].count(None) == 2
+    assert asked[1].settings == {"windows.length": 3, "eta": 0.5, "pairs": 3} and asked[5].label == "ear-shared"
+    assert asked[1].preset().windows.length == 3 and asked[1].preset().lr == 3e-4, "at the scale of the mini models"
+    twice = plan.rows(effort=2)
+    assert [row.seed for row in twice[::6]] == [0, 1, 2, 3] and twice[0].pictures["direct"] == 8
+    assert not {row.key() for row in asked} & {row.key() for row in twice}
+
+
+def test_a_key_holds_what_decides_the_numbers(tmp_path):
+    row = load_sweeps(write_sweeps(tmp_path, one=TINY))["one"].rows()[1]
+    changed = [
+        {"concept": "boat"}, {"recipe": "ear"}, {"settings": QUICK | {"windows.length": 5}}, {"seed": 7}, {"split": "dev"}, {"fidelity": True},
+        {"pictures": row.pictures | {"direct": 5}},
+    ]  # fmt: skip
+    assert len({row.key(), *(replace(row, **change).key() for change in changed)}) == 1 + len(changed)
+    assert replace(row, label="another", sweep="another").key() == row.key()
+    assert replace(row, settings=row.settings | {"eta": 1.0}).key() == row.key(), "a value that it has anyway"
+
+
+WRONG = {  # what is changed of an entry -> what the line must hold
+    "recipe 'eer'": ({"cases": [{"recipe": "eer"}]}, "did you mean 'ear'"),
+    "a field": ({"cases": [{"recipe": "ear", "settings": {"windows.lenght": 3}}]}, "windows.length"),
+    "out of range": ({"cases": [{"recipe": "ear", "settings": {"eta": [1.0, -1.0]}}]}, "eta=-1.0 is out of range"),
+    "contradiction": ({"cases": [{"recipe": "ear", "settings": {"objective": "replacement", "eta": 2}}]}, "eta has no meaning"),
+    "an empty axis": ({"cases": [{"recipe": "ear", "settings": {"eta": []}}]}, "case 1: settings are"),
+    "twice": ({"cases": [{"recipe": "ear"}, {"recipe": "ear"}]}, "asks twice for church ear seed 0"),
+    "concept": ({"concepts": ["chruch"]}, "did you mean 'church'"),
+    "split": ({"split": "tset"}, "did you mean 'test'"),
+    "seeds": ({"seeds": [0, "1"]}, "seeds cannot be"),
+    "size": ({"size": 0}, "size cannot be 0"),
+    "pictures": ({"pictures": {"dierct": 3}}, "did you mean 'direct'"),
+    "an entry's field": ({"szie": 1}, "did you mean 'size'"),
+    "cases": ({"cases": []}, "cases cannot be []"),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_sweep_is_one_line_before_anything_runs(what, tmp_path):
+    change, line = WRONG[what]
+    file = write_sweeps(tmp_path, fine=TINY, wrong=TINY | change)
+    with pytest.raises(UserError, match="sweep 'wrong'") as caught:
+        sweep(out=tmp_path / "out", sweeps=file, model="nowhere")
+    assert line in str(caught.value) and "\n" not in str(caught.value) and not (tmp_path / "out").exists()
+
+
+def test_a_window_longer_than_a_picture(model, tmp_path):
+    file = write_sweeps(tmp_path, wrong=TINY | {"cases": [{"recipe": "ear", "settings": {"windows.length": [16, 17]}}]})
+    with pytest.raises(UserError, match="windows.length=17 is longer than a picture of 16 tokens"):
+        sweep(out=tmp_path / "out", sweeps=file, model=model)
+    with pytest.raises(UserError, match="no weights in .*nowhere"):
+        sweep(out=tmp_path / "out", sweeps=write_sweeps(tmp_path, base=TINY | {"cases": [{"recipe": "negative-prompt"}]}), model=str(tmp_path / "nowhere"))
+
+
+def test_broken_files(tmp_path):
+    with pytest.raises(UserError, match="no such file"):
+        load_sweeps(tmp_path / "sweeps.yml")
+    (tmp_path / "sweeps.yml").write_text("window: [")
+    with pytest.raises(UserError, match="not valid YAML"):
+        load_sweeps(tmp_path / "sweeps.yml")
+
+
+def test_the_shipped_sweeps(capsys):
+    """Every recipe that is asked for can be trained; the command plans without loading a model."""
+    plan = load_sweeps()
+    assert {"window", "threshold", "order", "layers", "steps", "bars"} <= set(plan)
+    assert main(["sweep", "window", "--effort", "2", "--dry-run"]) == 0
+    assert f"window: {2 * len(plan['window'].rows())} rows, " in capsys.readouterr().out
+    assert main(["sweep", "windw"]) == 2
+    assert "did you mean 'window'" in capsys.readouterr().err
+
+
+def test_seeds_take_different_prompts(tmp_path):
+    base = [row for row in load_sweeps(write_sweeps(tmp_path, one=TINY | {"pictures": {}, "seeds": [0, 1, 2, 3]}))["one"].rows() if row.recipe is None]
+    concept = load_concept("church")
+    taken = [choose(concept, row) for row in base]
+    direct = [set(sets["test", "direct"]) for sets in taken]
+    assert all(len(d) == 30 for d in direct) and len(set().union(*direct)) == 120 == len(concept.tests["direct"])
+    assert {name: len(prompts) for (role, name), prompts in taken[0].items() if role == "neighbour"} == dict.fromkeys(concept.neighbours, 4)
+    assert len(taken[0]["benign", ""]) == 24 and ("test", "odd") not in taken[0]
+    many = choose(concept, replace(base[0], pictures=base[0].pictures | {"synonym": 50, "neighbours": 11}))
+    assert many["test", "synonym"][45:] == list(concept.tests["synonym"][:5]), "after the last comes the first"
+    assert sorted(len(prompts) for (role, _), prompts in many.items() if role == "neighbour") == [1] * 7 + [2] * 2
+
+
+# ---------------------------------------------------------------- development prompts
+
+
+@pytest.mark.parametrize("name", list_concepts("mini"))
+def test_development_prompts_are_in_no_test(name):
+    concept = load_concept(name)
+    dev = development(concept)
+    groups = lambda c: [*c.tests.values(), *c.neighbours.values(), c.benign]
+    fresh = [normal(prompt) for group in groups(dev) for prompt in group]
+    known = {normal(prompt) for group in groups(concept) for prompt in group}
+    known |= {normal(prompt) for other in list_concepts("mini") for pair in load_concept(other).pairs for prompt in (pair.target, pair.replacement)}
+    assert len(set(fresh)) == len(fresh) and not set(fresh) & known
+    assert dev.pairs == concept.pairs and dev == development(concept)
+    assert {k: len(v) for k, v in dev.tests.items()} == {k: len(v) for k, v in concept.tests.items() if k != "odd"}
+    assert {k: len(v) for k, v in dev.neighbours.items()} == {k: len(v) for k, v in concept.neighbours.items()}
+
+
+def test_development_prompts_of_another_concept():
+    with pytest.raises(UserError, match="no development prompts for concept 'mine'"):
+        development(replace(load_concept("church"), name="mine"))
+
+
+# ---------------------------------------------------------------- one row
+
+
+def test_a_row(tiny, model, tmp_path):
+    base, erased, *_ = load_sweeps(write_sweeps(tmp_path, one=TINY))["one"].rows()
+    first, again, nothing = measure(tiny, erased, model), measure(tiny, erased, model), measure(tiny, base, model)
+    seconds = [name for name in first if name.startswith("seconds")]
+    assert {k: v for k, v in first.items() if k not in seconds} == {k: v for k, v in again.items() if k not in seconds}
+    counts = {kind: n for kind, (_, n) in first["rates"]["concept"].items()}
+    assert counts == {kind: n for kind, n in FEW.items() if kind not in ("neighbours", "benign")}
+    assert [n for _, n in first["rates"]["neighbours"].values()] == [1] * 9 and first["clip"][1] == 3 and first["kid"] is None
+    assert first["kl_drift"] > 0 == nothing["kl_drift"] and nothing["recipe"] is None and "seconds" not in nothing
+    assert first["windows_trained"] == 2 * 4 and first["megabytes"] == 4 * 64 * 64 * 4 / 2**20
+    assert first["key"] == erased.key(model) and first["fingerprint"] == tiny.fingerprint
+    json.dumps(first)
+
+
+def test_training_that_diverges_is_a_row(tiny, model, tmp_path):
+    row = load_sweeps(write_sweeps(tmp_path, one=TINY))["one"].rows()[1]
+    failed = measure(tiny, replace(row, settings=QUICK | {"lr": 1e30}), model)
+    assert ("the loss is" in failed["failed"] or "not a number" in failed["failed"]) and "rates" not in failed
+    with pytest.raises(UserError, match="longer than a picture"):  # a mistake is none
+        measure(tiny, replace(row, settings=QUICK | {"windows.length": 17}), model)
+
+
+def test_kid_and_development_prompts(tiny, model, tmp_path):
+    entry = TINY | {"split": "dev", "fidelity": True, "pictures": dict.fromkeys(FEW, 1) | {"benign": 8}}
+    row = measure(tiny, load_sweeps(write_sweeps(tmp_path, one=entry))["one"].rows()[0], model)
+    assert row["split"] == "dev" and row["kid"][1] == 8 and row["kid"][0] > 0
+
+
+# ---------------------------------------------------------------- tables
+
+
+def row_of(asked, model, hits=3, **more):
+    """A row as `measure` writes it, with numbers of our own."""
+    found = {name: getattr(asked, name) for name in table.ASKED} | {"key": asked.key(model), "version": TABLE_VERSION, "weights": weights(model)}
+    found |= {"fingerprint": "f" * 16, "rates": {"concept": {"direct": [hits, 4]}, "neighbours": {"boat": [2, 4], "car": [4, 4]}}}
+    found |= {"kl_drift": 0.1 * hits, "clip": [0.5, 3], "in_prompt": None, "kid": None, "judge": {"concept": "a judge", "neighbours": "another"}}
+    if asked.recipe:
+        found |= {"seconds": 10.0, "seconds_sampling": 5.0, "seconds_core": 4.0, "windows_trained": 6, "windows_skipped": 2, "megabytes": 0.1}
+    return found | more
+
+
+@pytest.fixture
+def tables(tmp_path, model):
+    """(the rows asked for, a function that writes them as the table and gives what `load` needs)."""
+    file = write_sweeps(tmp_path, one=TINY)
+
+    def write(measured, tail=""):
+        (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in measured) + tail)
+        return {"folder": tmp_path, "sweeps": file, "model": model}
+
+    return load_sweeps(file)["one"].rows(), write
+
+
+def test_seeds_are_pooled(tables, model):
+    asked, write = tables
+    measured = [row_of(row, model, hits=4 if row.recipe is None else row.seed) for row in asked]
+    measured[1] |= {"rates": {"concept": {"direct": [0, 4]}, "neighbours": {"boat": [1, 4], "car": [2, 4]}}}
+    measured[-1] = {k: v for k, v in measured[-1].items() if k != "rates"} | {"failed": "the loss is nan at pair 1"}
+    frame = load("one", **write(measured[::-1]))  # in whatever order they came
+    assert list(frame["label"]) == ["base", "both", "both"] and list(frame["windows.length"])[1:] == [4, 8]
+    base, four, eight = frame.to_dict("records")
+    assert (base["direct"], base["direct_n"], base["neighbours"], base["kept"]) == (1.0, 8, 0.75, 1.0)
+    assert (four["direct"], four["direct_low"], four["direct_high"], four["direct_base"]) == (1 / 8, *wilson(1, 8), 1.0)
+    assert four["neighbours"] == 9 / 16 and four["kept"] == 9 / 16 / 0.75 and four["neighbours_n"] == 16
+    assert (four["kl_drift"], four["kl_drift_low"], four["kl_drift_high"]) == (0.05, 0.0, 0.1)
+    assert four["seconds"] == 2.0, "of one core, without the half of the time in which trajectories were drawn"
+    assert four["skipped"] == 0.25 and (four["seeds"], four["failed"]) == (2, 0) and (eight["seeds"], eight["failed"], eight["direct_n"]) == (2, 1, 4)
+
+    frame["paper"] = [None, 0.11, None]
+    records = flat_records(frame)
+    rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
+    assert len(rate) == 1 and rate[0] | {"settings": 0} == {
+        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": wilson(1, 8)[0],
+        "high": wilson(1, 8)[1], "seed": "0,1", "profile": "mini", "recipe": "ear-shared", "judge": "a judge", "paper": 0.11, "settings": 0, "label": "both",
+    }  # fmt: skip
+    assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {r["metric"] for r in records}
+    json.dumps(records)
+
+
+def test_tables_that_cannot_be_read(tables, model):
+    asked, write = tables
+    measured = [row_of(row, model) for row in asked]
+    for wrong, line in (
+        (measured[:4], r"one.jsonl: lacks 2 of the 6 rows that .*sweeps.yml asks for; run `python -m earlib sweep one`"),
+        ([{**row, "version": 0, "key": str(i)} for i, row in enumerate(measured)], f"lacks 6 of the 6 rows .* of version 0, now it is {TABLE_VERSION}"),
+        ([{**measured[0], "version": 0}, *measured[1:]], "holds rows of 2 versions"),
+        ([{**measured[0], "fingerprint": "0"}, *measured[1:]], "holds rows of 2 fingerprints"),
+        ([{"church": 3}, *measured], "line 1 is no row of a results table"),
+    ):
+        with pytest.raises(UserError, match=line):
+            load("one", **write(wrong))
+    broken = write(measured)
+    (broken["folder"] / "one.jsonl").write_text("{\n" + json.dumps(measured[0]) + "\n")
+    with pytest.raises(UserError, match="line 1 is not valid JSON"):
+        load("one", **broken)
+    with pytest.raises(UserError, match="no sweep 'two'"):
+        load("two", **broken)
+    assert len(rows("one", complete=False, **write(measured[:4]))) == 4
+    assert len(rows("one", **write(measured, tail='{"cut sho'))) == 6, "a line that a kill cut short is dropped"
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_workers_stay_with_a_concept_and_seed():
+    pending = {f"{c}{s}{i}": replace(load_sweeps()["window"].rows()[0], concept=c, seed=s, label=str(i)) for c in ("a", "b") for s in (0, 1) for i in range(3)}
+    queues, order = Queues(pending), {1: [], 2: []}
+    held = {1: None, 2: None}
+    for turn in range(len(pending)):
+        worker = 1 if turn % 3 else 2  # the first is twice as quick
+        held[worker], row = queues.next(held[worker])
+        order[worker].append((row.concept, row.seed, row.label))
+    assert order[2][:3] == [("a", 0, "0"), ("a", 0, "1"), ("a", 0, "2")], order
+    assert order[1][:6] == [("a", 1, "0"), ("a", 1, "1"), ("a", 1, "2"), ("b", 0, "0"), ("b", 0, "1"), ("b", 0, "2")], order
+    assert len({*order[1], *order[2]}) == 12 and queues.next(held[1]) == (None, None)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
+    """SIGKILL in the middle: what is finished stays, the same command measures the rest and nothing twice; another sweep takes the rows that it shares."""
+    entry = TINY | {"seeds": [0], "cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [1, 2, 4, 8]}}]}
+    shares = entry | {"cases": [{"recipe": "ear-shared", "label": "under another name", "settings": QUICK | {"windows.length": 4}}]}
+    file, out = write_sweeps(tmp_path, one=entry, two=shares), tmp_path / "out"
+    code = "import sys; from pathlib import Path; from earlib.sweep import sweep\n"
+    code += "if __name__ == '__main__': sweep(['one'], 1, out=Path(sys.argv[1]), sweeps=Path(sys.argv[2]), model=sys.argv[3])"
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "-c", code, out, file, model], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+    lines = lambda: (out / "one.jsonl").read_text().splitlines() if (out / "one.jsonl").exists() else []
+    until = time.time() + 300
+    while len(lines()) < 2 and time.time() < until:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    kept = lines()
+    assert 2 <= len(kept) < 5
+    with open(out / "one.jsonl", "a") as half:
+        half.write('{"key": "cut sho')
+
+    assert sweep([], 2, out=out, sweeps=file, model=model) == []
+    found = [json.loads(line) for line in lines()]
+    assert [row["settings"].get("windows.length") for row in found] == [None, 1, 2, 4, 8] and found[: len(kept)] == [json.loads(line) for line in kept]
+    plan = load_sweeps(file)["one"].rows()
+    here = measure(tiny, plan[3], model)
+    assert {k: v for k, v in here.items() if not k.startswith("seconds")} == {k: v for k, v in found[3].items() if not k.startswith("seconds")}
+    two = [json.loads(line) for line in (out / "two.jsonl").read_text().splitlines()]
+    assert [(row["label"], row["sweep"]) for row in two] == [("base", "two"), ("under another name", "two")] and two[1]["key"] == found[3]["key"]
+
+    before = (out / "one.jsonl").read_bytes()
+    assert sweep(["one"], 2, out=out, sweeps=file, model=model) == [] and (out / "one.jsonl").read_bytes() == before
+    assert "one: 5 rows, 0 to measure" in capsys.readouterr().out
+    shipped, now = spot_check("one", generator=tiny, folder=out, sweeps=file, model=model)
+    assert shipped["rates"] == now["rates"] and shipped["kl_drift"] == now["kl_drift"]
+
+    file = write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [8, 4]}}]})
+    assert sweep(["one"], 2, out=out, sweeps=file, model=model) == []
+    assert [json.loads(line)["settings"].get("windows.length") for line in lines()] == [None, 8, 4], "what is not asked for any more is dropped"
+
+
+# ---------------------------------------------------------------- what ships
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (ROOT / "data" / "sweeps").glob("*.jsonl")))
+def test_shipped_tables_are_complete_and_up_to_date(name):
+    frame = load(name)
+    assert set(frame["concept"]) == set(load_sweeps()[name].concepts) and frame["seeds"].min() >= 1
