@@ -25,6 +25,8 @@ _HOME = {  # public name -> module that holds it
     "Erasure": "erasure.store",
     "NoErasure": "erasure.store",
     "erase": "erasure",
+    "compose": "erasure.membranes",
+    "Transport": "erasure.membranes",
     "make_report": "evaluate.page",
     "veil": "evaluate.veil",
     "load_judge": "evaluate.judges",

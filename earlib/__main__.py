@@ -26,6 +26,8 @@ def generate(args) -> None:
     from .album import draw_pictures, plan_pictures
 
     plan = plan_pictures(args.prompts, args.out, args.shard)
+    if args.by_prompt and not args.erasure:
+        raise UserError("--by-prompt opens what --erasure names; give one")
     generator, erasure = _load(args)
     _warn_of_unknown_words(generator, plan.texts)
     drawn = draw_pictures(plan, generator, erasure, args.seed, args.guidance, args.batch_size)
@@ -178,9 +180,11 @@ def _concept_of_mini(args):
 
 def _load(args):
     """Generator and erasure (one that changes nothing, if none was asked for)."""
-    folder = getattr(args, "erasure", None)
-    if folder and not (folder.is_file() if folder.suffix == ".pt" else folder.is_dir()):
-        raise UserError(f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt file of the EAR authors")
+    folders = getattr(args, "erasure", None) or []
+    folders = folders if isinstance(folders, list) else [folders]
+    for folder in folders:
+        if not (folder.is_file() if folder.suffix == ".pt" else folder.is_dir()):
+            raise UserError(f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt file of the EAR authors")
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
@@ -188,7 +192,15 @@ def _load(args):
     from .generators import load_generator
 
     generator = load_generator(args.model, device=args.device, dtype=args.dtype)
-    return generator, Erasure.load(folder, generator) if folder else NoErasure()
+    erasures = [Erasure.load(folder, generator) for folder in folders]
+    by_prompt = getattr(args, "by_prompt", False)
+    if len(erasures) < 2 and not by_prompt:
+        return generator, erasures[0] if erasures else NoErasure()
+    from .concepts import load_concept
+    from .erasure.membranes import Transport, compose, names_of
+
+    transport = Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None) if by_prompt else None
+    return generator, compose(erasures, transport=transport)
 
 
 def _warn_of_unknown_words(generator, prompts: list[str]) -> None:

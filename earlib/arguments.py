@@ -91,7 +91,9 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="one prompt a line, or JSON lines with key and prompt")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for KEY.png and index.jsonl")
     sub.add_argument("--seed", type=_seed, default=0)
-    sub.add_argument("--erasure", type=Path, metavar="DIR", help="an erasure to switch on: its folder, or a .pt file of the EAR authors")
+    about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; given several times, adapters are composed"
+    sub.add_argument("--erasure", type=Path, action="append", metavar="DIR", help=about)
+    sub.add_argument("--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept")
     sub.add_argument("--guidance", type=_guidance, metavar="SCALE", help="default: the model's own")
     sub.add_argument("--batch-size", type=_count, metavar="N", help="pictures at a time, changes no picture; default: 64, on a GPU what fits")
     sub.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="draw part K of N; run once more without it to join the parts' indexes")

@@ -211,6 +211,27 @@ def test_one_interface_with_an_erasure(generator, church, boat):
             refused()
 
 
+def test_on_the_command_line(mini, tmp_path, capsys):
+    """Several erasures are composed; --by-prompt opens each by the words of a prompt."""
+    from PIL import Image
+
+    from earlib.__main__ import main
+
+    for seed, concept in enumerate(("church", "boat")):
+        membrane(mini, concept, seed, size=2).save(tmp_path / concept)
+    (tmp_path / "prompts.txt").write_text("a church\na red tree\n")
+    flags = ["--erasure", str(tmp_path / "church"), "--erasure", str(tmp_path / "boat")]
+    files = {}
+    for name, more in {"base": [], "all": flags, "asked": [*flags, "--by-prompt"]}.items():
+        assert main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / name), "--device", "cpu", *more]) == 0
+        files[name] = {f.name: Image.open(f).tobytes() for f in (tmp_path / name).glob("*.png")}
+    tree = next(name for name in files["base"] if "tree" in name)
+    assert files["asked"][tree] == files["base"][tree] != files["all"][tree]
+    assert all(files["asked"][name] != files["base"][name] for name in files["base"] if name != tree)
+    assert main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "no"), "--by-prompt"]) == 2
+    assert "--by-prompt opens what --erasure names" in capsys.readouterr().err
+
+
 # ---------------------------------------------------------------- peft's files
 
 

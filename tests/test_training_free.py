@@ -83,7 +83,7 @@ def test_a_null_concept_changes_nothing(generator, name):
     assert (draw(generator, PROMPTS, erasure=nothing, progress=False) == draw(generator, PROMPTS, progress=False)).all()
 
 
-@pytest.mark.parametrize("name", NAMES[2:])
+@pytest.mark.parametrize("name", ["uce", "leace"])
 def test_the_recipe_s_strength_is_that_of_on(generator, erasures, name):
     """A recipe of strength s stores what `on` makes of strength s."""
     weak = erase(generator, CONCEPT, with_settings(recipe(name), {"strength": 0.25}), progress=False)

@@ -59,7 +59,7 @@ def over_updates(panels: dict):
             ends = [erased.kl_drift - erased.kl_drift_low, erased.kl_drift_high - erased.kl_drift]
             below.errorbar(erased.updates, erased.kl_drift, yerr=ends, marker="^", label=f"drift, {name} varied", **_style(INK, True, hollow))
         above.set(title=title, ylim=(-3, 103), xscale="log")
-        below.set_ylim(bottom=0)
+    axes[1, 0].set_ylim(bottom=0)  # shared by all, once all is drawn
     axes[1, 0].set_ylabel("KL drift (nats a token)")
     _finish(fig, axes, axes.size, "updates (Adam steps) of a run")
     return fig
@@ -145,4 +145,4 @@ def _finish(fig, axes, used: int, xlabel: str, ylabel: str = "seen by the judge 
     found = {label: handle for axis in axes.flat for handle, label in zip(*axis.get_legend_handles_labels())}
     axes[0, 0].set_ylabel(ylabel)
     fig.supxlabel(xlabel, fontsize=10)
-    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=min(5, len(found)), fontsize=8)
+    fig.legend(found.values(), found.keys(), loc="outside upper center", ncols=len(found) if len(found) <= 5 else 3, fontsize=8)

@@ -1,7 +1,7 @@
 """Train MiniVAR, the next-scale model that ships in data/mini-var: `python -m earlib.miniworld.train_var [tokenizer trunk] [--quantiser vq]`.
 
-Without a stage both run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini-var). On 2 CPU cores the tokenizer takes
-about 10 minutes and the transformer an hour. The smallest try: `python -m earlib.miniworld.train_var --steps 20 --out runs/try`.
+Without a stage both run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini-var).
+The smallest try: `python -m earlib.miniworld.train_var --steps 20 --out runs/try`.
 """
 
 from __future__ import annotations
