@@ -64,7 +64,7 @@ def costs(frame, concept: str):
 
     rows = {}
     for row in frame[frame.concept == concept].sort_values(["recipe"], na_position="first", kind="stable").to_dict("records"):
-        name = row["label"]
+        name, trained = row["label"], pd.notna(row["recipe"])
         if row.get("direct") is None or row["failed"] == row["seeds"]:
             rows[name] = {"concept": f"diverged in {row['failed']} of {row['seeds']} runs"}
             continue
@@ -75,9 +75,9 @@ def costs(frame, concept: str):
             "neighbours": _percent(row, "neighbours"),
             "KID": f"{row['kid']:.3f}",
             "CLIP": f"{row['clip']:.3f}",
-            "KL drift": f"{row['kl_drift']:.3f}" if row["recipe"] else "",
-            "seconds": f"{row['seconds']:.0f}" if row["recipe"] else "",
-            "MB": f"{row['megabytes']:.2f}" if row["recipe"] else "",
+            "KL drift": f"{row['kl_drift']:.3f}" if trained else "",
+            "seconds": f"{row['seconds']:.0f}" if trained else "",
+            "MB": f"{row['megabytes']:.2f}" if trained else "",
             "n": f"{row['direct_n']:.0f} / {row['neighbours_n']:.0f}",
         }
     return pd.DataFrame(rows).T.fillna("").rename_axis("recipe")
@@ -156,7 +156,7 @@ def by_wording(frame, concepts, recipes, kinds=("direct", "synonym", "compositio
         axis.grid(axis="y", visible=False)
     axes[0, 0].set_yticks(range(len(recipes)), recipes)
     axes[0, 0].invert_yaxis()
-    axes[0, -1].legend(loc="lower right", fontsize=8)
+    fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), fontsize=8)
     return fig
 
 
