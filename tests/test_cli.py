@@ -220,7 +220,7 @@ def painter(monkeypatch):
         return tokens.to(torch.uint8)[:, :, None, None].expand(-1, -1, 4, 3).numpy()
 
     monkeypatch.setattr(sampling, "sample_batches", sample_batches)
-    return SimpleNamespace(calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16, decode=decode)
+    return SimpleNamespace(calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16, decode=decode, steering=None, gates=None)
 
 
 def test_pictures_are_drawn_once(place, painter):

@@ -18,7 +18,7 @@ from earlib.erasure.membranes import Transport, compose, names_of, pooled_state
 from earlib.erasure.peft_files import read_peft, write_peft
 from earlib.erasure.presets import recipe
 from earlib.erasure.store import Erasure
-from earlib.erasure.trainable import applied, change_size, layer_range, student_parameters, tensor_names
+from earlib.erasure.trainable import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
 from earlib.errors import UserError
 from earlib.generators import draw, picture_seeds
 from earlib.memory import KNOWN, trained_parameters
@@ -477,6 +477,4 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
 def test_layers_without_a_choice_are_what_they_were():
     for modules in ("attention", "mlp", "both", "kv", "no-kv", "down"):
         r = recipe("obliviate", modules=modules)
-        from earlib.erasure.trainable import PARTS
-
         assert tensor_names(r, 8) == [f"layers.{i}.{part}.weight" for i in layer_range(r.layers, 8) for part in PARTS[modules]]
