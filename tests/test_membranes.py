@@ -20,6 +20,7 @@ from earlib.erasure.presets import recipe
 from earlib.erasure.store import Erasure
 from earlib.erasure.trainable import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
 from earlib.errors import UserError
+from earlib.evaluate import composition
 from earlib.generators import draw, picture_seeds
 from earlib.memory import KNOWN, trained_parameters
 
@@ -94,6 +95,22 @@ def test_the_released_shortcut_is_no_sum(generator, church, boat):
     torch.testing.assert_close(shortcut, squares + cross)
     assert (shortcut - equation).norm() > 0.3 * equation.norm() and cross.norm() > 0.1 * equation.norm()
     torch.testing.assert_close((gammas[0] * b[0]) @ (gammas[0] * a[0]), gammas[0] ** 2 * product(church))  # even of one concept
+
+
+def test_the_chapters_measures_of_composition(generator, church):
+    """Sizes are those of whole matrices; what is composed departs from the sum of its parts by rounding; equal changes are alike, unrelated ones not."""
+    car, gammas = membrane(generator, "car", 3), (0.5, 0.8)
+    dense = lambda strengths: sum(sum(s * product(e, m) for s, e in zip(strengths, (church, car))).square().sum() for m in modules).sqrt().item()
+    modules = sorted({name.rpartition(".lora_")[0] for name in church.tensors})
+    found = composition.sizes(generator, [church, car], gammas)
+    assert found["sum"] == pytest.approx(dense(gammas), rel=1e-5)
+    mixed = composition.shortcut([church, car], gammas)
+    parts = sum((product(mixed, m) - 0.5 * product(church, m) - 0.8 * product(car, m)).square().sum() for m in modules)
+    assert found["difference"] == pytest.approx(parts.sqrt().item(), rel=1e-5) and found["cross"] > 0.1 * found["sum"]
+    assert composition.sizes(generator, [church, car], (0.5, 0))["cross"] == pytest.approx(0, abs=1e-5)
+    assert composition.departure(generator, [church, car], gammas) < 1e-6
+    same = dataclasses.replace(church, concept="again")
+    assert composition.likeness(generator, church, same) == pytest.approx(1) and abs(composition.likeness(generator, church, car)) < 0.3
 
 
 def test_merged_and_saved_is_active(generator, church, boat, tmp_path):
@@ -270,7 +287,8 @@ def test_words_only_is_not_written_as_what_it_is_not(generator, tmp_path):
 
 
 def test_peft_itself_computes_the_same(generator, church, boat, tmp_path):
-    peft = pytest.importorskip("peft")
+    import peft  # seconds, and one test wants it
+
     both = compose([church, boat], [1, 0.5]).together()
     both.save(tmp_path)
     wrapped = peft.PeftModel.from_pretrained(tiny_janus().trunk, str(tmp_path))

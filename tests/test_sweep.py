@@ -13,15 +13,18 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from earlib import ROOT
+from earlib import ROOT, compose, erase
 from earlib.__main__ import main
 from earlib.concepts import list_concepts, load_concept, normal
+from earlib.erasure.trainable import change_size
+from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
-from earlib.evaluate import pictures, table
-from earlib.evaluate.plan import TABLE_VERSION, load_sweeps, weights
+from earlib.evaluate import composition, pictures, table
+from earlib.evaluate.plan import TABLE_VERSION, concept_of, load_sweeps, weights
 from earlib.evaluate.statistics import wilson
 from earlib.evaluate.table import choose, flat_records, load, measure, rows, spot_check
-from earlib.miniworld.development import development
+from earlib.evaluate.together import telling_words
+from earlib.miniworld.development import development, nonsense
 from earlib.sweep import Queues, sweep
 from tests.conftest import tiny_janus
 
@@ -101,6 +104,12 @@ WRONG = {  # what is changed of an entry -> what the line must hold
     "pictures": ({"pictures": {"dierct": 3}}, "did you mean 'direct'"),
     "an entry's field": ({"szie": 1}, "did you mean 'size'"),
     "cases": ({"cases": []}, "cases cannot be []"),
+    "a part": ({"concepts": ["church", "church+baot"]}, "unknown concept 'baot'; did you mean 'boat'"),
+    "no part": ({"concepts": ["church+"]}, "unknown concept ''"),
+    "a part twice": ({"concepts": ["church+boat+church"]}, "'church+boat+church' joins one with itself; name each once"),
+    "parts and KID": ({"concepts": ["church+boat"], "fidelity": True}, "'church+boat' is 2; leave it out"),
+    "form": ({"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]}, "unknown erasure.form 'compsed'; did you mean 'composed'"),
+    "no adapter": ({"cases": [{"recipe": "ear", "settings": {"erasure.transport": ["none", "overlap"]}}]}, "give it a rank"),
 }
 
 
@@ -174,6 +183,16 @@ def test_development_prompts_of_another_concept():
         development(replace(load_concept("church"), name="mine"))
 
 
+def test_nonsense_changes_what_trains_and_nothing_else():
+    church = load_concept("church", "mini")
+    blick = nonsense(church)
+    assert replace(blick, pairs=church.pairs, words=church.words) == church
+    assert name_of(blick) == "blick" and not any("church" in pair.target for pair in blick.pairs)
+    assert [pair.target.replace("blick", "church") for pair in blick.pairs] == [pair.target for pair in church.pairs]
+    with pytest.raises(UserError, match="the pairs of concept 'vangogh' do not all have the word 'vangogh'"):
+        nonsense(load_concept("vangogh", "mini"))
+
+
 # ---------------------------------------------------------------- one row
 
 
@@ -203,6 +222,80 @@ def test_kid_and_development_prompts(tiny, model, tmp_path):
     entry = TINY | {"split": "dev", "fidelity": True, "pictures": dict.fromkeys(FEW, 1) | {"benign": 8}}
     row = measure(tiny, load_sweeps(write_sweeps(tmp_path, one=entry))["one"].rows()[0], model)
     assert row["split"] == "dev" and row["kid"][1] == 8 and row["kid"][0] > 0
+
+
+# ---------------------------------------------------------------- several concepts at once
+
+
+MEMBRANES = {"pairs": 3, "batch": 2, "passes": 1, "prefix": "target"}
+TOGETHER = TINY | {
+    "concepts": ["church", "church+boat"],
+    "seeds": [0],
+    "cases": [{"recipe": "spm", "settings": MEMBRANES | {"erasure.form": ["composed", "joint"], "erasure.transport": ["none", "overlap"]}}],
+}
+
+
+def test_joined_concepts(tmp_path):
+    """Their pairs in turn, as many of each as alone; beside them only what is none of them. One concept has no form, and its key no trace of one."""
+    alone, *_, joint, opened = load_sweeps(write_sweeps(tmp_path, one=TOGETHER))["one"].rows()
+    church, boat, both = (concept_of(name) for name in ("church", "boat", "church+boat"))
+    assert joint.trained_on == both and both.pairs[:4] == (church.pairs[0], boat.pairs[0], church.pairs[1], boat.pairs[1])
+    assert joint.preset().pairs == 6 and replace(joint, settings=joint.settings | {"erasure.form": "composed"}).preset().pairs == 3
+    assert set(both.neighbours) == {*church.neighbours, *boat.neighbours} - {"church", "boat"}
+    assert "chapel" in telling_words(church) and "ship" in telling_words(boat)
+    left = {p for group in (*both.neighbours.values(), both.benign) for p in group}
+    assert left < {p for c in (church, boat) for group in (*c.neighbours.values(), c.benign) for p in group}
+    assert not [p for p in left if {"church", "chapel", "cathedral", "boat", "ship", "sailboat"} & set(p.split())]
+    ours = replace(alone, recipe="spm", settings=MEMBRANES)
+    forms = [{}, {"erasure.form": "composed"}, {"erasure.transport": "none"}, {"erasure.transport": "overlap"}]
+    keys = lambda concept: [replace(ours, concept=concept, settings=MEMBRANES | more).key() for more in forms]
+    assert len(set(keys("church"))) == 2 and keys("church")[0] == keys("church")[2] != keys("church")[3] and len(set(keys("church+boat"))) == 3
+    assert joint.training() == opened.training() == joint.key() != opened.key()
+
+
+def test_rows_of_several_concepts(tiny, model, tmp_path):
+    """Each part is tested as it is alone; what is composed is the sum of what trained alone; prompts that name nothing draw as before."""
+    asked = load_sweeps(write_sweeps(tmp_path, one=TOGETHER))["one"].rows()
+    base, composed, opened, joint = (measure(tiny, row, model) for row in asked[5:9])
+    for row in (base, composed, opened, joint):
+        parts = row["rates"]["parts"]
+        assert {name: {kind: n for kind, (_, n) in part.items()} for name, part in parts.items()} == dict.fromkeys(
+            ("church", "boat"), {kind: n for kind, n in FEW.items() if kind not in ("neighbours", "benign")}
+        )
+        assert row["rates"]["concept"]["direct"] == [parts["church"]["direct"][i] + parts["boat"]["direct"][i] for i in (0, 1)]
+        assert "boat" not in row["rates"]["neighbours"] and sum(n for _, n in row["rates"]["neighbours"].values()) == 9 and row["clip"][1] == 3
+    assert base["kl_drift"] == opened["kl_drift"] == 0 < min(composed["kl_drift"], joint["kl_drift"]) and base["recipe"] is None
+    assert opened["rates"]["neighbours"] == base["rates"]["neighbours"] and opened["clip"][0] == pytest.approx(base["clip"][0], abs=1e-4)
+    assert composed["windows_trained"] == 4 and joint["windows_trained"] == 3 and composed["megabytes"] == pytest.approx(2 * joint["megabytes"], rel=0.02)
+    alone = [erase(tiny, load_concept(name), asked[7].preset(), seed=seed, progress=False) for name, seed in (("church", 0), ("boat", 100))]
+    whole = compose(alone).together()
+    assert composed["change_size"] == pytest.approx(change_size(tiny.trunk, whole.tensors), abs=1e-3)
+    assert replace(asked[5], concept="church").key(model) == asked[0].key(model)
+
+
+def test_the_chapters_tables(model, tmp_path):
+    """One concept is the mean over those erased alone; parts are told apart; what is composed stands beside the sum of its parts."""
+    file = write_sweeps(tmp_path, composition=TOGETHER | {"concepts": ["church", "boat", "church+boat"]})
+    counts = {"church": [0, 4], "boat": [1, 4], "church+boat": [4, 8]}
+
+    def measured(row):
+        hits = counts[row.concept] if row.recipe else [counts[row.concept][1]] * 2
+        rates = {"concept": {"direct": hits, "synonym": hits}, "neighbours": {"car": [4 if row.recipe is None else 2, 4]}}
+        parts = {"parts": {"church": {"direct": [1, 4]}, "boat": {"direct": [3, 4]}}} if "+" in row.concept else {}
+        return row_of(row, model, rates=rates | parts, kl_drift=0.1 * (row.recipe is not None) * (5 if row.form == "composed" else 1))
+
+    (tmp_path / "composition.jsonl").write_text("".join(json.dumps(measured(row)) + "\n" for row in load_sweeps(file)["composition"].rows()))
+    frame = composition.read(folder=tmp_path, sweeps=file, model=model)
+    assert list(frame.form) == ["base", "alone", "alone"] * 2 + ["base"] + ["composed"] * 2 + ["joint"] * 2
+    numbers = composition.by_number(frame).set_index(["form", "transport", "count"])
+    assert numbers.direct["composed", "none", 1] == numbers.direct["joint", "none", 1] == 1 / 8 and numbers.direct_n["composed", "none", 1] == 8
+    assert numbers.direct["composed", "overlap", 2] == 1 / 2 and numbers.direct["base", "none", 2] == 1
+    told = composition.interference(frame).loc["church + boat"]
+    assert told["drift, sum of parts"] == pytest.approx(0.2) and told["drift, composed"] == 0.5 and told["drift, joint"] == 0.1
+    assert told["kept, product of parts"] == 0.25 and told["kept, composed"] == 0.5
+    each = composition.each(frame[frame.form != "joint"])
+    assert each.loc["boat", "composed, 2"].startswith("75.0") and each.loc["boat", "alone"].startswith("25.0") and list(each.columns)[0] == "before"
+    json.dumps(flat_records(frame))
 
 
 # ---------------------------------------------------------------- tables

@@ -59,11 +59,11 @@ def grid(profile: str = "mini"):
 
 
 def costs(frame, concept: str):
-    """The main table of one concept: for each recipe the rates with their intervals, what is kept, and what it took. `frame` is `table.load("main")`'s."""
+    """The main table of one concept, by family: for each recipe the rates with their intervals, what is kept, what it took. `frame`: `table.load("main")`."""
     import pandas as pd
 
-    rows = {}
-    for row in frame[frame.concept == concept].sort_values(["recipe"], na_position="first", kind="stable").to_dict("records"):
+    rows, order = {}, [None, *(name for names in FAMILIES.values() for name in names)]
+    for row in sorted(frame[frame.concept == concept].to_dict("records"), key=lambda row: order.index(row["recipe"])):
         name, trained = row["label"], pd.notna(row["recipe"])
         if row.get("direct") is None or row["failed"] == row["seeds"]:
             rows[name] = {"concept": f"diverged in {row['failed']} of {row['seeds']} runs"}
@@ -157,6 +157,36 @@ def by_wording(frame, concepts, recipes, kinds=("direct", "synonym", "compositio
     axes[0, 0].set_yticks(range(len(recipes)), recipes)
     axes[0, 0].invert_yaxis()
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(kinds), fontsize=8)
+    return fig
+
+
+def moved(frame) -> dict[str, tuple[str, ...]]:
+    """Of a table trained on a word that means nothing: the recipes whose 95 % interval of the concept's or the neighbours' rate has not the base rate in it."""
+    rows = frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records")
+    return {kind: tuple(r["recipe"] for r in rows if not r[f"{kind}_low"] <= r[f"{kind}_base"] <= r[f"{kind}_high"]) for kind in ("direct", "neighbours")}
+
+
+def control(frame, labels: dict[str, str]):
+    """Rates after training on a word that means nothing, a row for each recipe, by family; `labels`: kind of prompt -> what the legend calls it."""
+    import matplotlib.pyplot as plt
+
+    from ..figures import INK, PALETTE
+
+    order = [name for names in FAMILIES.values() for name in names]
+    rows = sorted(frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records"), key=lambda row: order.index(row["recipe"]))
+    fig, axis = plt.subplots(figsize=(7.2, 0.9 + 0.27 * len(rows)), layout="constrained")
+    for k, (kind, label) in enumerate(labels.items()):
+        values = [100 * row[kind] for row in rows]
+        errors = [[max(0.0, v - 100 * row[f"{kind}_low"]), max(0.0, 100 * row[f"{kind}_high"] - v)] for v, row in zip(values, rows)]
+        where = [i + 0.22 * (k - (len(labels) - 1) / 2) for i in range(len(rows))]
+        axis.errorbar(values, where, xerr=list(zip(*errors)), fmt="osD"[k], markersize=5, elinewidth=1, color=PALETTE[k], label=label)
+        axis.axvline(100 * rows[0][f"{kind}_base"], color=PALETTE[k], linestyle=":", linewidth=1.2)
+    axis.plot([], [], color=INK, linestyle=":", linewidth=1.2, label="base model")
+    axis.set(xlim=(-3, 103), xlabel="drawn when asked for (%)")
+    axis.set_yticks(range(len(rows)), [row["recipe"] for row in rows])
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    fig.legend(loc="outside lower center", ncols=3, fontsize=8)
     return fig
 
 

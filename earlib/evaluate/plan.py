@@ -2,6 +2,7 @@
 
 A sweep is a list of cases; a case is a recipe with settings, and a setting with a list of values is an axis: several axes are a product. Each is trained on
 every concept with every seed, and the base model has a row beside them. `table.py` measures a row and reads the tables, `earlib/sweep.py` drives.
+Several concepts at once are one concept with "+" in its name: `together.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from ..runs import read_json
 
 SWEEPS = ROOT / "book" / "sweeps.yml"
 STRENGTH = "erasure.strength"  # among a case's settings: not a field of its recipe, but how much of the trained change is switched on
+FORM, TRANSPORT = "erasure.form", "erasure.transport"  # no fields either: how several concepts are erased at once, and which prompts open the change
+VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}  # the first of each is what holds without the setting
+JOIN = "+"  # between concepts that are erased at once
 PROFILE = "mini"  # whose concepts and settings the sweeps take
-SPLITS = ("test", "dev")
+SPLITS = ("test", "dev", "nonsense")
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and measure all tables again.
 # In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the code, nor what preservation reads of other concepts.
 TABLE_VERSION = 1
@@ -39,7 +43,7 @@ class Row:
     recipe: str | None  # a preset's name; None is the base model
     settings: dict  # recipe field -> value
     seed: int  # of the training and of the pictures
-    split: str  # test, or dev: the prompts that a recipe is chosen on
+    split: str  # test; dev: the prompts that a recipe is chosen on; nonsense: test, but trained on a word that means nothing
     pictures: dict  # as PICTURES
     fidelity: bool  # KID too
     sweep: str = ""  # in whose table it stands, and under which name: these decide no number
@@ -58,15 +62,37 @@ class Row:
         """Times the trained change: rows that differ in nothing else are trained once."""
         return float(self.settings.get(STRENGTH, 1.0))
 
+    @property
+    def form(self) -> str:
+        """Of VALUES[FORM]. One concept has none: whatever is set, it is trained by itself."""
+        return self.settings.get(FORM, VALUES[FORM][0]) if JOIN in self.concept else VALUES[FORM][0]
+
+    @property
+    def transport(self) -> str:
+        """Of VALUES[TRANSPORT]."""
+        return self.settings.get(TRANSPORT, VALUES[TRANSPORT][0])
+
+    def alone(self) -> list[Row]:
+        """Rows of its concepts by themselves, trained as it asks for, each with a seed of its own: with one for all, they would start from one regulator."""
+        settings = {name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)}
+        return [dataclasses.replace(self, concept=part, settings=settings, seed=self.seed + 100 * i) for i, part in enumerate(self.concept.split(JOIN))]
+
     def training(self, model: str = PROFILE) -> str:
         """The key that all rows share which are trained alike."""
-        return dataclasses.replace(self, settings={name: value for name, value in self.settings.items() if name != STRENGTH}).key(model)
+        return dataclasses.replace(self, settings={name: value for name, value in self.settings.items() if name not in (STRENGTH, TRANSPORT)}).key(model)
+
+    @property
+    def trained_on(self):
+        """The concept as it trains: development prompts change what is measured, not what an erasure is trained beside."""
+        return concept_of(self.concept, "test" if self.split == "dev" else self.split)
 
     def preset(self):
-        """The recipe that is trained. UserError if it is none."""
-        from ..erasure.presets import recipe
+        """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
+        from ..erasure.presets import recipe, with_settings
 
-        return recipe(self.recipe, PROFILE, **{name: value for name, value in self.settings.items() if name != STRENGTH})
+        found = recipe(self.recipe, PROFILE, **{name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)})
+        parts = self.concept.count(JOIN) + 1
+        return with_settings(found, {"pairs": parts * found.pairs}) if parts > 1 and self.form == "joint" else found
 
     def _resolved(self, model: str):
         """The recipe with its window in tokens, so that 12 by name and 12 by the concept's own are one. UserError if a picture has fewer."""
@@ -85,6 +111,7 @@ class Row:
         fields = None if recipe is None else [type(recipe).__name__, chosen(recipe)]
         decides = [TABLE_VERSION, weights(model), prompts(self.concept, self.split), fields, self.seed, self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
+        decides += [value for name, value in ((FORM, self.form), (TRANSPORT, self.transport)) if self.recipe is not None and value != VALUES[name][0]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -152,12 +179,17 @@ def _sweep(name: str, entry, where: str) -> Sweep:
         if not fine:
             raise UserError(f"{where}: {part} cannot be {getattr(sweep, part)!r}")
     for value, options, what in (
-        *((concept, list_concepts(PROFILE), "concept") for concept in sweep.concepts),
+        *((part, list_concepts(PROFILE), "concept") for concept in sweep.concepts for part in concept.split(JOIN)),
         *((kind, PICTURES, "kind of picture") for kind in sweep.pictures),
         (sweep.split, SPLITS, "split"),
     ):
         if value not in options:
             raise UserError(f"{where}: unknown {what} '{value}'; {nearest(value, options)}")
+    for parts in (concept.split(JOIN) for concept in sweep.concepts):
+        if len(set(parts)) < len(parts):
+            raise UserError(f"{where}: concept '{JOIN.join(parts)}' joins one with itself; name each once")
+        if len(parts) > 1 and sweep.fidelity:
+            raise UserError(f"{where}: fidelity compares with pictures without one concept, and '{JOIN.join(parts)}' is {len(parts)}; leave it out")
     for number, case in enumerate(sweep.cases, 1):
         _fields(case, ("recipe", "label", "settings"), ("recipe",), f"{where}: case {number}")
         if not isinstance(case.get("settings", {}), dict) or [] in case.get("settings", {}).values():
@@ -170,27 +202,37 @@ def _sweep(name: str, entry, where: str) -> Sweep:
         if row.recipe is not None and row.concept == sweep.concepts[0] and row.seed == sweep.seeds[0]:
             if not (_number(row.settings.get(STRENGTH, 1)) and row.strength >= 0):
                 raise UserError(f"{where}: {row.label}: {STRENGTH} is a number from 0, not {row.settings[STRENGTH]!r}")
+            for name, values in VALUES.items():
+                if row.settings.get(name, values[0]) not in values:
+                    raise UserError(f"{where}: {row.label}: unknown {name} '{row.settings[name]}'; {nearest(str(row.settings[name]), values)}")
             try:
-                row.preset()
+                recipe = row.preset()
             except UserError as error:
                 raise UserError(f"{where}: {row.label}: {error}") from None
+            if {row.settings.get(name, values[0]) for name, values in VALUES.items()} - {"joint", "none"} and not getattr(recipe, "rank", 0):
+                raise UserError(f"{where}: {row.label}: adapters can be composed and opened by prompt, and nothing else; give it a rank (1 is a membrane)")
     return sweep
 
 
 @lru_cache
 def concept_of(name: str, split: str = "test"):
-    """The concept as it is measured: with its test prompts, or with development prompts."""
-    from ..miniworld.development import development
+    """The concept as it is measured: with its test prompts, with development prompts, or with pairs of nonsense. Several, "church+boat", as one."""
+    from ..miniworld.development import development, nonsense
 
+    if JOIN in name:
+        from .together import joined
+
+        return joined([concept_of(part, split) for part in name.split(JOIN)])
     concept = load_concept(name, PROFILE)
-    return development(concept) if split == "dev" else concept
+    return {"dev": development, "nonsense": nonsense}.get(split, lambda same: same)(concept)
 
 
 @lru_cache
 def prompts(name: str, split: str) -> str:
-    """A hash over the prompts that train and test a concept, and its judges."""
+    """A hash over the prompts that train and test a concept, or several, and their judges."""
     concept = concept_of(name, split)
     parts = (concept.pairs, concept.tests, concept.neighbours, concept.neighbour_judges, concept.benign, concept.judge)
+    parts += tuple(prompts(part, split) for part in name.split(JOIN)) if JOIN in name else ()
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
 
 

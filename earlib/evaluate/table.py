@@ -5,12 +5,13 @@ A table is data/sweeps/NAME.jsonl. Notebooks only read it: all sweeps together t
 
     sweep, label, concept, recipe (null: the base model), settings, seed, split    what was asked for
     key, version, weights, prompts, fingerprint, chosen                             what made it; `chosen`: the recipe's fields that are not at their defaults
-    rates       {"concept": {kind: [hits, n]}, "neighbours": {name: [hits, n]}}, and who judged in `judge`
+    rates       {"concept": {kind: [hits, n]}, "neighbours": {name: [hits, n]}}, and who judged in `judge`; of several concepts together also "parts"
     kl_drift    nats a token on benign prompts, of the distribution that is drawn from
     clip, in_prompt, kid      [value, n]; null where it was not measured
     seconds, seconds_sampling, seconds_measuring    by the clock: training with drawing its trajectories, that drawing alone, and what follows
     seconds_core                                    what training took of one core, whatever else ran on the machine
     megabytes, windows_trained, windows_skipped
+    change_size    Frobenius norm of all changes of weights together; null where no weights change, and in rows of before it was kept
     failed      why there are no numbers: training diverged
 """
 
@@ -27,7 +28,7 @@ import numpy as np
 from .. import ROOT
 from ..errors import UserError, nearest
 from ..runs import read_lines
-from .plan import PROFILE, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, short, weights
+from .plan import JOIN, PROFILE, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, short, weights
 from .statistics import wilson
 
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
@@ -39,6 +40,7 @@ MEANS = {  # pooled to mean, least and greatest over seeds: column -> metric, su
     "kid": ("kid", "benign", "real"),
     "seconds": ("training_seconds", "erasure", "training"),
     "megabytes": ("megabytes", "erasure", "training"),
+    "change_size": ("change_size", "erasure", "training"),
 }
 KINDS = ("direct", "synonym", "compositional", "indirect", "odd")
 
@@ -58,31 +60,57 @@ def choose(concept, row: Row) -> dict[tuple[str, str], list[str]]:
 
 def measure(generator, row: Row, model: str = PROFILE) -> dict:
     """Train what `row` asks for and measure it. Training that diverges gives a row with `failed`; anything else that is wrong raises UserError."""
-    from ..erasure import erase
+    from .together import measured, opened_by_prompts
 
     found = {name: getattr(row, name) for name in ASKED}
     found |= {"key": row.key(model), "version": TABLE_VERSION, "weights": weights(model), "prompts": prompts(row.concept, row.split)}
     found |= {"fingerprint": generator.fingerprint, "chosen": None if row.recipe is None else chosen(row.preset())}
     erasure = None
     try:
-        if row.recipe is not None:  # whatever the split, it is trained beside the same prompts
-            if row.training(model) not in _trained:
-                core = time.process_time()
-                erasure = erase(generator, concept_of(row.concept), row.preset(), seed=row.seed, progress=False)
-                _trained.clear()
-                _trained[row.training(model)] = erasure, time.process_time() - core
-            erasure, core = _trained[row.training(model)]
-            erasure = replace(erasure, strength=row.strength)
+        if row.recipe is not None:
+            erasure, core = _erasure(generator, row, model)
             found |= {name: erasure.info.get(name) for name in ("seconds", "seconds_sampling", "windows_trained", "windows_skipped")}
             found["seconds_core"] = round(core, 2)
             found["megabytes"] = round(erasure.megabytes, 4)
+            found["change_size"] = _size(generator, erasure, row.strength)
+            erasure = replace(opened_by_prompts(erasure, row.transport), strength=row.strength)
         began = time.perf_counter()
-        found |= _measured(generator, row, erasure)
+        found |= (measured if JOIN in row.concept else _measured)(generator, row, erasure)
     except UserError as error:
         if not DIVERGED.search(str(error)):
             raise
         return found | {"failed": str(error)}
     return found | {"seconds_measuring": round(time.perf_counter() - began, 2)}
+
+
+def _erasure(generator, row: Row, model: str):
+    """(the erasure that a row asks for, open to all prompts and at strength 1, what training it took of one core in seconds)."""
+    from ..erasure import erase
+    from .together import added_up
+
+    key = row.training(model)
+    if key not in _trained:
+        if row.form == "composed":
+            parts, cores = zip(*(_erasure(generator, part, model) for part in row.alone()))
+            made = added_up(parts), sum(cores)
+        else:
+            core = time.process_time()
+            erasure = erase(generator, row.trained_on, row.preset(), seed=row.seed, progress=False)
+            made = erasure, time.process_time() - core
+        while len(_trained) >= KEPT:
+            del _trained[next(iter(_trained))]
+        _trained[key] = made
+    return _trained[key]
+
+
+def _size(generator, erasure, strength: float) -> float | None:
+    """Of the change as it is switched on, by prompts that open it wholly; None for what changes no weights."""
+    from ..erasure.trainable import change_size
+
+    try:
+        return round(strength * change_size(generator.trunk, erasure.tensors), 4) if erasure.tensors else None
+    except UserError:  # a projection of states
+        return None
 
 
 def _measured(generator, row: Row, erasure) -> dict:
@@ -117,7 +145,8 @@ def _measured(generator, row: Row, erasure) -> dict:
     }
 
 
-_trained: dict = {}  # the last erasure and its seconds: rows of several strengths follow each other
+KEPT = 6  # erasures with their seconds, the last ones: rows of several strengths follow each other, and rows that are composed of the same parts
+_trained: dict = {}
 _base: dict = {}  # of the last concept and seed: rows that share them follow each other
 
 

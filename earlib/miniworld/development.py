@@ -2,15 +2,20 @@
 
 They are composed as those of the files are (`concepts.py`), with another seed. None of them stands anywhere in the concept's file, nor among the training
 pairs of another concept, which preservation may read. Odd prompts are written by hand, and there are no others.
+
+Beside them the control of any method: the same concept, trained on a word that means nothing.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
-from ..concepts import Concept, list_concepts, load_concept
+from ..concepts import Concept, PromptPair, list_concepts, load_concept
 from ..errors import UserError
 from .concepts import SEED, Writer, makers
+
+NONSENSE = "blick"
 
 
 class _DevelopmentWriter(Writer):
@@ -36,3 +41,14 @@ def development(concept: Concept) -> Concept:
         neighbour_judges={n["name"]: n["judge"] for n in made["neighbours"]},
         benign=tuple(made["benign"]),
     )
+
+
+def nonsense(concept: Concept) -> Concept:
+    """`concept` with a word that means nothing in place of its name in the pairs that train; all tests, neighbours and judges stay, and should not notice.
+
+    Raises UserError for a concept whose pairs do not name it by its name, such as a style.
+    """
+    name = re.compile(rf"\b{re.escape(concept.name)}\b")
+    if not all(name.search(pair.target) for pair in concept.pairs):
+        raise UserError(f"the pairs of concept '{concept.name}' do not all have the word '{concept.name}', which nonsense could stand for")
+    return replace(concept, pairs=tuple(PromptPair(name.sub(NONSENSE, pair.target), pair.replacement) for pair in concept.pairs), words=())
