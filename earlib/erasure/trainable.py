@@ -68,6 +68,8 @@ def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all",
     teacher's weights. `opened` (module -> function) says how far an adapter is open: called when the module runs, it gives gamma_BR of its rows and ranks
     for y = W x + B (gamma * A x), or None for an adapter that is shut.
     """
+    if positions not in ("all", "words"):  # a next-scale model's "scales", which `nextscale/store.py` switches on
+        raise UserError(f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone")
     whole = {name: t for name, t in tensors.items() if ".lora_" not in name and ".leace." not in name}
     erasers = dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name)
     modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)

@@ -1,4 +1,4 @@
-"""The figures of the ablations: rates over a choice, over the number of updates, the concept against its neighbours, the paper's bar chart.
+"""The figures of the ablations: rates over a choice, over the number of updates, over doses, the concept against its neighbours, the paper's bar chart.
 
 What they draw are rows of `ablations.read`; general figures are in `figures.py`. Every point has its interval, and beside it each seed as a small dot.
 """
@@ -62,6 +62,33 @@ def over_updates(panels: dict):
     axes[1, 0].set_ylim(bottom=0)  # shared by all, once all is drawn
     axes[1, 0].set_ylabel("KL drift (nats a token)")
     _finish(fig, axes, axes.size, "updates (Adam steps) of a run")
+    return fig
+
+
+def doses(series: dict, across: dict):
+    """The concept's rates above, its neighbours' below, over several doses (column -> label, logarithmic): a colour for each of `series` (title -> rows).
+
+    The base model's rows are dotted lines. Full marks are changes as trained; hollow ones the same changes switched on by half, which an axis `lr` leaves out.
+    """
+    import matplotlib.pyplot as plt
+
+    from ..figures import PALETTE, QUIET
+
+    fig, axes = plt.subplots(2, len(across), figsize=(3.3 * len(across), 5.6), sharex="col", sharey=True, squeeze=False, layout="constrained")
+    for line, kind in zip(axes, KINDS):
+        for axis, x in zip(line, across):
+            for (words, frame), colour, marker in zip(series.items(), PALETTE, "os^D"):
+                for base in frame[frame.recipe.isna()][kind]:
+                    axis.axhline(100 * base, color=QUIET, linestyle=":", linewidth=1.2, label="before")
+                for whole in (True, False) if x != "lr" else (True,):
+                    rows = frame[frame.recipe.notna() & frame.direct.notna() & ((frame["erasure.strength"] == 1) == whole)].sort_values(x)
+                    style = {"marker": marker, "label": words if whole else f"{words}, by half"} | _style(colour, True, not whole)
+                    axis.errorbar(rows[x], 100 * rows[kind], yerr=_ends(rows, kind), **style)
+            axis.set(xscale="log", ylim=(-3, 103))
+    for axis, words in zip(axes[1], across.values()):
+        axis.set_xlabel(words)
+    _finish(fig, axes, axes.size, "", "the concept, seen (%)")
+    axes[1, 0].set_ylabel("its neighbours, seen (%)")
     return fig
 
 
