@@ -42,18 +42,29 @@ def erase(args) -> None:
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
-    from .erasure import erase as train
-    from .erasure.presets import recipe, with_settings
+    from .nextscale.config import is_nextscale
+    from .nextscale.methods import refuse
 
-    with_settings(recipe(args.recipe), args.set)  # a wrong one is said before anything is loaded
+    if is_nextscale(args.model):
+        from .nextscale.methods import erase as train
+        from .nextscale.methods import recipe, with_settings
+    else:
+        refuse(args.recipe or "ear")
+        from .erasure import erase as train
+        from .erasure.presets import recipe, with_settings
+    name = args.recipe or ("s-vare" if is_nextscale(args.model) else "ear")
+    with_settings(recipe(name), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
-    settings = with_settings(recipe(args.recipe, generator.profile), args.set)
+    settings = with_settings(recipe(name, generator.profile), args.set)
     from .concepts import load_concept
 
     concept = concept or load_concept(args.concept, generator.profile)
     erasure = train(generator, concept, settings, seed=args.seed, out=args.out, resume=args.resume)
     numbers = ", ".join(f"{name} {value:.4g}" for name, value in erasure.info.items() if isinstance(value, (int, float)))
     print(f"{erasure.name} in {args.out}" + (f": {numbers}" if numbers else ""))
+    if erasure.info.get("tokens_kept") == 0:
+        seen = erasure.info["tokens_seen"]
+        print(f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or use filter.kind=none", file=sys.stderr)
 
 
 def evaluate(args) -> None:
@@ -175,7 +186,7 @@ def _concept_of_mini(args):
     """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when they are loaded."""
     from .concepts import load_concept
 
-    return load_concept(args.concept, "mini") if args.model == "mini" else None
+    return load_concept(args.concept, "mini") if args.model in ("mini", "mini-var") else None
 
 
 def _load(args):
@@ -188,6 +199,10 @@ def _load(args):
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
+    from .nextscale.config import is_nextscale
+
+    if is_nextscale(args.model):
+        return _load_nextscale(args, folders)
     from .erasure.store import Erasure, NoErasure
     from .generators import load_generator
 
@@ -201,6 +216,22 @@ def _load(args):
 
     transport = Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None) if by_prompt else None
     return generator, compose(erasures, transport=transport)
+
+
+def _load_nextscale(args, folders: list):
+    """The same for a model of the next-scale family, which not every command can work with yet."""
+    if args.command not in ("generate", "erase"):
+        raise UserError(f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate` and `erase`")
+    if getattr(args, "by_prompt", False):
+        raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
+    from .erasure.membranes import compose
+    from .erasure.store import NoErasure
+    from .nextscale.generator import load_nextscale
+    from .nextscale.store import NextScaleErasure
+
+    generator = load_nextscale(args.model, device=args.device, dtype=args.dtype)
+    erasures = [NextScaleErasure.load(folder, generator) for folder in folders]
+    return generator, NoErasure() if not erasures else erasures[0] if len(erasures) == 1 else compose(erasures)
 
 
 def _warn_of_unknown_words(generator, prompts: list[str]) -> None:

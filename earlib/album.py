@@ -57,6 +57,8 @@ def draw_pictures(plan: Plan, generator, erasure, seed: int = 0, guidance: float
     The index is written after every batch: a run that is stopped loses one batch at most. A shard keeps an index of its own, so that several
     can work in one folder; a run without shards draws what is missing and makes one index of them all.
     """
+    from functools import partial
+
     from PIL import Image
 
     from .generators import picture_seeds, sampling
@@ -69,8 +71,9 @@ def draw_pictures(plan: Plan, generator, erasure, seed: int = 0, guidance: float
     rows = {file: row for file, row in plan.rows.items() if not sharded or file in wanted}
     index = plan.folder / ("index.{}-of-{}.jsonl".format(*plan.shard) if sharded else "index.jsonl")
     texts, keys = ([wanted[file][name] for file in missing] for name in ("prompt", "key"))
+    batches = getattr(generator, "sample_batches", None) or partial(sampling.sample_batches, generator)  # a next-scale model has a way of its own
     with erasure.on(generator):
-        for batch, tokens_BT in sampling.sample_batches(generator, texts, picture_seeds(seed, keys), guidance, batch_size=batch_size, progress=True):
+        for batch, tokens_BT in batches(texts, picture_seeds(seed, keys), guidance, batch_size=batch_size, progress=True):
             files = [missing[i] for i in batch]
             if [rows.pop(file) for file in files if file in rows]:  # while a picture is replaced, no row may speak for the old one
                 _write_index(index, rows, wanted)

@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name, about, model=True):
         sub = commands.add_parser(name, help=about, description=about)
         if model:
-            sub.add_argument("--model", default="mini", help="a profile (mini, janus-pro-1b, janus-pro-7b), a hub id or a folder; default: mini")
+            sub.add_argument("--model", default="mini", help="a profile (mini, mini-var, janus-pro-1b, janus-pro-7b), a hub id or a folder; default: mini")
             sub.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
             sub.add_argument("--dtype", help="float32, bfloat16 or float16; default: what the device computes fast")
         return sub
@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("erase", "train an erasure for one concept")
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
-    sub.add_argument("--recipe", default="ear", help="default: ear")
+    sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the erasure and the log of its training")
     sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="change the recipe, for example windows.length=12")
     sub.add_argument("--seed", type=_seed, default=0)

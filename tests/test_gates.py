@@ -182,3 +182,12 @@ def test_axes_that_contradict_each_other_are_one_line(name, settings, line):
 def test_methods_of_replacement_need_replacement_prompts(generator):
     with pytest.raises(UserError, match="no prompt pairs"):
         erase(generator, dataclasses.replace(CONCEPT, pairs=()), small("concept-ablation"), progress=False)
+
+
+def test_our_recipes_leave_churches_alone_when_a_word_without_meaning_is_erased():
+    """By the shipped table; most other methods do not, which the chapter on methods shows."""
+    from earlib.evaluate import ablations, methods
+
+    moved = methods.moved(ablations.read("nonsense"))
+    assert not {"recommended", "ablation-at-words"} & {*moved["direct"], *moved["neighbours"]}
+    assert "ear" in moved["direct"], "a control that nothing fails would show nothing"

@@ -161,9 +161,12 @@ def by_wording(frame, concepts, recipes, kinds=("direct", "synonym", "compositio
 
 
 def moved(frame) -> dict[str, tuple[str, ...]]:
-    """Of a table trained on a word that means nothing: the recipes whose 95 % interval of the concept's or the neighbours' rate has not the base rate in it."""
-    rows = frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records")
-    return {kind: tuple(r["recipe"] for r in rows if not r[f"{kind}_low"] <= r[f"{kind}_base"] <= r[f"{kind}_high"]) for kind in ("direct", "neighbours")}
+    """Of a table (`ablations.read`): the recipes whose rate of the concept, or of its neighbours, differs from the base model's by its 95 % interval."""
+    from .ablations import difference
+
+    base, rows = frame[frame.recipe.isna()].iloc[0], frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records")
+    found = {kind: [(row["recipe"], difference(base, row, kind)) for row in rows] for kind in ("direct", "neighbours")}
+    return {kind: tuple(name for name, d in rows if not d["low"] <= 0 <= d["high"]) for kind, rows in found.items()}
 
 
 def control(frame, labels: dict[str, str]):

@@ -36,10 +36,10 @@ def draw_batch(generator, rows: list[PromptBatch], combine: Callable, seeds_B: t
         raise UserError(f"{kept} given codes are no whole scales; those end at {', '.join(str(span.stop) for span in config.spans)}")
     condition = trunk.condition(torch.cat([r.ids_BP for r in rows]), torch.cat([r.mask_BP for r in rows]))
     cache: list[list] = [[] for _ in trunk.blocks]
-    f_hat = torch.zeros(len(seeds_B), config.code_width, config.latent_size, config.latent_size, device=generator.device, dtype=generator.dtype)
+    f_hat = torch.zeros(len(seeds_B), config.code_width, config.latent_size, config.latent_size, device=generator.device, dtype=tokenizer.down0.dtype)
     codes = []
     for k, span in enumerate(config.spans):
-        inputs_BNC = tokenizer.next_input(f_hat, k)
+        inputs_BNC = tokenizer.next_input(f_hat, k).to(generator.dtype)
         head = trunk(condition, inputs_BNC.repeat(len(rows), 1, 1), span, cache)
         if span.stop <= kept:  # read for the cache's sake
             codes.append(given[:, span].to(generator.device))
@@ -50,7 +50,7 @@ def draw_batch(generator, rows: list[PromptBatch], combine: Callable, seeds_B: t
     return torch.cat(codes, 1)
 
 
-def sample_codes(
+def sample_batches(
     generator,
     prompts: list[str],
     seeds: list[int],
@@ -61,14 +61,19 @@ def sample_codes(
     beside: list[list[str] | None] | None = None,
     combine: Callable | None = None,
     given: torch.Tensor | None = None,
-) -> torch.Tensor:
-    """Codes int64 [N, L] or [N, L, C] on the CPU for `prompts`, one int seed each.
+):
+    """Draw `prompts`, one int seed each, in batches: yields (which prompts, their codes int64 [B, L] or [B, L, C] on the CPU) until all are drawn.
 
     `beside` lists other prompts for every picture, N of them each, or None for the unconditional one; by default that, unless guidance is 1. One list
     of negative prompts is guided away from. `combine` (see `draw_batch`) makes something else of the logits of `prompts` and those `beside` them.
+    An erasure that guides (`generator.steering`) brings both, so that neither can be given beside it: UserError.
     """
     from tqdm.auto import tqdm
 
+    if (steering := generator.steering) is not None:
+        if beside is not None or combine is not None:
+            raise UserError("an erasure that guides is switched on, which says itself what stands beside a prompt; give neither beside nor combine")
+        beside, combine = steering.beside(prompts, guidance), steering.combine(guidance)
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
     if beside is None:
@@ -76,23 +81,28 @@ def sample_codes(
     if any(other is not None and len(other) != len(prompts) for other in beside):
         raise ValueError(f"every list beside {len(prompts)} prompts must have as many")
     size = batch_size or BATCH
-    parts = [torch.zeros(0, generator.num_image_tokens, *generator.quantiser.code_shape, dtype=torch.long)]
     with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not (progress and prompts), leave=False) as bar:
         for start in range(0, len(prompts), size):
-            some = slice(start, start + size)
+            some = slice(start, min(start + size, len(prompts)))
             batch = generator.encode(prompts[some])
             rows = [batch, *(generator.null_like(batch) if other is None else generator.encode(other[some]) for other in beside)]
             seeds_B = torch.tensor(seeds[some], dtype=torch.long, device=generator.device)
-            parts.append(draw_batch(generator, rows, combine or guided(guidance), seeds_B, temperature, None if given is None else given[some]).cpu())
+            codes = draw_batch(generator, rows, combine or guided(guidance), seeds_B, temperature, None if given is None else given[some]).cpu()
             bar.update(len(seeds_B))
-    return torch.cat(parts)
+            yield range(some.start, some.stop), codes
+
+
+def sample_codes(generator, prompts: list[str], seeds: list[int], guidance: float, temperature: float, *args, **more) -> torch.Tensor:
+    """Codes int64 [N, L] or [N, L, C] on the CPU for `prompts`: what `sample_batches` yields, all of it."""
+    none = torch.zeros(0, generator.num_image_tokens, *generator.quantiser.code_shape, dtype=torch.long)
+    return torch.cat([none, *(codes for _, codes in sample_batches(generator, prompts, seeds, guidance, temperature, *args, **more))])
 
 
 def prompt_switch(generator, before: list[str], after: list[str], scale: int, seeds: list[int], guidance=None, temperature=None, **more) -> torch.Tensor:
     """Codes of pictures that follow `before` at scales below `scale` and `after` from it on, with the noise of one drawing (briefs/var.md 2.3).
 
     Only codes pass from the first prompt to the second: keys and values of the early scales, as later ones see them, are those that `after` gives.
-    `scale` 0 draws `after`, the number of scales draws `before`. Other arguments are those of `sample_codes`. UserError for another `scale`.
+    `scale` 0 draws `after`, the number of scales draws `before`. Other arguments are those of `sample_batches`. UserError for another `scale`.
     """
     if not 0 <= scale <= len(generator.schedule):
         raise UserError(f"prompts can switch at scale 0 to {len(generator.schedule)} of this model, not at {scale}")

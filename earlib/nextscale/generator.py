@@ -13,11 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from .. import ROOT
 from ..errors import UserError, nearest
 from ..generators.base import PromptBatch
-
-PROFILES = {"mini-var": ROOT / "data" / "mini-var"}
+from .config import PROFILES
 
 
 def encode_words(words, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -46,15 +44,25 @@ class NextScaleGenerator:
     `blocks.0.ffn.up.weight`, ...; `quantiser` knows what a code is and what logits of it look like.
     """
 
-    def __init__(self, model, name: str = "custom", profile: str = "custom"):
-        from ..generators.janus import fingerprint
+    # How guidance is done, where it is not the usual one: `steering.py` has the ways, `draw.sample_codes` asks for it.
+    steering = None
+    # Where the words of prompts stand among what is read, which changes of a next-token model may ask; here words are not read as positions.
+    words_BS = None
+
+    def __init__(self, model, name: str = "custom", profile: str = "custom", fingerprint: str | None = None):
+        from ..generators.janus import fingerprint as of_weights
 
         self.model, self.name, self.profile = model.eval(), name, profile
         model.requires_grad_(False)
         self.config, self.trunk, self.tokenizer, self.quantiser, self.words = model.config, model.trunk, model.tokenizer, model.tokenizer.quantiser, model.words
         self.guidance, self.temperature = model.config.guidance, model.config.temperature
         self.schedule, self.spans, self.num_image_tokens = model.config.schedule, model.config.spans, model.config.length
-        self.fingerprint = fingerprint(model)
+        self.fingerprint = fingerprint or of_weights(model)  # a loader gives that of the stored weights, which knows no dtype
+
+    @property
+    def decoder_layers(self):
+        """The transformer's blocks."""
+        return self.trunk.blocks
 
     @property
     def device(self) -> torch.device:
@@ -85,25 +93,36 @@ class NextScaleGenerator:
     # ------------------------------------------------------------------ teacher forcing
 
     def inputs_of(self, codes: torch.Tensor) -> torch.Tensor:
-        """What the transformer reads when it is given `codes` (int64 [B, L] or [B, L, C]): inputs_BLC, for scale k what the scales before k draw."""
+        """What the transformer reads when it is given `codes` (int64 [B, L] or [B, L, C], or the first scales of them): inputs_BLC, for scale k what the
+        scales before k draw."""
         return self.tokenizer.accumulate(codes.to(self.device))[0].to(self.dtype)
 
     def logits(self, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
         """Logits of every position, given the prompt and the scales before it in `codes`, in one masked pass: [B, L, C, 2] (bsq) or [B, L, V] (vq).
 
-        Differentiable in the trunk's parameters. No guidance: that is u + g (c - u) with the logits of `null_like(prompts)`.
+        With the codes of the first scales only, logits of those. Differentiable in the trunk's parameters. No guidance: that is u + g (c - u) with the
+        logits of `null_like(prompts)`.
         """
-        return self.quantiser.split(self.trunk(self.trunk.condition(prompts.ids_BP, prompts.mask_BP), self.inputs_of(codes)))
+        inputs_BNC = self.inputs_of(codes)
+        return self.quantiser.split(self.trunk(self.trunk.condition(prompts.ids_BP, prompts.mask_BP), inputs_BNC, slice(0, inputs_BNC.shape[1])))
 
     # ------------------------------------------------------------------ pictures
 
     def sample(self, prompts: list[str], seeds: list[int], guidance=None, temperature=None, batch_size=None, progress=False, **more) -> torch.Tensor:
-        """Codes int64 [N, L] or [N, L, C] (on the CPU) for `prompts`, one int seed each. See `draw.sample_codes` for what else may be given."""
+        """Codes int64 [N, L] or [N, L, C] (on the CPU) for `prompts`, one int seed each. See `draw.sample_batches` for what else may be given."""
         from .draw import sample_codes
 
         guidance = self.guidance if guidance is None else guidance
         temperature = self.temperature if temperature is None else temperature
         return sample_codes(self, prompts, seeds, guidance, temperature, batch_size, progress, **more)
+
+    def sample_batches(self, prompts: list[str], seeds: list[int], guidance=None, temperature=None, batch_size=None, progress=False):
+        """The same in batches: yields (which prompts, their codes) until all are drawn."""
+        from .draw import sample_batches
+
+        guidance = self.guidance if guidance is None else guidance
+        temperature = self.temperature if temperature is None else temperature
+        yield from sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, chunk: int = 64) -> np.ndarray:
@@ -126,11 +145,12 @@ class NextScaleGenerator:
 
 
 def load_nextscale(model: str | Path = "mini-var", device: str | None = None, dtype: str | None = None) -> NextScaleGenerator:
-    """The next-scale model called `model`: the profile mini-var, a folder written by `save_pretrained`, or a hub id (`owner/name`).
+    """The next-scale model called `model`: the profile mini-var, a folder written by `save_pretrained` or with Infinity's files, or a hub id (`owner/name`).
 
     Raises UserError with one line if there is none, if it is broken, or if its weights were trained with other flags than config.json says.
     """
     from ..device import decide
+    from ..generators.janus import fingerprint
     from ..generators.load import NEEDED, _download
     from .model import NextScaleModel
 
@@ -138,10 +158,15 @@ def load_nextscale(model: str | Path = "mini-var", device: str | None = None, dt
     folder = Path(PROFILES.get(str(model), model))
     if str(model) in PROFILES and not (folder / "config.json").is_file():
         raise UserError(f"the next-scale model is missing from data/{model}; make it with: python -m earlib.miniworld.train_var")
+    if any(folder.glob("infinity_*.pth")):
+        from .infinity_files import load_infinity
+
+        return load_infinity(folder, device=device, dtype=dtype)
     if not folder.is_dir():
         if str(model).count("/") != 1 or str(model).startswith(("/", ".")):
             raise UserError(f"no next-scale model '{model}': not a profile ({nearest(str(model), PROFILES)}), not a folder, not a hub id (owner/name)")
         folder = _download(str(model), NEEDED)
-    loaded = NextScaleModel._from_pretrained(model_id=str(folder)).to(place.device, place.dtype)
+    loaded = NextScaleModel._from_pretrained(model_id=str(folder))
+    mark = fingerprint(loaded)
     known = {where.resolve(): name for name, where in PROFILES.items()}
-    return NextScaleGenerator(loaded, str(model), known.get(folder.resolve(), "custom"))
+    return NextScaleGenerator(loaded.to(place.device, place.dtype), str(model), known.get(folder.resolve(), "custom"), mark)

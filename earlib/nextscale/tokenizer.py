@@ -102,11 +102,13 @@ class Tokenizer(nn.Module):
         return torch.cat(codes, 1), torch.cat(inputs, 1), steps
 
     def accumulate(self, codes: torch.Tensor):
-        """(inputs_BLC, f_hat_BCHH) of the codes of all scales: what the transformer reads for them, and what the decoder draws."""
+        """(inputs_BLC, f_hat_BCHH) of the codes of all scales, or of the first ones: what the transformer reads for them, and what the decoder draws."""
         config = self.config
         f_hat = torch.zeros(len(codes), config.code_width, config.latent_size, config.latent_size, device=codes.device, dtype=self.down0.dtype)
         inputs = []
         for k, span in enumerate(config.spans):
+            if span.stop > codes.shape[1]:
+                break
             inputs.append(self.next_input(f_hat, k))
             f_hat = f_hat + self.spread(self.quantiser.vectors(codes[:, span]).to(f_hat.dtype), k)
         return torch.cat(inputs, 1), f_hat

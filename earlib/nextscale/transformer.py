@@ -166,14 +166,14 @@ class Transformer(nn.Module):
     def forward(self, condition: Condition, inputs_BNC: torch.Tensor, span: slice = slice(None), cache: list[list] | None = None) -> torch.Tensor:
         """The head's numbers [B, N, O] for the positions `span`.
 
-        Without `cache`, `span` is everything: one masked pass over all scales (teacher forcing). With one (a list for every block, empty at first)
-        the scales come one after the other, and no mask is needed. The inputs of scale 0 are not read: the pooled text stands there.
+        Without `cache`, `span` is everything, or the first scales: one masked pass over them (teacher forcing). With one (a list for every block, empty at
+        first) the scales come one after the other, and no mask is needed. The inputs of scale 0 are not read: the pooled text stands there.
         """
         x = self.enter(inputs_BNC)
         if span.start in (None, 0):
             x = torch.cat([condition.start_BD.to(x.dtype).unsqueeze(1), x[:, 1:]], 1)
         x = x + self.level(self.scale_L[span]) + self.position.weight[span]
-        mask = self.mask_LL if cache is None else None
+        mask = self.mask_LL[span, span] if cache is None else None
         for i, block in enumerate(self.blocks):
             x = block(x, condition, mask, None if cache is None else cache[i])
         scale, shift = self.head_modulation(F.silu(condition.start_BD)).unsqueeze(1).chunk(2, -1)
