@@ -62,8 +62,8 @@ def costs(frame, concept: str):
     """The main table of one concept, by family: for each recipe the rates with their intervals, what is kept, what it took. `frame`: `table.load("main")`."""
     import pandas as pd
 
-    rows, order = {}, [None, *(name for names in FAMILIES.values() for name in names)]
-    for row in sorted(frame[frame.concept == concept].to_dict("records"), key=lambda row: order.index(row["recipe"])):
+    rows, order = {}, ["base", *(name for names in FAMILIES.values() for name in names)]
+    for row in sorted(frame[frame.concept == concept].to_dict("records"), key=lambda row: order.index(row["label"])):
         name, trained = row["label"], pd.notna(row["recipe"])
         if row.get("direct") is None or row["failed"] == row["seeds"]:
             rows[name] = {"concept": f"diverged in {row['failed']} of {row['seeds']} runs"}
