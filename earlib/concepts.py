@@ -90,6 +90,19 @@ def holds_word(prompt: str, words) -> str | None:
     return next((word for word in words if re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", prompt.casefold())), None)
 
 
+def words_of(text: str) -> set[str]:
+    """The words of a text, lower-cased: not tokens, as " mickey" and "Mickey" are different tokens."""
+    return set(re.findall(r"[\w-]+", text.casefold()))
+
+
+def renamed(prompts, word: str, other: str) -> list[str]:
+    """`prompts` with `other` in place of `word`. UserError for a prompt that does not have it."""
+    name = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
+    if without := [p for p in prompts if not name.search(p)]:
+        raise UserError(f"'{without[0]}' does not have the word '{word}', which '{other}' is to replace")
+    return [name.sub(other, p) for p in prompts]
+
+
 def _read(path: Path) -> Concept:
     from .runs import read_json
 

@@ -21,7 +21,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from .errors import UserError, nearest
-from .evaluate.plan import PROFILE, SWEEPS, Row, load_sweeps, place_of, short
+from .evaluate.plan import SWEEPS, Row, load_sweeps, place_of, short
 from .evaluate.table import ASKED, table_folder
 from .runs import append_line, read_lines, write_text
 
@@ -67,21 +67,23 @@ class Table:
             write_text(self.file, text)
 
 
-def read_tables(plan: dict, names, folder: Path, effort: int, model: str) -> dict[str, Table]:
+def read_tables(plan: dict, names, folder: Path, effort: int, model: str | None) -> dict[str, Table]:
     """The tables of `names`; nothing is written."""
     tables = {}
     for name in names:
-        table = Table(folder / f"{name}.jsonl", {row.place(model): row for row in plan[name].rows(effort)})
+        table = Table(folder / f"{name}.jsonl", {row.place(): row for row in plan[name].rows(effort, model)})
         table.read()
         tables[name] = table
     return tables
 
 
-def sweep(names=(), jobs: int = 2, effort: int = 1, dry_run: bool = False, out: Path | None = None, sweeps: Path = SWEEPS, model: str = PROFILE) -> list[str]:
+def sweep(
+    names=(), jobs: int = 2, effort: int = 1, dry_run: bool = False, out: Path | None = None, sweeps: Path = SWEEPS, model: str | None = None
+) -> list[str]:
     """Fill the tables of `names` (all, if none is named) in `out`; returns one line for each row that could not be measured.
 
-    `jobs` processes of one thread each share the rows. `model` is the mini profile or a folder of such a model. Raises UserError for whatever can be
-    known to be wrong before anything runs, and if a process dies.
+    `jobs` processes of one thread each share the rows. `model` is another than the sweeps name: a profile, or a folder of a mini model. Raises
+    UserError for whatever can be known to be wrong before anything runs, and if a process dies.
     """
     plan = load_sweeps(sweeps)
     for name in names:
@@ -113,7 +115,7 @@ def sweep(names=(), jobs: int = 2, effort: int = 1, dry_run: bool = False, out: 
             if key in elsewhere:
                 table.add(elsewhere[key])
     troubles = []
-    for row, answer in _measured(pending, jobs, model):
+    for row, answer in _measured(pending, jobs):
         if "error" in answer:
             troubles.append(f"{row.sweep}: {row}: {answer['error']}")
         elif answer["row"]["key"] not in pending:
@@ -143,7 +145,7 @@ class Queues:
     def __init__(self, pending: dict[str, Row]):
         self.groups: dict[tuple, deque[Row]] = {}
         for row in pending.values():
-            self.groups.setdefault((row.concept, row.seed), deque()).append(row)
+            self.groups.setdefault((row.model, row.concept, row.seed), deque()).append(row)
         self.untouched = deque(self.groups)
 
     def next(self, group: tuple | None) -> tuple[tuple | None, Row | None]:
@@ -155,7 +157,7 @@ class Queues:
         return (group, self.groups[group].popleft()) if self.groups.get(group) else (None, None)
 
 
-def _measured(pending: dict[str, Row], jobs: int, model: str):
+def _measured(pending: dict[str, Row], jobs: int):
     """Yields (row, answer) as they come: {"row": what was measured} or {"error": a line}."""
     from tqdm import tqdm
 
@@ -167,7 +169,7 @@ def _measured(pending: dict[str, Row], jobs: int, model: str):
     try:
         for _ in range(min(jobs, len(pending))):
             ours, theirs = context.Pipe()
-            process = context.Process(target=work, args=(theirs, model), daemon=True)
+            process = context.Process(target=work, args=(theirs,), daemon=True)
             process.start()
             theirs.close()  # so that a worker that dies is seen
             workers.append(process)
@@ -199,28 +201,29 @@ def _measured(pending: dict[str, Row], jobs: int, model: str):
             process.terminate()
 
 
-def work(pipe, model: str) -> None:
-    """A worker: one thread, one model, a row at a time until the pipe closes."""
+def work(pipe) -> None:
+    """A worker: one thread, one model at a time, a row at a time until the pipe closes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from .evaluate.table import measure
-    from .generators import load_generator
+    from .evaluate.table import load_model, measure
 
     torch.set_num_threads(1)
-    try:
-        generator = load_generator(model, device="cpu")
-    except UserError as error:
-        pipe.send({"fatal": str(error)})
-        return
+    model = generator = None
     while True:
         try:
             row = pipe.recv()
         except EOFError:
             return
+        if row.model != model:
+            try:
+                model, generator = row.model, load_model(row.model)
+            except UserError as error:
+                pipe.send({"fatal": str(error)})
+                return
         try:
-            answer = {"row": measure(generator, row, model)}
+            answer = {"row": measure(generator, row)}
         except UserError as error:
             answer = {"error": str(error)}
         except Exception as error:  # ours to mend; the other rows need not wait for it

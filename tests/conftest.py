@@ -63,6 +63,7 @@ def mini():
 def own_cache(tmp_path_factory, monkeypatch):
     """Tests never read or fill the caches that notebooks use."""
     import earlib.erasure.trajectories as trajectories
+    from earlib.evaluate import pictures
 
-    folder = tmp_path_factory.getbasetemp() / "trajectories"
-    monkeypatch.setattr(trajectories, "CACHE", folder)
+    monkeypatch.setattr(trajectories, "CACHE", tmp_path_factory.getbasetemp() / "trajectories")
+    monkeypatch.setattr(pictures, "CACHE", tmp_path_factory.getbasetemp() / "pictures")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from earlib.errors import UserError
 from earlib.nextscale import NextScaleConfig, NextScaleGenerator, NextScaleModel, load_nextscale
-from earlib.nextscale.draw import draw_batch, guided, prompt_switch
+from earlib.nextscale.draw import draw_batch, guided, log_probabilities, prompt_switch
 from earlib.nextscale.tokenizer import resize_matrix
 
 TINY = dict(
@@ -200,6 +200,19 @@ def test_given_scales_are_kept_and_continued(generator, codes):
     assert torch.equal(again[:, :stop], changed) and not torch.equal(again[:, stop:], codes[:, stop:])
     with pytest.raises(UserError, match="3 given codes are no whole scales; those end at 1, 5, 14, 50"):
         generator.sample(PROMPTS, SEEDS, given=codes[:, :3])
+
+
+def test_what_is_drawn_from_is_what_one_masked_pass_gives(generator, codes):
+    """Guided log-probabilities along given codes, scale by scale, are those of teacher forcing; and at temperature 0 their likeliest codes are drawn."""
+    batch = generator.encode(PROMPTS)
+    with torch.no_grad():
+        told, untold = generator.logits(batch, codes), generator.logits(generator.null_like(batch), codes)
+    logits = untold + 3 * (told - untold)
+    expected = (logits if generator.quantiser.code_shape else logits.unsqueeze(2)).log_softmax(-1)
+    torch.testing.assert_close(log_probabilities(generator, PROMPTS, codes, guidance=3.0), expected, atol=1e-4, rtol=1e-3)
+    likeliest = generator.sample(PROMPTS, SEEDS, 3.0, 0.0)
+    found = log_probabilities(generator, PROMPTS, likeliest, guidance=3.0).argmax(-1)
+    assert (found.reshape(likeliest.shape) == likeliest).float().mean() > 0.999
 
 
 def test_a_negative_prompt_takes_the_place_of_none(generator):

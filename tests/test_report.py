@@ -28,11 +28,6 @@ from tests.conftest import tiny_janus
 SMALL = {"seeds": (0,), "size": 4, "progress": False}
 
 
-@pytest.fixture(autouse=True)
-def own_pictures(tmp_path_factory, monkeypatch):
-    monkeypatch.setattr(pictures, "CACHE", tmp_path_factory.getbasetemp() / "pictures")
-
-
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_janus()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from earlib.concepts import PromptPair, load_concept
+from earlib.concepts import PromptPair, load_concept, renamed
 from earlib.erasure import presets, retain_prompts
 from earlib.erasure.anchors import chances
 from earlib.erasure.recipe import Retain
@@ -26,13 +26,13 @@ def spm(**settings):
 
 
 def pairs(word="tower"):
-    return [PromptPair(*texts) for texts in zip(TARGETS, surrogate.renamed(TARGETS, "church", word))]
+    return [PromptPair(*texts) for texts in zip(TARGETS, renamed(TARGETS, "church", word))]
 
 
 def test_surrogates_stand_where_the_word_stood():
-    assert surrogate.renamed(["A Church by a churchyard"], "church", "car") == ["A car by a churchyard"]
+    assert renamed(["A Church by a churchyard"], "church", "car") == ["A car by a churchyard"]
     with pytest.raises(UserError, match="'a red boat' does not have the word 'church'"):
-        surrogate.renamed(["a red boat"], "church", "car")
+        renamed(["a red boat"], "church", "car")
     made = surrogate.with_surrogate(load_concept("church", "mini"), "church", "chapel")
     assert all(pair.replacement == pair.target.replace("church", "chapel") for pair in made.pairs)
     assert made.tests == load_concept("church", "mini").tests
@@ -40,7 +40,7 @@ def test_surrogates_stand_where_the_word_stood():
 
 def test_what_is_told_the_same_is_not_apart(generator):
     tokens = drift.draw_tokens(generator, TARGETS)
-    found = surrogate.reach(generator, TARGETS, {"itself": TARGETS, "a car": surrogate.renamed(TARGETS, "church", "car"), "nothing": None}, tokens)
+    found = surrogate.reach(generator, TARGETS, {"itself": TARGETS, "a car": renamed(TARGETS, "church", "car"), "nothing": None}, tokens)
     assert all(values.shape == tokens.shape for of in found.values() for values in of.values())
     assert not found["itself"]["kl"].any() and not found["itself"]["distance"].any()
     for name in ("a car", "nothing"):

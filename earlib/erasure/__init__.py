@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 
+from ..concepts import words_of
 from ..errors import UserError
 
 RETAINED = 200  # prompts that preservation reads, at most
@@ -47,9 +47,8 @@ def retain_prompts(concept, profile: str, most: int = RETAINED) -> list[str]:
 
 def concept_words(concept) -> list[str]:
     """The words that the concept's targets have and their replacements never: "church"; "van", "gogh"."""
-    split = lambda prompts: [set(re.findall(r"[\w-]+", p.casefold())) for p in prompts]
-    targets, replacements = split(p.target for p in concept.pairs), split(p.replacement for p in concept.pairs)
-    return sorted(set().union(*targets) - set().union(*replacements))
+    targets, replacements = (set().union(*(words_of(getattr(pair, side)) for pair in concept.pairs)) for side in ("target", "replacement"))
+    return sorted(targets - replacements)
 
 
 def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | None = None, resume: bool = True, progress: bool = True):
@@ -60,7 +59,6 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
     """
     from ..concepts import load_concept
     from ..memory import check_training
-    from ..runs import Run
     from .presets import recipe as preset
     from .presets import with_settings
     from .store import Erasure
@@ -78,18 +76,24 @@ def erase(generator, concept, recipe="ear", seed: int = 0, out: str | Path | Non
         make, recipe = train, with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
         preserves = recipe.retain.weight
         check_training(generator, recipe)
+    retain = retain_prompts(concept, generator.profile) if preserves else []
+    return kept(lambda run: make(generator, concept.pairs, recipe, seed, run, progress, retain=retain), Erasure, generator, concept, recipe, seed, out, resume)
+
+
+def kept(make, kind, generator, concept, recipe, seed: int, out, resume: bool):
+    """An erasure of the class `kind`, of the tensors and the info that make(run) gives. With `out` it is kept in that run folder, and loaded if it is there."""
+    from ..runs import Run
+
     run = None
     if out is not None:
         pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]  # a file that was edited is another concept
         config = {"concept": concept.name, "pairs": pairs, "recipe": recipe.as_dict(), "seed": seed}
-        config |= {"model": generator.name, "fingerprint": generator.fingerprint}
-        run = Run(out, config, resume)
+        run = Run(Path(out), config | {"model": generator.name, "fingerprint": generator.fingerprint}, resume)
         if run.state == "done":
-            return Erasure.load(out, generator)
+            return kind.load(out, generator)
         run.status("running")
-    retain = retain_prompts(concept, generator.profile) if preserves else []
-    tensors, info = make(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
-    erasure = Erasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
+    tensors, info = make(run)
+    erasure = kind(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
     if run:
         erasure.save(out)
         run.status("done", seconds=info["seconds"])

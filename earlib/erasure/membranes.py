@@ -12,7 +12,6 @@ Letters: B rows, C concepts, R ranks of all concepts together, D width.
 from __future__ import annotations
 
 import dataclasses
-import re
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from functools import cached_property
 import torch
 import torch.nn.functional as F
 
+from ..concepts import words_of
 from ..errors import UserError
 from .closed_form import reads
 from .store import Erasure, strength_of
@@ -80,11 +80,6 @@ class Transport:
     @cached_property
     def _states(self) -> dict:
         return {}
-
-
-def words_of(text: str) -> set[str]:
-    """The words of a text, lower-cased: not tokens, as " mickey" and "Mickey" are different tokens."""
-    return set(re.findall(r"[\w-]+", text.casefold()))
 
 
 @torch.no_grad()

@@ -101,10 +101,6 @@ class Recipe:
 
     def check(self) -> Recipe:
         """Itself, or a UserError that names the first field with an impossible value, or two fields that contradict each other."""
-        for name, options in CHOICES.items():
-            value = get(self, name)
-            if value not in options:
-                raise UserError(f"recipe field {name}='{value}' is not possible; {nearest(value, options)}")
         numbers = {
             "lr": self.lr > 0,
             "eta": self.eta >= 0,
@@ -122,16 +118,7 @@ class Recipe:
             "retain.alpha": self.retain.alpha >= 0,
             "mlp_every": self.mlp_every >= 1,
         }
-        for name, fine in numbers.items():
-            if not fine:
-                raise UserError(f"recipe field {name}={get(self, name)} is out of range")
-        for name in ("layers", "mlp_layers"):
-            first, last = get(self, name)
-            if not 0 <= first < last <= 1:
-                raise UserError(f"recipe field {name}={get(self, name)} must be two shares of the depth, 0 <= first < last <= 1")
-        for contradicts, why in self._contradictions():
-            if contradicts:
-                raise UserError(f"recipe '{self.name}': {why}")
+        refuse(self, CHOICES, numbers, ("layers", "mlp_layers"), self._contradictions())
         return self
 
     def _contradictions(self):
@@ -169,6 +156,34 @@ class Recipe:
 
     def as_dict(self) -> dict:
         return dataclasses.asdict(self)
+
+
+def refuse(recipe, choices: dict, fine: dict, shares=(), contradictions=()) -> None:
+    """UserError for the first field of a recipe of any kind that is none of its `choices`, is not `fine` (field -> bool), or should be two shares of a whole
+    and is not; then for the first that holds of `contradictions`, (whether, the line that says so)."""
+    for name, options in choices.items():
+        if get(recipe, name) not in options:
+            raise UserError(f"recipe field {name}='{get(recipe, name)}' is not possible; {nearest(get(recipe, name), options)}")
+    for name, is_fine in fine.items():
+        if not is_fine:
+            raise UserError(f"recipe field {name}={get(recipe, name)} is out of range")
+    for name in shares:
+        first, last = get(recipe, name)
+        if not 0 <= first < last <= 1:
+            of = "their number" if name == "scales" else "the depth"
+            raise UserError(f"recipe field {name}={get(recipe, name)} must be two shares of {of}, 0 <= first < last <= 1")
+    for contradicts, why in contradictions:
+        if contradicts:
+            raise UserError(f"recipe '{recipe.name}': {why}")
+
+
+def unused(recipe, used: dict):
+    """Contradictions for `refuse`: fields that are set and mean nothing to the recipe's method. `used`: method -> the fields that do."""
+    used = used[recipe.method]
+    for f in dataclasses.fields(recipe):
+        if f.name not in ("name", "method", *used):
+            line = f"{f.name} means nothing to method={recipe.method}, which has {', '.join(used)}; leave it at {f.default!r}"
+            yield getattr(recipe, f.name) != f.default, line
 
 
 def fields_of(recipe: Recipe) -> list[str]:

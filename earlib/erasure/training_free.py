@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from ..errors import UserError, nearest
+from ..errors import UserError
 from .recipe import CHOICES as TRAINED_CHOICES
-from .recipe import get
+from .recipe import refuse, unused
 
 USED = {  # method -> the fields that mean something to it
     "negative-prompt": ("text", "strength"),
@@ -47,20 +47,8 @@ class TrainingFree:
 
     def check(self) -> TrainingFree:
         """Itself, or a UserError that names the first field with an impossible value, or one that means nothing to the method."""
-        for name, options in CHOICES.items():
-            if get(self, name) not in options:
-                raise UserError(f"recipe field {name}='{get(self, name)}' is not possible; {nearest(get(self, name), options)}")
         positive = {"strength": self.strength >= 0, "preserve": self.preserve >= 0, "slope": self.slope > 0, "ridge": self.ridge > 0, "pairs": self.pairs >= 1}
-        for name, fine in positive.items():
-            if not fine:
-                raise UserError(f"recipe field {name}={get(self, name)} is out of range")
-        first, last = self.layers
-        if not 0 <= first < last <= 1:
-            raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
-        used = USED[self.method]
-        for f in dataclasses.fields(self):
-            if f.name not in ("name", "method", *used) and get(self, f.name) != f.default:
-                raise UserError(f"recipe '{self.name}': {f.name} means nothing to method={self.method}, which has {', '.join(used)}; leave it at {f.default!r}")
+        refuse(self, CHOICES, positive, ("layers",), unused(self, USED))
         return self
 
     def as_dict(self) -> dict:

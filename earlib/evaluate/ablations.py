@@ -26,8 +26,8 @@ def read(name: str, effort: int = 1, **more):
     found: dict[str, list[dict]] = {}
     for row in table.rows(name, effort, **more):
         if "failed" not in row:
-            found.setdefault(_which(row), []).append(row)
-    mine = [found.get(_which(row), []) for row in frame.to_dict("records")]
+            found.setdefault(group_of(row), []).append(row)
+    mine = [found.get(group_of(row), []) for row in frame.to_dict("records")]
     frame["updates"] = [_mean([row["windows_trained"] for row in rows if row.get("windows_trained") is not None]) for rows in mine]
     for kind in KINDS:
         frame[f"{kind}_seeds"] = [{row["seed"]: _share(row, kind) for row in rows} for rows in mine]
@@ -55,7 +55,8 @@ def layers_told(layers: str, depth: int) -> str:
     return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
 
 
-def _which(row: dict) -> str:
+def group_of(row: dict) -> str:
+    """What the rows of one run share that differ by seed only."""
     return json.dumps([row["concept"], row["label"], row["settings"]])
 
 

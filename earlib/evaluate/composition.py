@@ -134,11 +134,11 @@ def read(effort: int = 1, **more):
     for row in table.rows(TABLE, effort, **more):
         if "failed" not in row:
             own = row["rates"].get("parts") or {row["concept"]: row["rates"]["concept"]}
-            counts.setdefault(ablations._which(row), []).append(own)
+            counts.setdefault(ablations.group_of(row), []).append(own)
     frame["count"] = [concept.count(JOIN) + 1 for concept in frame.concept]
     frame["form"] = [_form(row) for row in frame.to_dict("records")]
     frame["transport"] = frame[TRANSPORT].fillna("none")
-    frame["of"] = [_pooled(counts.get(ablations._which(row), [])) for row in frame.to_dict("records")]
+    frame["of"] = [_pooled(counts.get(ablations.group_of(row), [])) for row in frame.to_dict("records")]
     return frame[(frame["count"] > 1) | (frame[FORM] != "joint")].reset_index(drop=True)
 
 

@@ -24,9 +24,9 @@ def draw_tokens(generator, prompts: list[str], seed: int = 0, erasure=None, guid
     """Image tokens int64 [N, T] of the pictures that `generators.draw` makes of the same prompts and seed; the first K given by `prefix_NK`."""
     from ..generators import default_keys, picture_seeds
 
-    prompts = list(prompts)
+    prompts, given = list(prompts), {} if prefix_NK is None else {"prefix": prefix_NK}
     with _on(erasure, generator):
-        return generator.sample(prompts, picture_seeds(seed, default_keys(prompts)), guidance, progress=progress, prefix=prefix_NK)
+        return generator.sample(prompts, picture_seeds(seed, default_keys(prompts)), guidance, progress=progress, **given)
 
 
 @torch.no_grad()

@@ -14,6 +14,7 @@ FAMILIES = {  # what a method pulls the student to, or where it acts: name -> re
     "without training": ("negative-prompt", "safe-guidance", "uce", "leace"),
     "ours": ("recommended",),
 }
+BY_FAMILY = tuple(name for names in FAMILIES.values() for name in names)
 AXES = {  # columns of the grid -> fields of a recipe
     "reads": ("prefix",),
     "teacher's states": ("teacher_states",),
@@ -62,7 +63,7 @@ def costs(frame, concept: str):
     """The main table of one concept, by family: for each recipe the rates with their intervals, what is kept, what it took. `frame`: `table.load("main")`."""
     import pandas as pd
 
-    rows, order = {}, ["base", *(name for names in FAMILIES.values() for name in names)]
+    rows, order = {}, ("base", *BY_FAMILY)
     for row in sorted(frame[frame.concept == concept].to_dict("records"), key=lambda row: order.index(row["label"])):
         name, trained = row["label"], pd.notna(row["recipe"])
         if row.get("direct") is None or row["failed"] == row["seeds"]:
@@ -175,8 +176,7 @@ def control(frame, labels: dict[str, str]):
 
     from ..figures import INK, PALETTE
 
-    order = [name for names in FAMILIES.values() for name in names]
-    rows = sorted(frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records"), key=lambda row: order.index(row["recipe"]))
+    rows = sorted(frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records"), key=lambda row: BY_FAMILY.index(row["recipe"]))
     fig, axis = plt.subplots(figsize=(7.2, 0.9 + 0.27 * len(rows)), layout="constrained")
     for k, (kind, label) in enumerate(labels.items()):
         values = [100 * row[kind] for row in rows]

@@ -42,7 +42,8 @@ def draw_sets(generator, sets: dict[str, list[str]], seed: int, erasure=None, pr
 def _folder(generator, seed: int) -> Path:
     device = str(generator.device).split(":")[0]  # sampled tokens may differ between devices and dtypes
     dtype = str(generator.dtype).removeprefix("torch.")
-    return CACHE / f"{__version__}-{generator.fingerprint}-{device}-{dtype}-guidance{generator.guidance:g}" / f"seed{seed}"
+    warmth = "" if generator.temperature == 1 else f"-temperature{generator.temperature:g}"
+    return CACHE / f"{__version__}-{generator.fingerprint}-{device}-{dtype}-guidance{generator.guidance:g}{warmth}" / f"seed{seed}"
 
 
 def _stored(folder: Path, wanted) -> dict[str, np.ndarray]:

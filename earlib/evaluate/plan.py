@@ -19,6 +19,8 @@ from types import SimpleNamespace
 from .. import ROOT
 from ..concepts import list_concepts, load_concept
 from ..errors import UserError, nearest
+from ..nextscale.config import PROFILES as NEXT_SCALE
+from ..nextscale.config import is_nextscale
 from ..runs import read_json
 
 SWEEPS = ROOT / "book" / "sweeps.yml"
@@ -26,7 +28,8 @@ STRENGTH = "erasure.strength"  # among a case's settings: not a field of its rec
 FORM, TRANSPORT = "erasure.form", "erasure.transport"  # no fields either: how several concepts are erased at once, and which prompts open the change
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}  # the first of each is what holds without the setting
 JOIN = "+"  # between concepts that are erased at once
-PROFILE = "mini"  # whose concepts and settings the sweeps take
+PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
+MODELS = (PROFILE, "mini-var")
 SPLITS = ("test", "dev", "nonsense")
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and measure all tables again.
 # In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the code, nor what preservation reads of other concepts.
@@ -45,7 +48,8 @@ class Row:
     seed: int  # of the training and of the pictures
     split: str  # test; dev: the prompts that a recipe is chosen on; nonsense: test, but trained on a word that means nothing
     pictures: dict  # as PICTURES
-    fidelity: bool  # KID too
+    fidelity: bool  # KID and diversity too
+    model: str = PROFILE  # a mini profile, or a folder of such a model
     sweep: str = ""  # in whose table it stands, and under which name: these decide no number
     label: str = ""
 
@@ -53,9 +57,9 @@ class Row:
         settings = "".join(f" {name}={value}" for name, value in self.settings.items())
         return f"{self.concept} {self.label}{settings} seed {self.seed}"
 
-    def place(self, model: str = PROFILE) -> tuple[str, str, str]:
+    def place(self) -> tuple[str, str, str]:
         """Where it stands in a table (`place_of` a measured row): one model may stand there under several labels."""
-        return self.key(model), self.label, json.dumps(self.settings)
+        return self.key(), self.label, json.dumps(self.settings)
 
     @property
     def strength(self) -> float:
@@ -77,9 +81,9 @@ class Row:
         settings = {name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)}
         return [dataclasses.replace(self, concept=part, settings=settings, seed=self.seed + 100 * i) for i, part in enumerate(self.concept.split(JOIN))]
 
-    def training(self, model: str = PROFILE) -> str:
+    def training(self) -> str:
         """The key that all rows share which are trained alike."""
-        return dataclasses.replace(self, settings={name: value for name, value in self.settings.items() if name not in (STRENGTH, TRANSPORT)}).key(model)
+        return dataclasses.replace(self, settings={name: value for name, value in self.settings.items() if name not in (STRENGTH, TRANSPORT)}).key()
 
     @property
     def trained_on(self):
@@ -88,28 +92,34 @@ class Row:
 
     def preset(self):
         """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
-        from ..erasure.presets import recipe, with_settings
+        if is_nextscale(self.model):
+            from ..nextscale.methods import recipe, with_settings
 
-        found = recipe(self.recipe, PROFILE, **{name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)})
+            profile = "mini-var"
+        else:
+            from ..erasure.presets import recipe, with_settings
+
+            profile = PROFILE
+        found = recipe(self.recipe, profile, **{name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)})
         parts = self.concept.count(JOIN) + 1
         return with_settings(found, {"pairs": parts * found.pairs}) if parts > 1 and self.form == "joint" else found
 
-    def _resolved(self, model: str):
+    def _resolved(self):
         """The recipe with its window in tokens, so that 12 by name and 12 by the concept's own are one. UserError if a picture has fewer."""
         from ..erasure import window_length
         from ..erasure.presets import with_settings
 
         recipe = self.preset()
-        if not hasattr(recipe, "windows"):  # methods that do not train
+        if not hasattr(recipe, "windows"):  # methods that do not train, or train on scales
             return recipe
-        grid = SimpleNamespace(num_image_tokens=image_tokens(model))
+        grid = SimpleNamespace(num_image_tokens=image_tokens(self.model))
         return with_settings(recipe, {"windows.length": window_length(recipe, concept_of(self.concept), grid)})
 
-    def key(self, model: str = PROFILE) -> str:
+    def key(self) -> str:
         """16 hex digits that change whenever a number of the row could."""
-        recipe = None if self.recipe is None else self._resolved(model)
+        recipe = None if self.recipe is None else self._resolved()
         fields = None if recipe is None else [type(recipe).__name__, chosen(recipe)]
-        decides = [TABLE_VERSION, weights(model), prompts(self.concept, self.split), fields, self.seed, self.pictures, self.fidelity]
+        decides = [TABLE_VERSION, weights(self.model), prompts(self.concept, self.split), fields, self.seed, self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
         decides += [value for name, value in ((FORM, self.form), (TRANSPORT, self.transport)) if self.recipe is not None and value != VALUES[name][0]]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
@@ -128,8 +138,9 @@ class Sweep:
     split: str = "test"
     pictures: dict = field(default_factory=dict)  # other numbers of pictures at size 1 than PICTURES has
     fidelity: bool = False
+    model: str = PROFILE
 
-    def rows(self, effort: int = 1) -> list[Row]:
+    def rows(self, effort: int = 1, model: str | None = None) -> list[Row]:
         """Every row of the table, those of one concept and seed together, the base model's first. `effort` multiplies pictures and seeds."""
         seeds = [*self.seeds, *(s for s in range(len(self.seeds) * (effort + 1)) if s not in self.seeds)][: effort * len(self.seeds)]
         pictures = {kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in (PICTURES | self.pictures).items()}
@@ -138,7 +149,7 @@ class Sweep:
             axes = [[(name, v) for v in (values if isinstance(values, list) else [values])] for name, values in case.get("settings", {}).items()]
             cells += [(case["recipe"], case.get("label", case["recipe"]), dict(cell)) for cell in itertools.product(*axes)]
         return [
-            Row(concept, recipe, settings, seed, self.split, pictures, self.fidelity, self.name, label)
+            Row(concept, recipe, settings, seed, self.split, pictures, self.fidelity, model or self.model, self.name, label)
             for concept, seed, (recipe, label, settings) in itertools.product(self.concepts, seeds, cells)
         ]
 
@@ -182,6 +193,7 @@ def _sweep(name: str, entry, where: str) -> Sweep:
         *((part, list_concepts(PROFILE), "concept") for concept in sweep.concepts for part in concept.split(JOIN)),
         *((kind, PICTURES, "kind of picture") for kind in sweep.pictures),
         (sweep.split, SPLITS, "split"),
+        (sweep.model, MODELS, "model"),
     ):
         if value not in options:
             raise UserError(f"{where}: unknown {what} '{value}'; {nearest(value, options)}")
@@ -205,6 +217,8 @@ def _sweep(name: str, entry, where: str) -> Sweep:
             for name, values in VALUES.items():
                 if row.settings.get(name, values[0]) not in values:
                     raise UserError(f"{where}: {row.label}: unknown {name} '{row.settings[name]}'; {nearest(str(row.settings[name]), values)}")
+            if is_nextscale(sweep.model) and {FORM, TRANSPORT} & set(row.settings):
+                raise UserError(f"{where}: {row.label}: changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out")
             try:
                 recipe = row.preset()
             except UserError as error:
@@ -239,7 +253,7 @@ def prompts(name: str, split: str) -> str:
 def _folder(model: str) -> Path:
     from ..generators.load import PROFILES
 
-    return Path(PROFILES.get(model) or model)
+    return Path(PROFILES.get(model) or NEXT_SCALE.get(model) or model)
 
 
 @lru_cache

@@ -76,7 +76,7 @@ def evaluate(
             shown = np.concatenate([values["neighbour_rate", name, "neighbour"][0] for name in neighbours])
             # in the order of `shown`: a neighbour's pictures of all seeds, then the next neighbour's
             prompts = [p for prompts in neighbours.values() for p in prompts * len(seeds)]
-            values["neighbour_rate", "all", "neighbour"] = shown, prompts, _together(others.values())
+            values["neighbour_rate", "all", "neighbour"] = shown, prompts, told_together(others.values())
         values |= tools.clip_values(concept, pictures, tests, benign, len(seeds))
         for (metric, subject, kind), (value, _, who) in values.items():
             if metric.endswith("_rate"):
@@ -106,7 +106,7 @@ def _over_seeds(generator, sets, seeds, erasure, progress, keep) -> dict:
     return {name: np.concatenate([one[name] for one in drawn]) for name in sets}
 
 
-def _together(judges) -> str:
+def told_together(judges) -> str:
     """What several judges have in common, and how many they are where they differ: "miniworld ba31fd1b >= 0.5"."""
     texts = {f"{j.name.split()[0]} {j.version} >= {j.threshold:g}" for j in judges}
     return texts.pop() if len(texts) == 1 else f"{len(texts)} judges, named with each neighbour"

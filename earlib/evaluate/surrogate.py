@@ -8,7 +8,6 @@ with a surrogate in its place.
 
 from __future__ import annotations
 
-import re
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..concepts import PromptPair
+from ..concepts import PromptPair, renamed
 from ..erasure.anchors import Retained
 from ..erasure.lessons import lessons
 from ..erasure.trainable import applied
@@ -30,14 +29,6 @@ PREFIXES = {"target": "the target's", "replacement": "the replacement's", "stude
 DIFFUSION = 77 * 768  # numbers in the text embedding of Stable Diffusion 1.4, where SPM's released code draws its anchors
 
 # ---------------------------------------------------------------- concept and surrogate, along a picture
-
-
-def renamed(prompts, word: str, other: str) -> list[str]:
-    """`prompts` with `other` in place of `word`. UserError for a prompt that does not have it."""
-    name = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
-    if without := [p for p in prompts if not name.search(p)]:
-        raise UserError(f"'{without[0]}' does not have the word '{word}', which '{other}' is to replace")
-    return [name.sub(other, p) for p in prompts]
 
 
 def with_surrogate(concept, word: str, other: str):

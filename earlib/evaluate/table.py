@@ -8,6 +8,7 @@ A table is data/sweeps/NAME.jsonl. Notebooks only read it: all sweeps together t
     rates       {"concept": {kind: [hits, n]}, "neighbours": {name: [hits, n]}}, and who judged in `judge`; of several concepts together also "parts"
     kl_drift    nats a token on benign prompts, of the distribution that is drawn from
     clip, in_prompt, kid      [value, n]; null where it was not measured
+    diversity   [value, n]: mean distance of two pictures of one benign prompt, in the judge's features; null as `kid`, and in rows of before it was kept
     seconds, seconds_sampling, seconds_measuring    by the clock: training with drawing its trajectories, that drawing alone, and what follows
     seconds_core                                    what training took of one core, whatever else ran on the machine
     megabytes, windows_trained, windows_skipped
@@ -27,8 +28,9 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError, nearest
+from ..nextscale.config import is_nextscale
 from ..runs import read_lines
-from .plan import JOIN, PROFILE, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, short, weights
+from .plan import JOIN, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, short, weights
 from .statistics import wilson
 
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
@@ -38,6 +40,7 @@ MEANS = {  # pooled to mean, least and greatest over seeds: column -> metric, su
     "clip": ("clip_score", "benign", "benign"),
     "in_prompt": ("in_prompt_clip", None, "compositional"),
     "kid": ("kid", "benign", "real"),
+    "diversity": ("diversity", "benign", "benign"),
     "seconds": ("training_seconds", "erasure", "training"),
     "megabytes": ("megabytes", "erasure", "training"),
     "change_size": ("change_size", "erasure", "training"),
@@ -46,6 +49,15 @@ KINDS = ("direct", "synonym", "compositional", "indirect", "odd")
 
 
 # ---------------------------------------------------------------- one row
+
+
+def load_model(model: str):
+    """The model of a row, of either family, on the CPU: tables compare what one kind of machine computes."""
+    if is_nextscale(model):
+        from ..nextscale import load_nextscale as load
+    else:
+        from ..generators import load_generator as load
+    return load(model, device="cpu")
 
 
 def choose(concept, row: Row) -> dict[tuple[str, str], list[str]]:
@@ -58,17 +70,20 @@ def choose(concept, row: Row) -> dict[tuple[str, str], list[str]]:
     return {which: [group[(row.seed * n + i) % len(group)] for i in range(n)] for which, (group, n) in wanted.items() if n}
 
 
-def measure(generator, row: Row, model: str = PROFILE) -> dict:
-    """Train what `row` asks for and measure it. Training that diverges gives a row with `failed`; anything else that is wrong raises UserError."""
+def measure(generator, row: Row) -> dict:
+    """Train what `row` asks for on its model, loaded as `generator`, and measure it.
+
+    Training that diverges gives a row with `failed`; anything else that is wrong raises UserError.
+    """
     from .together import measured, opened_by_prompts
 
     found = {name: getattr(row, name) for name in ASKED}
-    found |= {"key": row.key(model), "version": TABLE_VERSION, "weights": weights(model), "prompts": prompts(row.concept, row.split)}
+    found |= {"key": row.key(), "version": TABLE_VERSION, "weights": weights(row.model), "prompts": prompts(row.concept, row.split)}
     found |= {"fingerprint": generator.fingerprint, "chosen": None if row.recipe is None else chosen(row.preset())}
     erasure = None
     try:
         if row.recipe is not None:
-            erasure, core = _erasure(generator, row, model)
+            erasure, core = _erasure(generator, row)
             found |= {name: erasure.info.get(name) for name in ("seconds", "seconds_sampling", "windows_trained", "windows_skipped")}
             found["seconds_core"] = round(core, 2)
             found["megabytes"] = round(erasure.megabytes, 4)
@@ -83,15 +98,19 @@ def measure(generator, row: Row, model: str = PROFILE) -> dict:
     return found | {"seconds_measuring": round(time.perf_counter() - began, 2)}
 
 
-def _erasure(generator, row: Row, model: str):
+def _erasure(generator, row: Row):
     """(the erasure that a row asks for, open to all prompts and at strength 1, what training it took of one core in seconds)."""
-    from ..erasure import erase
     from .together import added_up
 
-    key = row.training(model)
+    if is_nextscale(row.model):
+        from ..nextscale.methods import erase
+    else:
+        from ..erasure import erase
+
+    key = row.training()
     if key not in _trained:
         if row.form == "composed":
-            parts, cores = zip(*(_erasure(generator, part, model) for part in row.alone()))
+            parts, cores = zip(*(_erasure(generator, part) for part in row.alone()))
             made = added_up(parts), sum(cores)
         else:
             core = time.process_time()
@@ -117,13 +136,14 @@ def _measured(generator, row: Row, erasure) -> dict:
     from .fidelity import distances
     from .judges import describe, load_judge
     from .pictures import draw_sets
-    from .report import Instruments, _together
+    from .report import Instruments, told_together
 
     concept = concept_of(row.concept, row.split)
     sets = choose(concept, row)
     benign = sets.get(("benign", ""), [])
-    drift = _drift(generator, row, benign, erasure) if benign else None
-    drawn = draw_sets(generator, sets, row.seed, erasure, progress=False)
+    drift = guided_drift(generator, row, benign, erasure) if benign else None
+    twice = {("twice", ""): 2 * benign} if row.fidelity else {}  # the second time with other noise
+    drawn = draw_sets(generator, sets | twice, row.seed, erasure, progress=False)
     judge = load_judge(concept.judge)
     others = {name: load_judge(spec) for name, spec in concept.neighbour_judges.items()}
     hits = {which: int((judge if which[0] == "test" else others[which[1]]).shows(drawn[which]).sum()) for which in sets if which[0] != "benign"}
@@ -132,16 +152,19 @@ def _measured(generator, row: Row, erasure) -> dict:
     means = {}
     for (metric, *_), (values, *_) in tools.clip_values(concept, drawn, {k: v for (r, k), v in sets.items() if r == "test"}, benign, 1).items():
         means[metric] = [round(float(np.mean(values)), 6), len(values)]
-    kid = None
+    kid = diversity = None
     if tools.features is not None:
         kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"], 6), len(benign)]
+        first, second = np.split(tools.features.features(drawn["twice", ""]), 2)
+        diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
     return {
         "rates": {"concept": rates["test"], "neighbours": rates["neighbour"]},
-        "judge": {"concept": describe(judge), "neighbours": _together(others.values()) if others else None},
+        "judge": {"concept": describe(judge), "neighbours": told_together(others.values()) if others else None},
         "kl_drift": drift,
         "clip": means.get("clip_score"),
         "in_prompt": means.get("in_prompt_clip"),
         "kid": kid,
+        "diversity": diversity,
     }
 
 
@@ -150,12 +173,19 @@ _trained: dict = {}
 _base: dict = {}  # of the last concept and seed: rows that share them follow each other
 
 
-def _drift(generator, row: Row, benign: list[str], erasure) -> float:
-    """KL(p* || p) in nats a token on the base model's own benign pictures, p* and p being the guided distributions: methods without training act only there."""
+def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
+    """KL(p* || p) in nats a token on the base model's own benign pictures, p* and p being the guided distributions: methods without training act only there.
+
+    A token of a next-scale model is one code, whose bits are drawn one by one: their divergences add up.
+    """
     from .drift import draw_tokens, log_probabilities
 
     def distributions(change):
-        return [logp_BTV for _, logp_BTV in log_probabilities(generator, benign, tokens_NT, change, guidance=generator.guidance)]
+        if not is_nextscale(row.model):
+            return [logp_BTV for _, logp_BTV in log_probabilities(generator, benign, tokens_NT, change, guidance=generator.guidance)]
+        from ..nextscale.draw import log_probabilities as of_scales
+
+        return [of_scales(generator, benign, tokens_NT, change)]
 
     which = (generator.fingerprint, row.seed, tuple(benign))
     if which not in _base:
@@ -165,7 +195,7 @@ def _drift(generator, row: Row, benign: list[str], erasure) -> float:
     tokens_NT, base = _base[which]
     if erasure is None:
         return 0.0
-    kl = [((b.exp() * (b - e)).sum(-1)).double().mean().item() * len(b) for b, e in zip(base, distributions(erasure))]
+    kl = [(b.exp() * (b - e)).double().flatten(2).sum(-1).mean().item() * len(b) for b, e in zip(base, distributions(erasure))]
     drift = sum(kl) / len(benign)
     if not np.isfinite(drift):
         raise UserError("the erased model's distributions: infinite or not a number")
@@ -180,7 +210,7 @@ def table_folder(effort: int = 1) -> Path:
     return ROOT / "data" / "sweeps" if effort == 1 else ROOT / "runs" / "sweeps" / f"effort-{effort}"
 
 
-def rows(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = SWEEPS, complete: bool = True, model: str = PROFILE) -> list[dict]:
+def rows(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = SWEEPS, complete: bool = True, model: str | None = None) -> list[dict]:
     """The rows of a table that book/sweeps.yml asks for, in its order; with `complete=False` those that there are.
 
     Raises UserError: an unknown name; a broken line; a table of mixed versions, weights or models; rows that are missing, with the command.
@@ -199,21 +229,21 @@ def rows(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = 
         values = {str(row.get(what)) for row in found.values()}
         if len(values) > 1:
             raise UserError(f"{where}: holds rows of {len(values)} {what}s ({'; '.join(sorted(values))}), which cannot be compared; run `{command}`")
-    asked = [row.place(model) for row in plan[name].rows(effort)]
+    asked = [row.place() for row in plan[name].rows(effort, model)]
     missing = [place for place in asked if place not in found]
     if missing and complete:
         why = ""
-        for what, now in (("version", TABLE_VERSION), ("weights", weights(model))):
+        for what, now in (("version", TABLE_VERSION), ("weights", weights(model or plan[name].model))):
             if then := {row.get(what) for row in found.values()} - {now}:
                 why = f" (its rows are of {what} {then.pop()}, now it is {now})"
         raise UserError(f"{where}: lacks {len(missing)} of the {len(asked)} rows that {short(sweeps)} asks for{why}; run `{command}`")
-    return [found[place] for place in asked if place in found]
+    return [found[place] | {"model": model or plan[name].model} for place in asked if place in found]
 
 
-def load(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = SWEEPS, complete: bool = True, model: str = PROFILE):
+def load(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = SWEEPS, complete: bool = True, model: str | None = None):
     """The table `name` as a pandas DataFrame, its seeds pooled: a row for each concept, recipe, label and settings. Raises what `rows` raises.
 
-    Columns: concept, recipe (None: the base model), label, settings, one for each swept field; `seeds`, and `failed` of them; for the concept's kinds
+    Columns: model, concept, recipe (None: the base model), label, settings, one for each swept field; `seeds`, and `failed` of them; for the concept's kinds
     of prompt and for `neighbours` the rate (`direct`), its Wilson interval (`direct_low`, `direct_high`), `direct_n` and the base model's `direct_base`;
     `kept`, the neighbours' rate over their base rate; mean, least and greatest over seeds of those in MEANS (`kl_drift`, `kl_drift_low`, `kl_drift_high`);
     `skipped`, the share of windows that the gate skipped. `seconds` are those of one core, without drawing the trajectories: rows share these.
@@ -234,7 +264,14 @@ def load(name: str, effort: int = 1, folder: Path | None = None, sweeps: Path = 
 
 def _pooled(group: list[dict]) -> dict:
     first, fine = group[0], [row for row in group if "failed" not in row]
-    pooled = {"concept": first["concept"], "recipe": first["recipe"], "label": first["label"], "settings": first["settings"], **first["settings"]}
+    pooled = {
+        "model": first["model"],
+        "concept": first["concept"],
+        "recipe": first["recipe"],
+        "label": first["label"],
+        "settings": first["settings"],
+        **first["settings"],
+    }
     pooled |= {"seeds": len(group), "failed": len(group) - len(fine)}
     counts: dict[str, list] = {}
     for row in fine:
@@ -266,7 +303,7 @@ def flat_records(frame) -> list[dict]:
 
     records = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):
-        shared = {"condition": "base" if row["recipe"] is None else "erased", "seed": row["seed"], "profile": PROFILE, "recipe": row["recipe"]}
+        shared = {"condition": "base" if row["recipe"] is None else "erased", "seed": row["seed"], "profile": row["model"], "recipe": row["recipe"]}
         more = {"concept": row["concept"], "settings": row["settings"], "label": row["label"]}
 
         def note(metric, subject, kind, value, n, low=None, high=None, judge=None, paper=None, shared=shared, more=more):
@@ -297,14 +334,11 @@ def spot_check(name: str, row: dict | None = None, generator=None, **more) -> tu
 
     On the machine that made the table they agree to the last digit, but for seconds; elsewhere rounding may tip a token, and rates agree as two draws do.
     """
-    from ..generators import load_generator
-
     if row is None:
         trained = [r for r in rows(name, **more) if r["recipe"] is not None and "failed" not in r]
         row = min(trained, key=lambda r: r["seconds"])
-    plan = load_sweeps(more.get("sweeps", SWEEPS))[name].rows(more.get("effort", 1))
-    model = more.get("model", PROFILE)
-    asked = next((r for r in plan if r.place(model) == place_of(row)), None)
+    plan = load_sweeps(more.get("sweeps", SWEEPS))[name].rows(more.get("effort", 1), more.get("model"))
+    asked = next((r for r in plan if r.place() == place_of(row)), None)
     if asked is None:
         raise UserError(f"this row is none of those that sweep '{name}' asks for now; take one of table.rows('{name}')")
-    return row, measure(generator or load_generator(model, device="cpu"), asked, model)
+    return row, measure(generator or load_model(asked.model), asked)

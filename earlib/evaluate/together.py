@@ -15,10 +15,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import re
 from collections import Counter
 
-from ..concepts import Concept, list_concepts, load_concept
+from ..concepts import Concept, list_concepts, load_concept, words_of
 from .plan import JOIN, PROFILE, Row, concept_of
 
 NAMES = {"vangogh": "van gogh"}  # as people call what prompts put "in the style of van gogh": most prompts have one of "in", "the" and "of"
@@ -34,7 +33,7 @@ def joined(parts: list[Concept]) -> Concept:
 
     erased, telling = {part.judge.get("label") for part in parts} - {None}, set().union(*map(telling_words, parts))
     in_turn = lambda groups: (item for same in itertools.zip_longest(*groups) for item in same if item is not None)
-    free = lambda groups: tuple(p for p in dict.fromkeys(in_turn(groups)) if not telling & _words(p))
+    free = lambda groups: tuple(p for p in dict.fromkeys(in_turn(groups)) if not telling & words_of(p))
     judges = {name: spec for part in parts for name, spec in part.neighbour_judges.items() if spec.get("label") not in erased}
     neighbours = {name: free([part.neighbours[name] for part in parts if name in part.neighbours]) for name in judges}
     return Concept(
@@ -52,13 +51,9 @@ def joined(parts: list[Concept]) -> Concept:
 
 def telling_words(concept: Concept) -> set[str]:
     """Words that several of its test prompts have and its neighbours' and benign prompts never: "church", "chapel", "worship"."""
-    asked = Counter(word for kind in ("direct", "synonym", "indirect") for p in concept.tests.get(kind, ()) for word in _words(p))
-    others = set().union(*(_words(p) for group in (*concept.neighbours.values(), concept.benign) for p in group))
+    asked = Counter(word for kind in ("direct", "synonym", "indirect") for p in concept.tests.get(kind, ()) for word in words_of(p))
+    others = set().union(*(words_of(p) for group in (*concept.neighbours.values(), concept.benign) for p in group))
     return {word for word, prompts in asked.items() if prompts >= SEVERAL} - others
-
-
-def _words(text: str) -> set[str]:
-    return set(re.findall(r"[\w-]+", text.casefold()))
 
 
 # ---------------------------------------------------------------- what is switched on
@@ -110,8 +105,8 @@ def measured(generator, row: Row, erasure) -> dict:
     """As `table.measure` has it for one concept, of a row of several."""
     from .judges import load_judge
     from .pictures import draw_sets
-    from .report import Instruments, _together
-    from .table import _drift, choose
+    from .report import Instruments, told_together
+    from .table import choose, guided_drift
 
     concept = concept_of(row.concept, row.split)
     parts = {name: concept_of(name, row.split) for name in row.concept.split(JOIN)}
@@ -131,8 +126,8 @@ def measured(generator, row: Row, erasure) -> dict:
             "neighbours": {name: count(others[name], (role, name)) for role, name in sets if role == "neighbour"},
             "parts": rates,
         },
-        "judge": {"concept": _together(judges.values()), "neighbours": _together(others.values()) if others else None},
-        "kl_drift": _drift(generator, row, benign, erasure) if benign else None,
+        "judge": {"concept": told_together(judges.values()), "neighbours": told_together(others.values()) if others else None},
+        "kl_drift": guided_drift(generator, row, benign, erasure) if benign else None,
         "clip": clip and [round(float(clip[0].mean()), 6), len(benign)],
         "in_prompt": None,
         "kid": None,

@@ -66,6 +66,7 @@ class Generator(ABC):
     profile: str  # "mini", "janus-pro-1b", "janus-pro-7b" or "custom"
     fingerprint: str  # 16 hex digits over the weights
     guidance: float  # default guidance scale
+    temperature: float = 1.0  # default temperature
     grid: tuple[int, int]  # rows and columns of image tokens
     codebook_size: int
     trunk: torch.nn.Module  # the language model; names of trained tensors are relative to it

@@ -8,10 +8,9 @@ Beside them the control of any method: the same concept, trained on a word that 
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 
-from ..concepts import Concept, PromptPair, list_concepts, load_concept
+from ..concepts import Concept, PromptPair, list_concepts, load_concept, renamed
 from ..errors import UserError
 from .concepts import SEED, Writer, makers
 
@@ -48,7 +47,5 @@ def nonsense(concept: Concept) -> Concept:
 
     Raises UserError for a concept whose pairs do not name it by its name, such as a style.
     """
-    name = re.compile(rf"\b{re.escape(concept.name)}\b")
-    if not all(name.search(pair.target) for pair in concept.pairs):
-        raise UserError(f"the pairs of concept '{concept.name}' do not all have the word '{concept.name}', which nonsense could stand for")
-    return replace(concept, pairs=tuple(PromptPair(name.sub(NONSENSE, pair.target), pair.replacement) for pair in concept.pairs), words=())
+    targets = renamed([pair.target for pair in concept.pairs], concept.name, NONSENSE)
+    return replace(concept, pairs=tuple(PromptPair(target, pair.replacement) for target, pair in zip(targets, concept.pairs)), words=())

@@ -102,26 +102,37 @@ def stage_clip(out: Path, state: Path, seed: int, device: str, steps: int | None
     train_clip(out=out / "clip", run=state / "clip1", seed=seed, **({"steps": steps} if steps else {}))
 
 
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train", description="Retrain the mini models.")
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: all, in this order)")
-    parser.add_argument("--out", type=Path, default=ROOT / "data" / "mini", help="where the trained models go")
-    parser.add_argument("--state", type=Path, help="where unfinished training is kept (default: runs/mini, or OUT/state)")
+def parsed(parser: argparse.ArgumentParser, stages, out: Path, argv: list[str] | None) -> argparse.Namespace:
+    """The arguments of a training command: what all of them have is added to `parser`. `out` is where the shipped models lie, data/NAME."""
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(stages)} (default: all, in this order)")
+    parser.add_argument("--out", type=Path, default=out, help="where the trained models go")
+    parser.add_argument("--state", type=Path, help=f"where unfinished training is kept (default: runs/{out.name}, or OUT/state)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, help="override the number of steps (0 or none: as shipped)")
     parser.add_argument("--anew", action="store_true", help="forget unfinished training first")
     args = parser.parse_args(argv)
-    unknown = [s for s in args.stages if s not in STAGES]
+    unknown = [s for s in args.stages if s not in stages]
     if unknown:
-        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
-    state = args.state or (ROOT / "runs" / "mini" if args.out == ROOT / "data" / "mini" else args.out / "state")
-    for stage in args.stages or STAGES:
-        if args.anew:
-            for folder in state.glob(f"{stage}[0-9]"):
-                shutil.rmtree(folder)
-        print(f"== {stage}", flush=True)
-        globals()[f"stage_{stage}"](args.out, state, args.seed, args.device, args.steps)
+        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(stages)}")
+    args.state = args.state or (ROOT / "runs" / out.name if args.out == out else args.out / "state")
+    args.stages = args.stages or stages
+    return args
+
+
+def begin(stage: str, args: argparse.Namespace) -> None:
+    """Say which stage begins, and forget what it has, if asked to."""
+    for folder in args.state.glob(f"{stage}[0-9]") if args.anew else ():
+        shutil.rmtree(folder)
+    print(f"== {stage}", flush=True)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train", description="Retrain the mini models.")
+    args = parsed(parser, STAGES, ROOT / "data" / "mini", argv)
+    for stage in args.stages:
+        begin(stage, args)
+        globals()[f"stage_{stage}"](args.out, args.state, args.seed, args.device, args.steps)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 from pathlib import Path
 
 from .. import ROOT
 from ..runs import write_bytes, write_text
+from .train import begin, parsed
 
 TOKENIZER = "tokenizer.safetensors"  # until there is a transformer to go with it
 STAGES = ("tokenizer", "trunk")
 OUT = ROOT / "data" / "mini-var"
-STEPS = {"tokenizer": 1000, "trunk": 3000}
+STEPS = {"tokenizer": 1000, "trunk": 6000}
 
 
 def untrained(seed: int, **flags):
@@ -77,27 +77,14 @@ def trained_tokenizer(out: Path, state: Path) -> dict:
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train_var", description="Train MiniVAR, a next-scale model, on MiniWorld.")
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: both, in this order)")
     parser.add_argument("--quantiser", default="bsq", choices=("bsq", "vq"), help="what a code is: bits, or a row of a codebook (bsq)")
-    parser.add_argument("--out", type=Path, default=OUT, help="where the trained model goes")
-    parser.add_argument("--state", type=Path, help="where unfinished training is kept (default: runs/mini-var, or OUT/state)")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="cpu", help="cpu or cuda")
-    parser.add_argument("--steps", type=int, help="override the number of steps (0 or none: as shipped)")
-    parser.add_argument("--anew", action="store_true", help="forget unfinished training first")
-    args = parser.parse_args(argv)
-    unknown = [s for s in args.stages if s not in STAGES]
-    if unknown:
-        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
+    args = parsed(parser, STAGES, OUT, argv)
     if args.quantiser != "bsq" and args.out == OUT:
         parser.error(f"data/mini-var ships bits; give another folder for {args.quantiser} with --out")
-    state = args.state or (ROOT / "runs" / "mini-var" if args.out == OUT else args.out / "state")
     model = untrained(args.seed, quantiser=args.quantiser)
-    for stage in args.stages or STAGES:
-        if args.anew:
-            shutil.rmtree(state / f"{stage}1", ignore_errors=True)
-        print(f"== {stage}", flush=True)
-        globals()[f"stage_{stage}"](model, args.out, state, args.seed, args.device, args.steps)
+    for stage in args.stages:
+        begin(stage, args)
+        globals()[f"stage_{stage}"](model, args.out, args.state, args.seed, args.device, args.steps)
 
 
 if __name__ == "__main__":

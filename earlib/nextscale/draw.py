@@ -23,12 +23,26 @@ def guided(guidance: float) -> Callable:
     return lambda k, logits: logits[1] + guidance * (logits[0] - logits[1]) if len(logits) > 1 else logits[0]
 
 
+def way(generator, prompts: list[str], guidance: float) -> tuple[list, Callable]:
+    """(what stands beside the prompts, how the logits of all are combined): as an erasure that guides has it, or the usual guidance."""
+    if generator.steering is not None:
+        return generator.steering.beside(prompts, guidance), generator.steering.combine(guidance)
+    return [None] if guidance != 1 else [], guided(guidance)
+
+
+def rows_of(generator, prompts: list[str], beside: list, some: slice = slice(None)) -> list[PromptBatch]:
+    """Those of `prompts` and of what stands beside them, each encoded; None stands for the unconditional twin."""
+    batch = generator.encode(prompts[some])
+    return [batch, *(generator.null_like(batch) if other is None else generator.encode(other[some]) for other in beside)]
+
+
 @torch.no_grad()
-def draw_batch(generator, rows: list[PromptBatch], combine: Callable, seeds_B: torch.Tensor, temperature: float, given: torch.Tensor | None = None):
+def draw_batch(generator, rows: list[PromptBatch], combine: Callable, seeds_B: torch.Tensor, temperature: float, given: torch.Tensor | None = None, look=None):
     """Codes of one batch, scale by scale: int64 [B, L] or [B, L, C].
 
     All `rows` (each a PromptBatch of B prompts) read the same codes. `combine(k, logits)`, with the float32 logits of each row at scale k, [B, N, C, 2]
     or [B, N, V], gives those that codes are sampled from. `given` [B, K] or [B, K, C] holds the codes of the first scales, which are then not drawn.
+    `look(logits)` sees what was combined, at scales that are given too.
     """
     trunk, tokenizer, config, quantiser = generator.trunk, generator.tokenizer, generator.config, generator.quantiser
     kept = 0 if given is None else given.shape[1]
@@ -41,10 +55,13 @@ def draw_batch(generator, rows: list[PromptBatch], combine: Callable, seeds_B: t
     for k, span in enumerate(config.spans):
         inputs_BNC = tokenizer.next_input(f_hat, k).to(generator.dtype)
         head = trunk(condition, inputs_BNC.repeat(len(rows), 1, 1), span, cache)
-        if span.stop <= kept:  # read for the cache's sake
+        if span.stop > kept or look:  # a scale that is given is read for the cache's sake
+            logits = combine(k, [quantiser.split(part.float()) for part in head.chunk(len(rows))])
+        if look:
+            look(logits)
+        if span.stop <= kept:
             codes.append(given[:, span].to(generator.device))
         else:
-            logits = combine(k, [quantiser.split(part.float()) for part in head.chunk(len(rows))])
             codes.append(quantiser.choose(logits, seeds_B, span.start, temperature))
         f_hat = f_hat + tokenizer.spread(quantiser.vectors(codes[-1]).to(f_hat.dtype), k)
     return torch.cat(codes, 1)
@@ -70,24 +87,21 @@ def sample_batches(
     """
     from tqdm.auto import tqdm
 
-    if (steering := generator.steering) is not None:
-        if beside is not None or combine is not None:
-            raise UserError("an erasure that guides is switched on, which says itself what stands beside a prompt; give neither beside nor combine")
-        beside, combine = steering.beside(prompts, guidance), steering.combine(guidance)
+    if generator.steering is not None and (beside is not None or combine is not None):
+        raise UserError("an erasure that guides is switched on, which says itself what stands beside a prompt; give neither beside nor combine")
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
-    if beside is None:
-        beside = [None] if guidance != 1 else []
+    usual, follow = way(generator, prompts, guidance)
+    beside, combine = usual if beside is None else beside, combine or follow
     if any(other is not None and len(other) != len(prompts) for other in beside):
         raise ValueError(f"every list beside {len(prompts)} prompts must have as many")
     size = batch_size or BATCH
     with tqdm(total=len(prompts), unit="picture", desc="drawing", disable=not (progress and prompts), leave=False) as bar:
         for start in range(0, len(prompts), size):
             some = slice(start, min(start + size, len(prompts)))
-            batch = generator.encode(prompts[some])
-            rows = [batch, *(generator.null_like(batch) if other is None else generator.encode(other[some]) for other in beside)]
+            rows = rows_of(generator, prompts, beside, some)
             seeds_B = torch.tensor(seeds[some], dtype=torch.long, device=generator.device)
-            codes = draw_batch(generator, rows, combine or guided(guidance), seeds_B, temperature, None if given is None else given[some]).cpu()
+            codes = draw_batch(generator, rows, combine, seeds_B, temperature, None if given is None else given[some]).cpu()
             bar.update(len(seeds_B))
             yield range(some.start, some.stop), codes
 
@@ -96,6 +110,25 @@ def sample_codes(generator, prompts: list[str], seeds: list[int], guidance: floa
     """Codes int64 [N, L] or [N, L, C] on the CPU for `prompts`: what `sample_batches` yields, all of it."""
     none = torch.zeros(0, generator.num_image_tokens, *generator.quantiser.code_shape, dtype=torch.long)
     return torch.cat([none, *(codes for _, codes in sample_batches(generator, prompts, seeds, guidance, temperature, *args, **more))])
+
+
+def log_probabilities(generator, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float | None = None) -> torch.Tensor:
+    """log p of every value of every part of a code, as it is drawn from at temperature 1: float32 [B, L, C, 2] or [B, L, 1, V], on the CPU.
+
+    Scale by scale along `codes` ([B, L] or [B, L, C], other pictures' than these prompts', if you like), with guidance (the model's own by default) or as
+    an erasure that guides makes it.
+    """
+    from contextlib import nullcontext
+
+    from .svare import log_probabilities as of_logits
+
+    seen: list[torch.Tensor] = []
+    guidance = generator.guidance if guidance is None else guidance
+    with erasure.on(generator) if erasure is not None else nullcontext():
+        beside, combine = way(generator, prompts, guidance)
+        nobodys = torch.zeros(len(prompts), dtype=torch.long)  # seeds: nothing is drawn
+        draw_batch(generator, rows_of(generator, prompts, beside), combine, nobodys, 0.0, codes, seen.append)
+    return of_logits(generator, torch.cat(seen, 1)).cpu()
 
 
 def prompt_switch(generator, before: list[str], after: list[str], scale: int, seeds: list[int], guidance=None, temperature=None, **more) -> torch.Tensor:

@@ -6,9 +6,7 @@ To add one: a `ScaleRecipe` (or `ScaleGuidance`) with its source and its publish
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from dataclasses import replace
-from pathlib import Path
 
 from ..erasure.recipe import fields_of, with_settings
 from ..errors import UserError, nearest
@@ -113,8 +111,7 @@ def erase(generator, concept, recipe: str | ScaleRecipe | ScaleGuidance = "s-var
     one stopped. Without, nothing is written.
     """
     from ..concepts import load_concept
-    from ..erasure import retain_prompts
-    from ..runs import Run
+    from ..erasure import kept, retain_prompts
     from .store import NextScaleErasure
     from .train import train
 
@@ -122,24 +119,10 @@ def erase(generator, concept, recipe: str | ScaleRecipe | ScaleGuidance = "s-var
     recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
-    guides = isinstance(recipe, ScaleGuidance)
-    recipe = named(recipe, concept) if guides else recipe
-    run = None
-    if out is not None:
-        pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]  # a file that was edited is another concept
-        config = {"concept": concept.name, "pairs": pairs, "recipe": recipe.as_dict(), "seed": seed}
-        config |= {"model": generator.name, "fingerprint": generator.fingerprint}
-        run = Run(Path(out), config, resume)
-        if run.state == "done":
-            return NextScaleErasure.load(out, generator)
-        run.status("running")
-    if guides:
-        tensors, info = {}, {"seconds": 0.0, "parameters": 0}
+    if isinstance(recipe, ScaleGuidance):
+        recipe = named(recipe, concept)
+        make = lambda run: ({}, {"seconds": 0.0, "parameters": 0})
     else:
         retain = retain_prompts(concept, generator.profile) if recipe.reads_others else []
-        tensors, info = train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
-    erasure = NextScaleErasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
-    if run:
-        erasure.save(out)
-        run.status("done", seconds=info["seconds"])
-    return erasure
+        make = lambda run: train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
+    return kept(make, NextScaleErasure, generator, concept, recipe, seed, out, resume)

@@ -10,8 +10,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
-from ..erasure.recipe import get
-from ..errors import UserError, nearest
+from ..erasure.recipe import get, refuse, unused
 
 PARTS = {  # modules -> which linear layers of a block change
     "cross": ("cross_attention.q", "cross_attention.kv", "cross_attention.out"),
@@ -105,22 +104,12 @@ class ScaleRecipe:
 
     def check(self) -> ScaleRecipe:
         """Itself, or a UserError that names the first field with an impossible value, or two fields that contradict each other."""
-        for name, options in CHOICES.items():
-            if get(self, name) not in options:
-                raise UserError(f"recipe field {name}='{get(self, name)}' is not possible; {nearest(get(self, name), options)}")
         positive = ("lr", "pairs", "pictures", "batch", "passes", "guidance", "retain.pictures", "retain.guidance", "soft_guidance", "filter.gamma")
         at_least_0 = ("entropy", "rank", "weight_decay", "clip", "temperature", "scales.first", "scales.count", "retain.weight")
         shares = ("rollouts", "blank", "filter.alpha", "filter.quantile")
         fine = {name: get(self, name) > 0 for name in positive} | {name: get(self, name) >= 0 for name in at_least_0}
         fine |= {name: 0 <= get(self, name) <= 1 for name in shares} | {"beta2": 0 <= self.beta2 < 1}
-        for name, is_fine in fine.items():
-            if not is_fine:
-                raise UserError(f"recipe field {name}={get(self, name)} is out of range")
-        if not 0 <= self.layers[0] < self.layers[1] <= 1:
-            raise UserError(f"recipe field layers={self.layers} must be two shares of the depth, 0 <= first < last <= 1")
-        for contradicts, why in self._contradictions():
-            if contradicts:
-                raise UserError(f"recipe '{self.name}': {why}")
+        refuse(self, CHOICES, fine, ("layers",), self._contradictions())
         return self
 
     def _contradictions(self):
@@ -174,20 +163,8 @@ class ScaleGuidance:
 
     def check(self) -> ScaleGuidance:
         """Itself, or a UserError that names the first field with an impossible value, or one that means nothing to the method."""
-        if self.method not in USED:
-            raise UserError(f"recipe field method='{self.method}' is not possible; {nearest(self.method, USED)}")
         at_least_0 = {name: getattr(self, name) >= 0 for name in ("strength", "away", "relevance", "threshold")} | {"growth": self.growth > 0}
-        for name, fine in at_least_0.items():
-            if not fine:
-                raise UserError(f"recipe field {name}={getattr(self, name)} is out of range")
-        for name in ("scales", "layers"):
-            first, last = getattr(self, name)
-            if not 0 <= first < last <= 1:
-                raise UserError(f"recipe field {name}={getattr(self, name)} must be two shares, 0 <= first < last <= 1")
-        used = USED[self.method]
-        for f in dataclasses.fields(self):
-            if f.name not in ("name", "method", *used) and getattr(self, f.name) != f.default:
-                raise UserError(f"recipe '{self.name}': {f.name} means nothing to method={self.method}, which has {', '.join(used)}; leave it at {f.default!r}")
+        refuse(self, {"method": tuple(USED)}, at_least_0, ("scales", "layers"), unused(self, USED))
         return self
 
     def as_dict(self) -> dict:
