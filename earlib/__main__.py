@@ -220,8 +220,8 @@ def _load(args):
 
 def _load_nextscale(args, folders: list):
     """The same for a model of the next-scale family, which not every command can work with yet."""
-    if args.command not in ("generate", "erase"):
-        raise UserError(f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate` and `erase`")
+    if args.command not in ("generate", "erase", "evaluate"):
+        raise UserError(f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase` and `evaluate`")
     if getattr(args, "by_prompt", False):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
     from .erasure.membranes import compose

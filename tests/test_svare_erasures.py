@@ -14,9 +14,11 @@ from earlib.concepts import PromptPair
 from earlib.erasure.membranes import compose
 from earlib.erasure.recipe import with_settings
 from earlib.errors import UserError
+from earlib.nextscale.closed_form import read, uce
 from earlib.nextscale.draw import draw_batch, guided
 from earlib.nextscale.lessons import Lessons, looked_at
 from earlib.nextscale.methods import PRESETS, erase, named, recipe
+from earlib.nextscale.recipe import ScaleEdit
 from earlib.nextscale.steering import ScaleErasureStyle
 from earlib.nextscale.store import NextScaleErasure
 from earlib.nextscale.train import train
@@ -86,6 +88,30 @@ def test_saved_and_loaded_is_what_was_made(name, erasures, tmp_path):
     assert again.info == erasure.info and again.name == name and again.recipe == json.loads(json.dumps(erasure.recipe))
     with pytest.raises(UserError, match="made for a model with fingerprint"):
         NextScaleErasure.load(tmp_path / name, tiny(seed=9))
+
+
+@pytest.mark.parametrize("routes, changed", [("attention", 2), ("start", 1), ("both", 3)])
+def test_uce_makes_of_a_word_what_its_replacement_was(routes, changed, generators):
+    """With nothing to preserve, the new matrices make of a target's words what the old ones made of the replacement's; words of kept prompts hardly move."""
+    g = generators["bsq"]
+    some = ScaleEdit(routes=routes, preserve=0.0, ridge=1e-9)
+    tensors, info = uce(g, PAIRS, some, [])
+    target, replacement = (g.encode([getattr(pair, side) for pair in PAIRS]) for side in ("target", "replacement"))
+    now, wanted = read(g, target, routes), read(g, replacement, routes)
+    assert len(tensors) == len(now) == changed and info["pairs"] == 4
+    for name, x_BPE in now.items():
+        old, new, where = g.trunk.get_submodule(name).weight, tensors[f"{name}.weight"], target.mask_BP.bool()
+        torch.testing.assert_close(x_BPE[where] @ new.T, wanted[name][where] @ old.T, atol=2e-3, rtol=2e-3)
+        kept, _ = uce(g, PAIRS, dataclasses.replace(some, preserve=1e6), PROMPTS)
+        words = g.encode(PROMPTS)
+        x_NE = read(g, words, routes)[name][words.mask_BP.bool()]
+        assert (x_NE @ (kept[f"{name}.weight"] - old).T).abs().max() < 0.02 * (x_NE @ (new - old).T).abs().max()
+    twice, _ = uce(g, PAIRS, dataclasses.replace(some, strength=2.0), [])
+    for name, new in tensors.items():
+        old = g.trunk.get_parameter(name)
+        torch.testing.assert_close(twice[name] - old, 2 * (new - old), atol=1e-5, rtol=1e-4)
+    nothing = tuple(dataclasses.replace(pair, target=pair.replacement) for pair in PAIRS)
+    assert all(torch.equal(t, g.trunk.get_parameter(name)) for name, t in uce(g, nothing, some, PROMPTS)[0].items()), "erasing nothing changes nothing"
 
 
 @pytest.mark.parametrize("positions", ["all", "scales"])
@@ -317,6 +343,17 @@ def test_erase_and_generate_from_the_command_line(folder, capfd):
     assert len(pictures[0]) == len(pictures[1]) == 2 and pictures[0] != pictures[1]
 
 
+def test_evaluate_the_shipped_model(tmp_path, capfd):
+    """MiniVAR draws what it is asked for, and an erasure that guides lets fewer churches through; both are in the records."""
+    erasure = ("erase", "--model", "mini-var", "--recipe", "negative-prompt", "--concept", "church", "--out", tmp_path / "e")
+    assert run(capfd, *erasure)[0] == 0
+    measured = ("evaluate", "--model", "mini-var", "--concept", "church", "--erasure", tmp_path / "e", "--json", tmp_path / "x.json")
+    status, out, _ = run(capfd, *measured, "--max-prompts", "12", "--seeds", "0", "--no-fidelity")
+    assert status == 0 and "records in" in out
+    rate = {r["condition"]: r["value"] for r in json.loads((tmp_path / "x.json").read_text()) if (r["metric"], r["kind"]) == ("concept_rate", "direct")}
+    assert rate["base"] > 0.8 and rate["erased"] < rate["base"]
+
+
 def test_an_empty_filter_is_said(folder, tmp_path, capfd):
     quick = ("--set", "pairs=4", "passes=2", "filter.alpha=1", "retain.weight=0")
     status, out, err = run(capfd, "erase", "--model", folder / "model", "--concept", "church", "--out", tmp_path / "e", *quick)
@@ -332,7 +369,7 @@ def test_an_empty_filter_is_said(folder, tmp_path, capfd):
         ("erase --model mini --recipe s-vare --concept church --out {out}", "recipe 's-vare' is for next-scale models, such as --model mini-var"),
         ("erase --model {model} --recipe s-vare --concept church --out {out} --set filter.alpa=1", "no field 'filter.alpa'; did you mean 'filter.alpha'"),
         ("erase --model {model} --concept chruch --out {out}", "unknown concept 'chruch'"),
-        ("evaluate --model {model} --concept church --json {out}/x.json", "`evaluate` works with next-token models"),
+        ("report --model {model} --concept church --out {out}", "`report` works with next-token models"),
         ("generate --model {model} --prompts {prompts} --out {out} --erasure {model} --by-prompt", "--by-prompt reads the words of next-token models"),
         ("generate --model {model} --prompts {prompts} --out {out} --erasure {model}", "holds no erasure"),
     ],

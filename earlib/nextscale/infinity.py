@@ -139,17 +139,25 @@ class InfinityTrunk(nn.Module):
 
     def condition(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> Condition:
         """Read prompts (T5's word numbers, mask 0 where padded) once, for all scales. Rows of `SAYS_NOTHING` are the learned unconditional prompt."""
-        mask = mask_BP.bool()
+        mask, x_BPE = mask_BP.bool(), self._text_states(ids_BP, mask_BP)
+        k, v = self.pool_kv(x_BPE).chunk(2, -1)
+        pooled_BD = self.pool(fused(self.pool_query.expand(len(x_BPE), 1, -1), k, v, self.pool_head_width, mask[:, None, None]))[:, 0]
+        return Condition(self.words(x_BPE), mask, pooled_BD, self.modulation(F.silu(pooled_BD)).unflatten(-1, (6, self.config.width)))
+
+    def words_read(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """As `Transformer.words_read`: what the keys and values that are pooled to the start token read, and what those of cross-attention read."""
+        x_BPE = self._text_states(ids_BP, mask_BP)
+        return {"pool_kv": x_BPE}, self.words(x_BPE)
+
+    def _text_states(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
+        """T5's states, normalised, [B, P, E]."""
         blank_B = ids_BP[:, 0] == SAYS_NOTHING
         x_BPE = self.uncond[: ids_BP.shape[1]].expand(len(ids_BP), -1, -1).clone()
         if not blank_B.all():
             with torch.no_grad():
                 read = self.text(input_ids=ids_BP[~blank_B], attention_mask=mask_BP[~blank_B]).last_hidden_state
             x_BPE[~blank_B] = read.to(x_BPE.dtype)
-        x_BPE = x_BPE * torch.rsqrt(x_BPE.float().square().mean(-1, keepdim=True) + 1e-6).to(x_BPE.dtype) * self.text_norm
-        k, v = self.pool_kv(x_BPE).chunk(2, -1)
-        pooled_BD = self.pool(fused(self.pool_query.expand(len(x_BPE), 1, -1), k, v, self.pool_head_width, mask[:, None, None]))[:, 0]
-        return Condition(self.words(x_BPE), mask, pooled_BD, self.modulation(F.silu(pooled_BD)).unflatten(-1, (6, self.config.width)))
+        return x_BPE * torch.rsqrt(x_BPE.float().square().mean(-1, keepdim=True) + 1e-6).to(x_BPE.dtype) * self.text_norm
 
     def forward(self, condition: Condition, inputs_BNC: torch.Tensor, span: slice = slice(None), cache: list[list] | None = None) -> torch.Tensor:
         """The head's numbers [B, N, 2 C] for the positions `span`: one masked pass without `cache`, scale after scale with one."""

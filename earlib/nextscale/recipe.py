@@ -138,6 +138,27 @@ class ScaleRecipe:
         return dataclasses.asdict(self)
 
 
+@dataclass(frozen=True)
+class ScaleEdit:
+    """A method without training that changes matrices: UCE (`closed_form.py`)."""
+
+    name: str = "uce"
+    routes: str = "attention"  # whose matrices change: those of cross-attention (published), the one that makes the start token, or both
+    strength: float = 1.0  # how much of the change is made; more than 1 goes beyond the published one
+    preserve: float = 1.0  # weight of what retained prompts read, beside what the concept's prompts read
+    ridge: float = 0.01  # lambda, in units of the mean square of what a matrix reads
+    pairs: int = 50  # prompt pairs used
+
+    def check(self) -> ScaleEdit:
+        """Itself, or a UserError that names the first field with an impossible value."""
+        fine = {"strength": self.strength >= 0, "preserve": self.preserve >= 0, "ridge": self.ridge > 0, "pairs": self.pairs >= 1}
+        refuse(self, {"routes": ("attention", "start", "both")}, fine, (), ())
+        return self
+
+    def as_dict(self) -> dict:
+        return dataclasses.asdict(self)
+
+
 USED = {  # method -> the fields that mean something to it
     "negative-prompt": ("text", "strength"),
     "scale-erasure": ("text", "strength", "safe", "background", "away", "scales", "layers", "relevance", "threshold", "growth"),

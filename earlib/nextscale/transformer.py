@@ -163,6 +163,14 @@ class Transformer(nn.Module):
         start = self.pool((weight_BP.unsqueeze(1) @ words)[:, 0])
         return Condition(words, mask, start, self.modulation(F.silu(start)).unflatten(-1, (6, self.config.width)))
 
+    def words_read(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        """(what the matrix that makes the start token reads, by its name; what those of cross-attention read), each [B, P, E]: a state for every word.
+
+        The start token is made of a weighted mean of words, which is the weighted mean of what the matrix makes of each.
+        """
+        words = self.text(ids_BP, mask_BP.bool())
+        return {"pool": words}, words
+
     def forward(self, condition: Condition, inputs_BNC: torch.Tensor, span: slice = slice(None), cache: list[list] | None = None) -> torch.Tensor:
         """The head's numbers [B, N, O] for the positions `span`.
 
