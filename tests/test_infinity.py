@@ -20,7 +20,7 @@ from earlib.nextscale.infinity_files import load_infinity
 from earlib.nextscale.methods import PRESETS, erase, recipe
 from earlib.nextscale.train import tensor_names
 
-WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 12, 8, 96, 2, 8
+WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 48, 8, 96, 2, 8
 SIDES = (1, 2, 4)
 PROMPTS = ["a red church on a hill", "a boat"]
 CHANNELS = (32, 64)
