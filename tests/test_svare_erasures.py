@@ -344,14 +344,14 @@ def test_erase_and_generate_from_the_command_line(folder, capfd):
 
 
 def test_evaluate_the_shipped_model(tmp_path, capfd):
-    """MiniVAR draws what it is asked for, and an erasure that guides lets fewer churches through; both are in the records."""
-    erasure = ("erase", "--model", "mini-var", "--recipe", "negative-prompt", "--concept", "church", "--out", tmp_path / "e")
+    """MiniVAR draws what it is asked for, and few churches after a closed form that takes a second; both are in the records."""
+    erasure = ("erase", "--model", "mini-var", "--recipe", "recommended", "--concept", "church", "--out", tmp_path / "e")
     assert run(capfd, *erasure)[0] == 0
     measured = ("evaluate", "--model", "mini-var", "--concept", "church", "--erasure", tmp_path / "e", "--json", tmp_path / "x.json")
     status, out, _ = run(capfd, *measured, "--max-prompts", "12", "--seeds", "0", "--no-fidelity")
     assert status == 0 and "records in" in out
     rate = {r["condition"]: r["value"] for r in json.loads((tmp_path / "x.json").read_text()) if (r["metric"], r["kind"]) == ("concept_rate", "direct")}
-    assert rate["base"] > 0.8 and rate["erased"] < rate["base"]
+    assert rate["base"] > 0.8 and rate["erased"] < 0.2
 
 
 def test_an_empty_filter_is_said(folder, tmp_path, capfd):

@@ -1,6 +1,10 @@
 """Train MiniVAR, the next-scale model that ships in data/mini-var: `python -m earlib.miniworld.train_var [tokenizer trunk] [--quantiser vq]`.
 
 Without a stage both run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini-var).
+Its twin with a codebook in place of bits, data/mini-var-vq, begins with the picture encoder and decoder of data/mini-var:
+
+    python -m earlib.miniworld.train_var --quantiser vq --start data/mini-var --out data/mini-var-vq
+
 The smallest try: `python -m earlib.miniworld.train_var --steps 20 --out runs/try`.
 """
 
@@ -78,10 +82,14 @@ def trained_tokenizer(out: Path, state: Path) -> dict:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train_var", description="Train MiniVAR, a next-scale model, on MiniWorld.")
     parser.add_argument("--quantiser", default="bsq", choices=("bsq", "vq"), help="what a code is: bits, or a row of a codebook (bsq)")
+    parser.add_argument("--start", type=Path, help="a next-scale model with whose picture encoder and decoder the tokenizer begins")
     args = parsed(parser, STAGES, OUT, argv)
     if args.quantiser != "bsq" and args.out == OUT:
         parser.error(f"data/mini-var ships bits; give another folder for {args.quantiser} with --out")
     model = untrained(args.seed, quantiser=args.quantiser)
+    if args.start:
+        theirs = {name: t for name, t in trained_tokenizer(args.start, args.start).items() if name.startswith(("encoder.", "decoder."))}
+        model.tokenizer.load_state_dict(model.tokenizer.state_dict() | theirs)
     for stage in args.stages:
         begin(stage, args)
         globals()[f"stage_{stage}"](model, args.out, args.state, args.seed, args.device, args.steps)
