@@ -185,8 +185,9 @@ RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -
 def _concept_of_mini(args):
     """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when they are loaded."""
     from .concepts import load_concept
+    from .nextscale.config import PROFILES
 
-    return load_concept(args.concept, "mini") if args.model in ("mini", "mini-var") else None
+    return load_concept(args.concept, "mini") if args.model in ("mini", *PROFILES) else None
 
 
 def _load(args):

@@ -80,7 +80,7 @@ def parser() -> argparse.ArgumentParser:
     def command(name, about, model=True):
         sub = commands.add_parser(name, help=about, description=about)
         if model:
-            sub.add_argument("--model", default="mini", help="a profile (mini, mini-var, janus-pro-1b, janus-pro-7b), a hub id or a folder; default: mini")
+            sub.add_argument("--model", default="mini", help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini")
             sub.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
             sub.add_argument("--dtype", help="float32, bfloat16 or float16; default: what the device computes fast")
         return sub

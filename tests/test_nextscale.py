@@ -336,7 +336,7 @@ def test_folders_that_hold_no_model_are_refused(folder, tmp_path_factory, monkey
     from earlib.nextscale import generator as home
 
     monkeypatch.setitem(home.PROFILES, "mini-var", tmp_path_factory.mktemp("untrained"))
-    with pytest.raises(UserError, match="missing from data/mini-var; make it with: python -m earlib.miniworld.train_var"):
+    with pytest.raises(UserError, match="missing from data/mini-var; make it as `python -m earlib.miniworld.train_var"):
         load_nextscale("mini-var")
     with pytest.raises(UserError, match="no next-scale model 'mini-vat'.*mini-var"):
         load_nextscale("mini-vat")

@@ -29,7 +29,7 @@ FORM, TRANSPORT = "erasure.form", "erasure.transport"  # no fields either: how s
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}  # the first of each is what holds without the setting
 JOIN = "+"  # between concepts that are erased at once
 PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
-MODELS = (PROFILE, "mini-var")
+MODELS = (PROFILE, *NEXT_SCALE)
 SPLITS = ("test", "dev", "nonsense")
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and measure all tables again.
 # In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the code, nor what preservation reads of other concepts.

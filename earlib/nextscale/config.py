@@ -13,7 +13,7 @@ from .. import ROOT
 from ..errors import UserError, nearest
 from ..runs import read_json
 
-PROFILES = {"mini-var": ROOT / "data" / "mini-var"}
+PROFILES = {name: ROOT / "data" / name for name in ("mini-var", "mini-var-vq")}  # codes of bits, and of a codebook
 QUANTISERS = ("bsq", "vq")
 DOWN, UP = ("area", "bilinear"), ("bicubic", "bilinear", "nearest")
 

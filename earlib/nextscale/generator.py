@@ -38,7 +38,7 @@ def null_words(words, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class NextScaleGenerator:
-    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` "mini-var" or "custom".
+    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` one of PROFILES or "custom".
 
     `trunk` is the transformer with its text encoder (names of trained tensors are relative to it): `blocks.0.cross_attention.q.weight`,
     `blocks.0.ffn.up.weight`, ...; `quantiser` knows what a code is and what logits of it look like.
@@ -157,7 +157,7 @@ def load_nextscale(model: str | Path = "mini-var", device: str | None = None, dt
     place = decide(device, dtype)
     folder = Path(PROFILES.get(str(model), model))
     if str(model) in PROFILES and not (folder / "config.json").is_file():
-        raise UserError(f"the next-scale model is missing from data/{model}; make it with: python -m earlib.miniworld.train_var")
+        raise UserError(f"the next-scale model is missing from data/{model}; make it as `python -m earlib.miniworld.train_var --help` says")
     if any(folder.glob("infinity_*.pth")):
         from .infinity_files import load_infinity
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from ..erasure.recipe import fields_of, with_settings
 from ..errors import UserError, nearest
+from .config import PROFILES
 from .recipe import Filter, Retain, ScaleEdit, ScaleGuidance, ScaleRecipe, Scales
 
 __all__ = ["PRESETS", "erase", "recipe", "with_settings"]
@@ -68,15 +69,15 @@ PRESETS = {r.name: r for r in (NAIVE, VARE, S_VARE, S_VARE_RELEASED, SACE_STYLE,
 
 # What differs between scales is data: a mini model has a thousandth of the weights and draws at less guidance. Learning rates have the greatest margin of
 # neighbours over churches on development prompts, and so have the settings of guidance (table var-dev; where all are alike, they are the published ones).
-PROFILE_SETTINGS = {"mini-var": {"guidance": 2.0, "batch": 8, "passes": 16, "lr": 1e-3}}
-RECIPE_SETTINGS = {
-    "mini-var": {
-        "s-vare": {"lr": 3e-3},
-        "s-vare-released": {"retain.guidance": 2.0, "batch": 2, "passes": 8},
-        # as published it changes nothing here: no position reaches a third of the attention, and by scale 2 a church is a church
-        "scale-erasure-style": {"scales": (0.0, 1.0), "relevance": 0.0},
-    }
+MINI = {"guidance": 2.0, "batch": 8, "passes": 16, "lr": 1e-3}
+OF_MINI = {
+    "s-vare": {"lr": 3e-3},
+    "s-vare-released": {"retain.guidance": 2.0, "batch": 2, "passes": 8},
+    # as published it changes nothing here: no position reaches a third of the attention, and by scale 2 a church is a church
+    "scale-erasure-style": {"scales": (0.0, 1.0), "relevance": 0.0},
 }
+PROFILE_SETTINGS = dict.fromkeys(PROFILES, MINI)
+RECIPE_SETTINGS = dict.fromkeys(PROFILES, OF_MINI)
 
 
 def recipe(name: str, profile: str = "custom", **settings) -> ScaleRecipe | ScaleEdit | ScaleGuidance:
