@@ -1,0 +1,298 @@
+"""The chapters about erasing from a next-scale model: their tables and sentences, from made-up rows whose answers are known, and a tiny model's scales."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+
+from earlib.concepts import load_concept
+from earlib.errors import UserError
+from earlib.evaluate import ablations, composition, next_scale, next_scale_concepts, next_scale_figures, next_scale_filter, table
+from earlib.evaluate.plan import load_sweeps
+from earlib.nextscale.methods import PRESETS, erase, recipe
+
+from .test_svare import CONCEPT, PAIRS, heeding
+from .test_sweep import row_of
+
+KINDS = ("direct", "synonym", "compositional", "indirect")
+N = 100  # pictures of a kind in a made-up row
+
+
+def made(asked, concept=50, neighbours=80, **more):
+    """A row as measured: so many hits of N, of every kind of prompt and of the neighbours."""
+    rates = {
+        "concept": {kind: [concept, N] for kind in KINDS},
+        "neighbours": {"boat": [neighbours // 2, N // 2], "car": [neighbours - neighbours // 2, N // 2]},
+    }
+    if "+" in asked.concept:
+        rates["parts"] = {part: {"direct": [concept, N], "synonym": [concept, N]} for part in asked.concept.split("+")}
+    found = row_of(asked, rates=rates, kl_drift=0.2 if asked.recipe else 0.0, kid=[0.05, 24], diversity=[3.0, 24], change_size=1.0)
+    return found | {"windows_trained": None, "windows_skipped": None} | more
+
+
+@pytest.fixture
+def measured(tmp_path):
+    """Makes the table `name` of book/sweeps.yml with what `make(row)` adds to each row; gives what `ablations.read` needs."""
+
+    def write(name, make):
+        rows = [made(row, **make(row)) for row in load_sweeps()[name].rows()]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return {"folder": tmp_path}
+
+    return write
+
+
+@pytest.fixture
+def main(measured):
+    """Naive falls apart, VARE erases, S-VARE erases as much and keeps more; on nudity both keep the same; one run of sace-style diverges on Van Gogh."""
+
+    def make(row):
+        rates = {None: (94, 95), "naive": (60, 20), "vare": (10, 60), "s-vare": (9, 90), "s-vare-released": (40, 91), "negative-prompt": (30, 92)}
+        concept, neighbours = rates.get(row.recipe, (50, 80))
+        if (row.concept, row.recipe) == ("nudity", "vare"):
+            neighbours = 90
+        more = {"diversity": [(3.0 + row.seed) * (1.0 if row.recipe is None else 0.8 if row.recipe == "vare" else 0.9 + 0.1 * row.seed), 24]}
+        if (row.concept, row.recipe) == ("vangogh", "sace-style"):
+            more["failed"] = "the loss is nan at update 3"
+        return {"concept": concept, "neighbours": neighbours} | more
+
+    found = measured("var-main", make)
+    return ablations.read("var-main", **found), found
+
+
+# ------------------------------------------------------------------ methods
+
+
+def test_the_grid_says_what_each_recipe_is():
+    grid = next_scale.grid()
+    assert set(grid.index) == {name for name, preset in PRESETS.items() if hasattr(preset, "lr")} == set(next_scale.trained())
+    assert grid.loc["naive", "student reads"] == "its own picture" and grid.loc["naive", "teacher reads"] == "the replacement's"
+    assert grid.loc["vare", "of"] == "all tokens" and grid.loc["vare", "preserves"] == "–"
+    assert "teacher guided by 2" in grid.loc["s-vare-released", "preserves"] and grid.loc["s-vare-released", "update"] == "a step on each loss"
+    assert "entropy" in grid.loc["sace-style", "compares"] and grid.loc["sace-style", "acts at"] == "the first scale only"
+    r = recipe("s-vare", "mini-var")
+    assert grid.loc["s-vare", "updates"] == f"{math.ceil(r.pairs * r.passes / r.batch)} of {r.batch} pairs"
+
+
+def test_parameters_are_those_that_change():
+    generator = heeding("bsq")
+    counts = next_scale.parameters(generator, "custom")
+    erasure = erase(generator, CONCEPT, recipe("s-vare", pairs=2, passes=1), progress=False)
+    assert counts["s-vare"] == erasure.info["parameters"] > counts["sace-style"] > 0 and "negative-prompt" not in counts
+
+
+def test_costs(main):
+    frame, _ = main
+    shown = next_scale.costs(frame, "church", {"vare": 2_000_000})
+    assert set(shown.index) == {"base", *PRESETS} and list(shown.index)[0] == "base" and shown.loc["base", "concept"].startswith("94 [")
+    assert shown.loc["vare", "diversity"] == "3.20 (-20%)" and shown.loc["base", "diversity"] == "4.00" and not shown.loc["base", "seconds"]
+    assert shown.loc["vare", "trained"] == "2.00 M" and shown.loc["negative-prompt", "trained"] == "–" and shown.loc["vare", "n"] == "300 / 300"
+    assert next_scale.costs(frame, "vangogh").loc["sace-style", "concept"] == "diverged in 3 of 3 runs"
+
+
+def test_claims_follow_the_intervals(main):
+    found = next_scale.claims(main[0]).reset_index().set_index(["claimed", "concept"]).verdict
+    assert found["a history for each is worse for the rest than one for both", "church"] == "as claimed"
+    assert found["S-VARE erases more than VARE", "church"] == ablations.UNTOLD
+    assert found["S-VARE keeps more than VARE", "church"] == "as claimed" and found["S-VARE keeps more than VARE", "nudity"] == ablations.UNTOLD
+    assert found["S-VARE leaves the rest as it was", "church"] == "not so: less is drawn"
+    assert found["the released code erases as the paper has it", "church"] == "not so: more is drawn"  # churches: it erases less
+    assert found["and keeps as much", "church"] == "no difference that can be told"
+    d = {"value": -0.2, "low": -0.3, "high": -0.1}
+    assert [next_scale.verdict(d, sign) for sign in (1, 0, -1)] == ["the opposite", "not so: less is drawn", "as claimed"]
+
+
+def test_the_papers_numbers_stand_beside_ours(main, measured):
+    terms = ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 7 if row.label == "+ filter" else 50}))
+    shown = next_scale.beside_paper(main[0], terms)
+    assert shown.loc[("church", "the concept", "s-vare"), "the paper's"] == "4.4" and shown.loc[("church", "the concept", "s-vare"), "ours"].startswith("9.0 [")
+    assert shown.loc[("church, term by term", "the concept", "+ filter"), "ours"].startswith("7.0 [")
+    assert shown.loc[("nudity", "the concept", "s-vare"), "the paper's"] == "3.2" and ("vangogh", "the concept", "vare") not in shown.index
+
+
+def test_ratios_are_of_the_same_seed(main):
+    found = next_scale.against_base("var-main", "diversity", **main[1]).loc[("church", "vare")]
+    assert found["mean"] == pytest.approx(0.8) and found["less"] == found["runs"] == 3
+    ours = next_scale.against_base("var-main", "diversity", **main[1]).loc[("church", "s-vare")]
+    assert (ours["low"], ours["high"]) == pytest.approx((0.9, 1.1)) and ours["less"] == 1
+
+
+def test_neighbours_one_by_one(main):
+    found = next_scale.each_neighbour("var-main", "church", **main[1])
+    assert found.index.name == "hits of 150" and found.loc["naive"].to_dict() == {"boat": 30, "car": 30} and found.loc["base", "car"] == 3 * 48
+
+
+def test_the_rule_takes_the_greatest_margin(measured):
+    called = lambda row: next_scale.CHOSEN_AS.get(row.recipe, row.recipe)
+    has = lambda row: recipe(called(row), "mini-var", **row.settings) == recipe(called(row), "mini-var")
+
+    def make(row):
+        fails = row.recipe == "naive" and row.settings["lr"] == 3e-3
+        return {"concept": 10 if row.recipe and has(row) else 60} | ({"failed": "the loss is nan at update 1"} if fails else {})
+
+    frame = table.load("var-dev", **measured("var-dev", make))
+    shown, sentence = next_scale.rule(frame)
+    lr = recipe("s-vare", "mini-var").lr
+    assert shown.loc[("s-vare", f"lr {lr:g}"), "greatest"] == "yes" and shown.loc[("naive", "lr 0.003"), "margin"] == "diverged"
+    assert f"`s-vare` lr {lr:g}" in sentence and "`recommended` routes both, strength 1.5" in sentence and "For `vare`" not in sentence
+    worst = next(settings["lr"] for name, settings in zip(frame.recipe, frame.settings) if name == "vare" and settings["lr"] != recipe("vare", "mini-var").lr)
+    other = frame.assign(direct=[0.0 if (r, lr) == ("vare", worst) else d for r, lr, d in zip(frame.recipe, frame.lr, frame.direct)])
+    level = next_scale.rule(frame.assign(direct=0.0))[1]
+    assert "`recommended` routes both, strength 1.5 (one of 9 that are level)" in level
+    assert f"For `vare` the rule takes lr {worst:g}, and the recipe has lr {recipe('vare', 'mini-var').lr:g}." in next_scale.rule(other)[1]
+
+
+# ------------------------------------------------------------------ the filter
+
+
+def test_switches_are_held_against_the_published_recipe(measured):
+    rates = {"own rollouts": (5, 99), "equal mass per scale": (80, 70), "adapters": (52, 81)}
+    frame = ablations.read("var-switches", **measured("var-switches", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))))
+    found = next_scale_filter.better(frame, "as published")
+    assert found["above"] == ["own rollouts"] and found["below"] == ["equal mass per scale"] and "adapters" in found["same"]
+    shown = next_scale_filter.switched(frame, "as published")
+    assert "margin" in shown and shown.loc["own rollouts", "the concept: difference"].startswith("-45 points")
+    assert not shown.loc["as published", "margin: difference"] and not shown.loc["base", "margin"]
+    assert next_scale_figures.dots(frame, [label for label in frame.label if label != "base"]).axes
+
+
+def test_each_term_with_and_without_the_other(measured):
+    rates = {"cross entropy": (40, 50), "+ filter": (20, 50), "+ preservation, no filter": (40, 90), "+ filter + preservation": (20, 90)}
+    found = next_scale_filter.steps(
+        ablations.read("var-terms", **measured("var-terms", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))))
+    )
+    assert list(found.index) == list(next_scale_filter.STEPS)
+    for what in ("the filter, without preservation", "the filter, with preservation"):
+        assert found.loc[what, "the concept"].startswith("-20 points") and found.loc[what, "its neighbours"].endswith(ablations.UNTOLD)
+    assert (
+        found.loc["preservation, with the filter", "its neighbours"].startswith("+40 points")
+        and found.loc["the filter, with preservation", "KL drift"] == "0.2 → 0.2"
+    )
+
+
+def test_alpha_and_gamma_are_two_panels(measured):
+    frame = ablations.read("var-filter", **measured("var-filter", lambda row: {}))
+    panels, ticks = next_scale_filter.varied(frame)
+    assert list(panels) == ["alpha", "gamma"] and list(ticks["alpha"].values()) == ["0", "0.25", "0.5", "0.75"]
+    assert list(ticks["gamma"].values()) == ["0.9", "0.5", "0.1"], "told as probabilities"
+    assert [len(rows) for rows in panels.values()] == [5, 4] and panels["alpha"].recipe.isna().sum() == 1
+
+
+def test_what_each_scale_has_of_the_loss():
+    generator = heeding("bsq")
+    plain, filtered = (recipe("s-vare", **{"retain.weight": 0.0, "filter.kind": kind}) for kind in ("none", "wrong"))
+    shares = next_scale_filter.by_scale(generator, PAIRS, plain)
+    assert list(shares.side) == list(generator.schedule) and (shares.kept == 1).all() and (shares.nats > 0).all()
+    sides = torch.tensor(generator.schedule).double()
+    for way, power in (("token", 2), ("side", 1), ("equal", 0)):
+        wanted = (sides**power / (sides**power).sum()).tolist()
+        assert shares[f"weight: {way}"].tolist() == pytest.approx(wanted, abs=1e-5) and shares[f"loss: {way}"].sum() == pytest.approx(1)
+    # without a filter, a scale's share is its weight times its mean loss
+    mass = shares["weight: side"] * shares.nats
+    assert shares["loss: side"].tolist() == pytest.approx((mass / mass.sum()).tolist(), rel=1e-4)
+    some = next_scale_filter.by_scale(generator, PAIRS, filtered)
+    assert (some.kept < 1).any() and next_scale_figures.loss_shares({"before": shares, "filtered": some}).axes
+
+
+def test_learning_curves(tmp_path):
+    generator = heeding("bsq")
+    erase(generator, CONCEPT, recipe("s-vare", passes=2, batch=1), out=tmp_path / "run", progress=False)
+    from earlib.runs import read_lines
+
+    rows = read_lines(tmp_path / "run" / "metrics.jsonl")
+    fig = next_scale_figures.learning(rows, generator.schedule, smooth=2)
+    labels = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert labels == [*(f"{side} × {side}" for side in generator.schedule), "all tokens"]
+    kept, loss = fig.axes[:2]
+    assert kept.get_ylim()[0] == loss.get_ylim()[0] == 0 and len(kept.lines) == 2 * len(labels)
+
+
+def test_every_figure_draws_its_table(main, measured):
+    frame, _ = main
+    assert [axis.get_title(loc="left") or axis.get_title() for axis in next_scale_figures.plane(frame).axes] == ["church", "nudity", "vangogh"]
+    assert len(next_scale_figures.costs(frame).axes) == len(next_scale_figures.COSTS)
+    steps = ["base", *next_scale.PAPER_TERMS]
+    terms = next_scale_figures.terms(ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 33})), next_scale.PAPER_TERMS, steps)
+    assert [patch.get_height() for patch in terms.axes[0].patches][:2] == pytest.approx([9.8, 68.9])
+    assert {patch.get_height() for patch in terms.axes[1].patches} == {33, 80}
+
+
+# ------------------------------------------------------------------ several concepts, other words
+
+
+def test_several_concepts_are_read_as_the_other_familys(measured):
+    def make(row):
+        count = row.concept.count("+") + 1
+        return {"concept": 90 if row.recipe is None else 5 * count, "neighbours": 90 if row.recipe is None else 90 - 9 * count, "kl_drift": 0.1 * count}
+
+    frame = next_scale_concepts.several(**measured("var-concepts", make))
+    numbers = composition.by_number(frame)
+    ours = numbers[numbers.form == "joint"].set_index("count")
+    assert list(ours.index) == [1, 2, 3, 5] and ours.direct[1] == 0.05 and ours.direct[5] == 0.25 and ours.neighbours[2] == 0.72
+    each = composition.each(frame)
+    assert list(each.columns) == ["before", "alone", "joint, 2", "joint, 3", "joint, 5"] and each.loc["boat", "joint, 2"].startswith("10.0")
+    told = next_scale_concepts.together(frame).loc["church + boat"]
+    assert told["of the base model's"] == "80%" and told["product of parts"] == "81%" and told["sum of parts"] == "0.20"
+    assert len(next_scale_figures.families({"next scale": numbers, "next token": numbers}).axes) == 3
+
+
+def test_pairs_that_lead_to_another_part():
+    church, boat = (load_concept(name, "mini") for name in ("church", "boat"))
+    to_boats = sum("boat" in pair.replacement.split() for pair in church.pairs)
+    to_churches = sum("church" in pair.replacement.split() for pair in boat.pairs)
+    assert to_boats > 0 and next_scale_concepts.crossed("church+boat") == (to_boats + to_churches) / (len(church.pairs) + len(boat.pairs))
+    assert next_scale_concepts.crossed("church") == 0
+
+
+def test_other_words_for_the_name():
+    class Judge:
+        def shows(self, images):
+            return torch.ones(len(images), dtype=torch.bool).numpy()
+
+    generator = heeding("bsq")
+    prompts = ["a red church on a hill", "a blue church"]
+    erasure = erase(generator, CONCEPT, recipe("negative-prompt"), progress=False)
+    rates, drawn = next_scale_concepts.wordings(generator, prompts, "church", ["chapel"], {"before": None, "after": erasure}, Judge())
+    assert list(rates.columns) == ["church", "chapel"] and rates.loc["after", "chapel"] == 2
+    assert drawn["before"]["chapel"].shape[0] == 2 and (drawn["before"]["church"] != drawn["before"]["chapel"]).any()
+    with pytest.raises(UserError, match="does not have the word 'boat'"):
+        next_scale_concepts.wordings(generator, prompts, "boat", ["ship"], {"before": None}, Judge())
+
+
+def test_a_vector_in_place_of_a_word():
+    generator, prompts = heeding("bsq"), ["a red church on a hill", "a blue church by the sea"]
+    own = generator.trunk.text.word.weight[next_scale_concepts.token_of(generator, "church")].detach().clone()
+    draw = lambda texts: generator.sample(texts, [1, 2])
+    base, boats = draw(prompts), draw(["a red boat on a hill", "a blue boat by the sea"])
+    for vector in (own, None):
+        with next_scale_concepts.spelt(generator, "church", vector):
+            assert torch.equal(draw(prompts), base)
+    boat = generator.trunk.text.word.weight[next_scale_concepts.token_of(generator, "boat")].detach()
+    with next_scale_concepts.spelt(generator, "church", boat):
+        assert torch.equal(draw(prompts), boats) and not torch.equal(boats, base)
+    assert torch.equal(draw(prompts), base)
+    for wrong in ("blick", "place of worship"):
+        with pytest.raises(UserError, match=f"'{wrong}' is not one word"):
+            next_scale_concepts.token_of(generator, wrong)
+
+
+def test_what_an_erased_model_can_be_told_again():
+    """Part of what an erasure taught is undone by a vector; the model and the word's own vector stay as they were."""
+    generator, prompts = heeding("bsq"), ["a red church on a hill", "a blue church by the sea", "a church at night"]
+    erasure = erase(generator, CONCEPT, recipe("s-vare", pairs=2, passes=4, lr=3e-3), progress=False)
+    own = generator.trunk.text.word.weight.detach().clone()
+    vector, losses = next_scale_concepts.recalled(generator, prompts, "church", erasure, steps=30, batch=3, lr=0.05)
+    assert len(losses) == 30 and losses[-1] < losses[0] - 0.01 and vector.shape == own[0].shape
+    assert torch.equal(own, generator.trunk.text.word.weight) and not generator.trunk.text.word._forward_hooks
+    base, unchanged = next_scale_concepts.recalled(generator, prompts, "church", None, steps=1, batch=3)
+    assert unchanged[0] < losses[0], "the base model expects its own pictures more than the erased one does"
+
+
+def test_gaps_are_of_methods_that_erase_the_name(main):
+    frame = main[0].assign(synonym=0.5, synonym_low=0.44, synonym_high=0.56)
+    found = next_scale_concepts.gaps(frame)
+    assert {label for _, label in found.index} == {"vare", "s-vare"} and found.loc[("church", "vare"), "synonym"].startswith("50: +40 points")
+    assert found.loc[("church", "vare"), "indirect"].endswith(ablations.UNTOLD) and next_scale_concepts.gaps(frame, most=0.01).empty
