@@ -173,6 +173,34 @@ def test_each_term_with_and_without_the_other(measured):
     )
 
 
+def test_a_codebook_beside_bits(main, measured):
+    """Each method of the one table stands beside its own row of the other; a method that only one of them has is left out."""
+    rows = ablations.read("var-vq", **measured("var-vq", lambda row: {"concept": 9 if row.recipe == "vare" else 50, "neighbours": 95}))
+    beside = next_scale_filter.against_codebook(main[0], rows)
+    assert set(beside.index) == {("church", label) for label in rows.label}
+    vare = beside.loc["church", "vare"]
+    assert vare["the concept", "bits"].startswith("10.0 [") and vare["the concept", "codebook"].startswith("9.0 [")
+    assert "cannot be told" in vare["the concept", "difference"] and vare["its neighbours", "difference"].startswith("+35 points")
+    assert next_scale_filter.against_codebook(main[0][main[0].label != "vare"], rows).index.equals(beside.index.drop(("church", "vare")))
+
+
+def test_what_is_drawn_in_place_of_a_concept():
+    """Pictures of the world show what they are; a mean of two of them, or noise, shows nothing for sure."""
+    from earlib.evaluate.judges import load_judge
+    from earlib.miniworld.scenes import render, sample_scenes
+
+    images = render(sample_scenes(12, [3, 1], pairs=0.0))
+    judge = load_judge(load_concept("church", "mini").judge)
+    noise = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8).numpy()
+    found = next_scale.instead({"world": images, "noise": noise}, judge)
+    assert found.loc["world", "something (%)"].startswith("100 [") and found.loc["world", "n"] == "12"
+    counts = [part.rsplit(" ", 1) for part in found.loc["world", "most often"].split(", ")]
+    assert {name for name, _ in counts} <= set(judge.groups[judge.group]) and sum(int(n) for _, n in counts) <= 12
+    share = int(found.loc["noise", "something (%)"].split(" [")[0])
+    sure = judge.probabilities(noise)[judge.group].max(1) >= judge.threshold
+    assert share == round(100 * sure.mean())
+
+
 def test_alpha_and_gamma_are_two_panels(measured):
     frame = ablations.read("var-filter", **measured("var-filter", lambda row: {}))
     panels, ticks = next_scale_filter.varied(frame)

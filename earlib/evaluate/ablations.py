@@ -192,4 +192,4 @@ def checked(then: dict, now: dict):
         }
 
     name = ", ".join([then["concept"], then["label"], *(f"{field} = {value}" for field, value in then["settings"].items()), f"seed {then['seed']}"])
-    return pd.DataFrame({"in the table": told_of(then), "now": told_of(now)}).rename_axis(name)
+    return pd.DataFrame({"in the table": told_of(then), "now": told_of(now)}).dropna(how="all").rename_axis(name)
