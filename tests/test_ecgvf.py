@@ -27,7 +27,7 @@ FULL = [load_concept(path) for path in sorted(FOLDER.glob("*.json"))]
 class Painter:
     """A generator that draws MiniWorld's pictures of what a prompt says, except where it is told to draw something else."""
 
-    name, profile, fingerprint, guidance = "painter", "mini", "0123456789abcdef", 1.0
+    name, profile, fingerprint, guidance, temperature = "painter", "mini", "0123456789abcdef", 1.0, 1.0
 
     def __init__(self, lies=None, dies_at=None):
         self.lies, self.dies_at, self.drawn = lies or {}, dies_at, []

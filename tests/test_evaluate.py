@@ -263,7 +263,7 @@ def test_captions_are_read_right(text, obj, style, right):
 class FakeGenerator:
     """Draws the object that the prompt names by rendering it; keeps a list of what it was asked for."""
 
-    profile, fingerprint, guidance, device, dtype = "mini", "0123456789abcdef", 3.0, "cpu", "float32"
+    profile, fingerprint, guidance, temperature, device, dtype = "mini", "0123456789abcdef", 3.0, 1.0, "cpu", "float32"
 
     def __init__(self):
         self.asked: list[tuple] = []

@@ -366,7 +366,7 @@ def test_seeds_are_pooled(tables, model):
     rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
     assert len(rate) == 1 and rate[0] | {"settings": 0} == {
         "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": wilson(1, 8)[0],
-        "high": wilson(1, 8)[1], "seed": "0,1", "profile": "mini", "recipe": "ear-shared", "judge": "a judge",
+        "high": wilson(1, 8)[1], "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
     assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {r["metric"] for r in records}
