@@ -173,7 +173,7 @@ def test_counterparts():
     assert list(families_tables.champions(rows).loc[("boat", "next-token")])[0] == "x"
     assert [(r["subject"], r["n"]) for r in families_tables.noted(found, "judge")] == [("church", 180), ("boat", 180), ("all", 360)]
     table = families_tables.side_by_side(found)
-    assert list(table.index) == [("one", "church"), ("one", "boat"), ("one", "all")] and table.loc[("one", "church"), "ahead"] == "next-token"
+    assert list(table.index) == [("one", "church"), ("one", "boat"), ("one", "all")] and table.loc[("one", "church"), ("balance", "ahead")] == "next-token"
     assert (
         len(families_figures.plane(rows, {"one": ("x", "y", "")}).axes) == 2 and families_figures.ahead(found).axes[0].get_yticklabels()[0].get_text() == "one"
     )

@@ -102,13 +102,10 @@ def side_by_side(found: list[dict]):
 
     rows = {}
     for row in found:
-        shown = rows[row["idea"], row["concept"]] = {}
-        for family in ("next-token", "next-scale"):
-            if family in row:
-                of = row[family]
-                shown |= {f"{family}": of["label"], f"left, {family}": percent(of["left"]), f"kept, {family}": percent(of["kept"])}
-                shown |= {f"drift, {family}": f"{of['drift']:.3g}", f"seconds, {family}": f"{of['seconds']:.0f}"}
-        shown |= {"balance, next-scale less next-token": points(row["balance"]), "ahead": verdict(row["balance"])}
+        families = [family for family in ("next-token", "next-scale") if family in row]
+        shown = {(what, family): percent(row[family][what]) for what in ("left", "kept") for family in families}
+        shown |= {("drift", family): f"{row[family]['drift']:.3g}" for family in families}
+        rows[row["idea"], row["concept"]] = shown | {("balance", "difference"): points(row["balance"]), ("balance", "ahead"): verdict(row["balance"])}
     return pd.DataFrame(rows).T.fillna("").rename_axis(["idea", "concept"])
 
 
