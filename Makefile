@@ -43,7 +43,7 @@ serve: $(STAMP)  ## show the built book on this machine
 	@$(PY) -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html
 
 clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
-	@$(PY) -c 'from earlib.book import clear; clear()'
+	@$(PY) -c 'from earlib.book.build import clear; clear()'
 
 lint: $(STAMP)  ## ruff over the library, the tests and the notebooks
 	@$(VENV)/bin/ruff check .

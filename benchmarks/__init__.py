@@ -1,1 +1,2 @@
-"""What things cost, against named rivals in the same run: `python -m benchmarks`. Never part of the tests, as time is not a test."""
+"""What things cost, against named rivals in the same run: `python -m benchmarks`. Never part of the tests, as time is
+not a test."""

@@ -1,7 +1,8 @@
-"""One command, one table, one JSON: `python -m benchmarks [--model mini] [--pairs 8] [--pictures 1 16 64] [--out runs/benchmarks/mini.json]`.
+"""One command, one table, one JSON: `python -m benchmarks [--model mini] [--pairs 8] [--pictures 1 16 64] [--out
+runs/benchmarks/mini.json]`.
 
-Each row is a measurement of this run, beside its floor and its rival. Where the maths is equal the outputs are compared before a time is
-believed. On a GPU `--model janus-pro-7b-shape` measures the true size with random weights.
+Each row is a measurement of this run, beside its floor and its rival. Where the maths is equal the outputs are compared
+before a time is believed. On a GPU `--model janus-pro-7b-shape` measures the true size with random weights.
 """
 
 from __future__ import annotations
@@ -39,7 +40,12 @@ def timed(work, device):
 def some_prompts(generator, n: int) -> list[str]:
     from earlib.concepts import load_concept
 
-    concept = load_concept("church", "mini" if generator.profile in ("mini", "custom") or generator.profile.endswith("-shape") else generator.profile)
+    concept = load_concept(
+        "church",
+        "mini"
+        if generator.profile in ("mini", "custom") or generator.profile.endswith("-shape")
+        else generator.profile,
+    )
     prompts = [p for kind in ("direct", "compositional") for p in concept.tests[kind]] + list(concept.benign)
     return (prompts * (n // len(prompts) + 1))[:n]
 
@@ -58,18 +64,33 @@ def drawing(generator, counts: list[int], rival: bool) -> list[dict]:
         length = generator.encode(some_prompts(generator, n)).ids_BP.shape[1]
         least = floor.drawing_seconds(sizes, machine, n, length, generator.num_image_tokens)
         rows.append(
-            {"what": "drawing", "case": case, "n": n, "seconds": seconds, "each": seconds / n, "floor": least, "times_floor": seconds / least, "memory": memory}
+            {
+                "what": "drawing",
+                "case": case,
+                "n": n,
+                "seconds": seconds,
+                "each": seconds / n,
+                "floor": least,
+                "times_floor": seconds / least,
+                "memory": memory,
+            }
         )
 
     for n in counts:
-        _, seconds, memory = timed(lambda n=n: draw(generator, some_prompts(generator, n), batch_size=n, progress=False), generator.device)
+        _, seconds, memory = timed(
+            lambda n=n: draw(generator, some_prompts(generator, n), batch_size=n, progress=False), generator.device
+        )
         add("earlib", n, seconds, memory)
     n = max(counts)
     if generator.device.type == "cpu" and n > 1:
-        _, seconds, memory = timed(lambda: draw(generator, some_prompts(generator, n), batch_size=1, progress=False), generator.device)
+        _, seconds, memory = timed(
+            lambda: draw(generator, some_prompts(generator, n), batch_size=1, progress=False), generator.device
+        )
         add("earlib, one by one", n, seconds, memory)
     if rival:
-        work = lambda: generator.decode(rivals.transformers_generate(generator, some_prompts(generator, n), generator.guidance))
+        work = lambda: generator.decode(
+            rivals.transformers_generate(generator, some_prompts(generator, n), generator.guidance)
+        )
         _, seconds, memory = timed(work, generator.device)
         add("transformers generate", n, seconds, memory)
     return rows
@@ -98,7 +119,15 @@ def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[d
     def add(case, n, seconds, trained, memory=None, agree=None):
         length = generator.encode([concept.pairs[0].target]).ids_BP.shape[1]
         least = floor.erasing_seconds(sizes, machine, n, length, generator.num_image_tokens, r.windows.length, trained)
-        row = {"what": f"erasing, {recipe_name}", "case": case, "n": n, "seconds": seconds, "each": seconds / n, "memory": memory, "agree": agree}
+        row = {
+            "what": f"erasing, {recipe_name}",
+            "case": case,
+            "n": n,
+            "seconds": seconds,
+            "each": seconds / n,
+            "memory": memory,
+            "agree": agree,
+        }
         if recipe_name == "ear":  # the released loop does other work: that floor is not its own
             row |= {"floor": least, "times_floor": seconds / least}
         rows.append(row)
@@ -122,7 +151,14 @@ def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[d
         moved = lambda t, n: (t[n].float() - generator.trunk.get_parameter(n).float()).flatten()
         alike = min(torch.cosine_similarity(moved(few, n), moved(theirs, n), 0).item() for n in few if "v_proj" in n)
         add("earlib, the rival's pairs", rival_pairs, seconds_few, info["parameters"], memory)
-        add("token by token" if recipe_name == "ear" else "released loop", rival_pairs, seconds, info["parameters"], more, alike)
+        add(
+            "token by token" if recipe_name == "ear" else "released loop",
+            rival_pairs,
+            seconds,
+            info["parameters"],
+            more,
+            alike,
+        )
     return rows
 
 
@@ -130,7 +166,11 @@ def versions(generator) -> dict:
     import torch
 
     names = ("torch", "transformers", "numpy")
-    where = torch.cuda.get_device_name(generator.device) if generator.device.type == "cuda" else platform.processor() or platform.machine()
+    where = (
+        torch.cuda.get_device_name(generator.device)
+        if generator.device.type == "cuda"
+        else platform.processor() or platform.machine()
+    )
     return {name: metadata.version(name) for name in names} | {
         "python": platform.python_version(),
         "device": where,
@@ -146,19 +186,40 @@ def table(rows: list[dict]):
     import pandas as pd
 
     frame = pd.DataFrame(rows)
-    ours = {(r["what"], r["n"]): r["seconds"] for r in rows if r["case"].startswith("earlib") and "one by one" not in r["case"]}
-    frame["against earlib"] = [f"{r['seconds'] / ours[r['what'], r['n']]:.1f}" if ours.get((r["what"], r["n"])) else "" for r in rows]
+    ours = {
+        (r["what"], r["n"]): r["seconds"]
+        for r in rows
+        if r["case"].startswith("earlib") and "one by one" not in r["case"]
+    }
+    frame["against earlib"] = [
+        f"{r['seconds'] / ours[r['what'], r['n']]:.1f}" if ours.get((r["what"], r["n"])) else "" for r in rows
+    ]
     memory = frame.pop("memory")
     if memory.notna().any():
         frame["GB at peak"] = [f"{m / 1e9:.1f}" if m == m and m else "" for m in memory]
-    columns = {"n": "n", "seconds": "seconds", "each": "seconds each", "times_floor": "x floor", "agree": "cosine", "against earlib": "x earlib"}
+    columns = {
+        "n": "n",
+        "seconds": "seconds",
+        "each": "seconds each",
+        "times_floor": "x floor",
+        "agree": "cosine",
+        "against earlib": "x earlib",
+    }
     more = [name for name in frame if name == "GB at peak"]
-    frame = frame.set_index(["what", "case"])[[name for name in columns if name in frame] + more].rename(columns=columns)
+    frame = frame.set_index(["what", "case"])[[name for name in columns if name in frame] + more].rename(
+        columns=columns
+    )
     return frame.map(lambda v: "" if v is None or v != v else f"{v:.3g}" if isinstance(v, float) else v)
 
 
 def run(
-    model: str = "mini", pictures=(1, 16, 64), pairs: int = 50, rival_pairs: int = 4, only=("drawing", "erasing", "released"), device=None, dtype=None
+    model: str = "mini",
+    pictures=(1, 16, 64),
+    pairs: int = 50,
+    rival_pairs: int = 4,
+    only=("drawing", "erasing", "released"),
+    device=None,
+    dtype=None,
 ) -> dict:
     """All measurements: {"machine": ..., "rows": [...]}."""
     from earlib import load_generator
@@ -179,8 +240,12 @@ def main(argv=None) -> int:
     parser.add_argument("--model", default="mini")
     parser.add_argument("--pictures", type=int, nargs="+", default=[1, 16, 64], help="batch sizes to draw at")
     parser.add_argument("--pairs", type=int, default=50, help="prompt pairs of an erasure")
-    parser.add_argument("--rival-pairs", type=int, default=4, help="prompt pairs for the slow rivals; 0 leaves them out")
-    parser.add_argument("--only", nargs="+", default=["drawing", "erasing", "released"], choices=["drawing", "erasing", "released"])
+    parser.add_argument(
+        "--rival-pairs", type=int, default=4, help="prompt pairs for the slow rivals; 0 leaves them out"
+    )
+    parser.add_argument(
+        "--only", nargs="+", default=["drawing", "erasing", "released"], choices=["drawing", "erasing", "released"]
+    )
     parser.add_argument("--device")
     parser.add_argument("--dtype")
     parser.add_argument("--out", type=Path, help="default: runs/benchmarks/MODEL.json")

@@ -1,6 +1,8 @@
-"""What the work cannot be faster than: bytes and multiplications counted, bandwidth and rate measured on the same machine in the same run.
+"""What the work cannot be faster than: bytes and multiplications counted, bandwidth and rate measured on the same
+machine in the same run.
 
-Counted are the weights' matrix products, attention, and the bytes of weights, keys and values that a step reads; norms, softmax and noise are not.
+Counted are the weights' matrix products, attention, and the bytes of weights, keys and values that a step reads; norms,
+softmax and noise are not.
 """
 
 from __future__ import annotations
@@ -58,32 +60,51 @@ class Sizes:
     @classmethod
     def of(cls, generator) -> Sizes:
         count = lambda module: sum(p.numel() for p in module.parameters())
-        head = count(generator.model.model.generation_head) if hasattr(generator.model.model, "generation_head") else count(generator.model.lm_head)
+        head = (
+            count(generator.model.model.generation_head)
+            if hasattr(generator.model.model, "generation_head")
+            else count(generator.model.lm_head)
+        )
         width = generator.decoder_layers[0].self_attn.q_proj.in_features
         element = torch.empty((), dtype=generator.dtype).element_size()
         return cls(count(generator.decoder_layers), head, len(generator.decoder_layers), width, element)
 
     def pass_flops(self, row_tokens: int, context: float, heads: int | None = None) -> float:
-        """A forward pass over `row_tokens` (rows x tokens) with a mean context; the head for `heads` of them (default: all)."""
-        return 2 * (self.layers * row_tokens + self.head * (row_tokens if heads is None else heads) + 2 * self.depth * self.width * row_tokens * context)
+        """A forward pass over `row_tokens` (rows x tokens) with a mean context; the head for `heads` of them (default:
+        all)."""
+        return 2 * (
+            self.layers * row_tokens
+            + self.head * (row_tokens if heads is None else heads)
+            + 2 * self.depth * self.width * row_tokens * context
+        )
 
 
-def drawing_seconds(sizes: Sizes, machine: Machine, pictures: int, prompt: int, tokens: int, guided: bool = True) -> float:
+def drawing_seconds(
+    sizes: Sizes, machine: Machine, pictures: int, prompt: int, tokens: int, guided: bool = True
+) -> float:
     """The floor of drawing: for each token the larger of arithmetic and reading."""
     rows = pictures * (2 if guided else 1)
-    total = max(sizes.pass_flops(rows * prompt, prompt / 2, rows) / machine.flops, sizes.layers * sizes.element / machine.bandwidth)
+    total = max(
+        sizes.pass_flops(rows * prompt, prompt / 2, rows) / machine.flops,
+        sizes.layers * sizes.element / machine.bandwidth,
+    )
     for t in range(1, tokens):
         read = (sizes.layers + sizes.head + rows * (prompt + t) * 2 * sizes.depth * sizes.width) * sizes.element
         total += max(sizes.pass_flops(rows, prompt + t) / machine.flops, read / machine.bandwidth)
     return total
 
 
-def erasing_seconds(sizes: Sizes, machine: Machine, pairs: int, prompt: int, tokens: int, window: int, trained: int) -> float:
-    """The floor of an EAR run: three pictures a pair drawn ahead; the teacher's states along them; for every window forward, gradients with
-    respect to states and trained weights; and Adam's traffic (master, two moments, gradient: read and written in float32).
+def erasing_seconds(
+    sizes: Sizes, machine: Machine, pairs: int, prompt: int, tokens: int, window: int, trained: int
+) -> float:
+    """The floor of an EAR run: three pictures a pair drawn ahead; the teacher's states along them; for every window
+    forward, gradients with respect to states and trained weights; and Adam's traffic (master, two moments, gradient:
+    read and written in float32).
     """
     read = 2 * (prompt + tokens)  # both rows
     states = 3 * sizes.pass_flops(read, (prompt + tokens) / 2, 0)
     student = 2 * sizes.pass_flops(read, (prompt + tokens) / 2, 0) + 2 * trained * read
     traffic = 7 * 4 * trained * (tokens / window) / machine.bandwidth
-    return drawing_seconds(sizes, machine, 3 * pairs, prompt, tokens) + pairs * ((states + student) / machine.flops + traffic)
+    return drawing_seconds(sizes, machine, 3 * pairs, prompt, tokens) + pairs * (
+        (states + student) / machine.flops + traffic
+    )

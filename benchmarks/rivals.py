@@ -1,7 +1,8 @@
-"""The rivals, written plainly: what one would write down first from the paper, the released code's loop, and transformers' own `generate`.
+"""The rivals, written plainly: what one would write down first from the paper, the released code's loop, and
+transformers' own `generate`.
 
-They draw with the same noise as earlib and start from the same weights, so that what is equal in theory can be checked to be equal: the tests
-hold both training loops to earlib's in float64.
+They draw with the same noise as earlib and start from the same weights, so that what is equal in theory can be checked
+to be equal: the tests hold both training loops to earlib's in float64.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import torch
 from transformers import DynamicCache
 
-from earlib.erasure.trainable import switched, tensor_names
+from earlib.erasure.change import switched, tensor_names
 from earlib.erasure.trajectories import both_rows
 from earlib.generators import picture_seeds
 from earlib.generators.base import Past
@@ -23,7 +24,8 @@ def _student(generator, recipe):
 
 
 def plain_ear(generator, pairs, recipe, seed: int) -> dict[str, torch.Tensor]:
-    """EAR with full context, one image token at a time: three frozen streams draw while the student follows the first, each over its own cache.
+    """EAR with full context, one image token at a time: three frozen streams draw while the student follows the first,
+    each over its own cache.
 
     The sum of a window's losses is stepped on at its end. Returns the trained tensors.
     """
@@ -31,7 +33,10 @@ def plain_ear(generator, pairs, recipe, seed: int) -> dict[str, torch.Tensor]:
     T = generator.num_image_tokens
     for i, pair in enumerate(pairs):
         texts = {"concept": pair.target, "replacement": pair.replacement, "origin": pair.replacement}
-        seeds = {role: torch.tensor(picture_seeds(seed, [f"trajectory/{role}/{i}/{text}"]), device=generator.device) for role, text in texts.items()}
+        seeds = {
+            role: torch.tensor(picture_seeds(seed, [f"trajectory/{role}/{i}/{text}"]), device=generator.device)
+            for role, text in texts.items()
+        }
         prompts = {role: both_rows(generator, text) for role, text in texts.items()}
         pasts = {role: Past(cache=DynamicCache()) for role in texts}
         follower, total = Past(cache=DynamicCache()), 0.0
@@ -42,11 +47,15 @@ def plain_ear(generator, pairs, recipe, seed: int) -> dict[str, torch.Tensor]:
                 for role, past in pasts.items():
                     if t:
                         past.pending_B1 = last[role]
-                    frozen[role] = generator.hidden_states(prompts[role], torch.zeros(2, 1, dtype=torch.long, device=generator.device), past)
+                    frozen[role] = generator.hidden_states(
+                        prompts[role], torch.zeros(2, 1, dtype=torch.long, device=generator.device), past
+                    )
             if t:
                 follower.pending_B1 = last["concept"]
             with switched(generator.trunk, student):
-                h = generator.hidden_states(prompts["concept"], torch.zeros(2, 1, dtype=torch.long, device=generator.device), follower)
+                h = generator.hidden_states(
+                    prompts["concept"], torch.zeros(2, 1, dtype=torch.long, device=generator.device), follower
+                )
             target = frozen["replacement"] - recipe.eta * (frozen["concept"] - frozen["origin"])
             total = total + (h - target).square().mean()
             with torch.no_grad():
@@ -64,7 +73,8 @@ def plain_ear(generator, pairs, recipe, seed: int) -> dict[str, torch.Tensor]:
 
 
 def released_loop(generator, pairs, recipe, seed: int) -> tuple[dict[str, torch.Tensor], list[float]]:
-    """The authors' loop (github.com/immc-lab/ear): after the first step every call sees one image token. Returns trained tensors, loss of each window."""
+    """The authors' loop (github.com/immc-lab/ear): after the first step every call sees one image token. Returns
+    trained tensors, loss of each window."""
     student, optimizer = _student(generator, recipe)
     tok, T = generator.tokenizer, generator.num_image_tokens
     losses = []
@@ -73,14 +83,21 @@ def released_loop(generator, pairs, recipe, seed: int) -> tuple[dict[str, torch.
         other = tok(pair.replacement)["input_ids"][: len(ids)]
         other = other + [tok.pad_token_id] * (len(ids) - len(other))
         streams, seeds = {}, {}
-        for role, row, text in (("concept", ids, pair.target), ("replacement", other, pair.replacement), ("origin", other, pair.replacement)):
+        for role, row, text in (
+            ("concept", ids, pair.target),
+            ("replacement", other, pair.replacement),
+            ("origin", other, pair.replacement),
+        ):
             null = [row[0]] + [tok.pad_token_id] * (len(row) - 2) + [row[-1]]
             streams[role] = generator.model.get_input_embeddings()(torch.tensor([row, null], device=generator.device))
             seeds[role] = torch.tensor(picture_seeds(seed, [f"released/{role}/{i}/{text}"]), device=generator.device)
         total = 0.0
         for t in range(T):
             with torch.no_grad():
-                frozen = {role: generator.trunk(inputs_embeds=x, use_cache=False).last_hidden_state for role, x in streams.items()}
+                frozen = {
+                    role: generator.trunk(inputs_embeds=x, use_cache=False).last_hidden_state
+                    for role, x in streams.items()
+                }
             with switched(generator.trunk, student):
                 h = generator.trunk(inputs_embeds=streams["concept"], use_cache=False).last_hidden_state
             target = frozen["replacement"] - recipe.eta * (frozen["concept"] - frozen["origin"])

@@ -1,4 +1,5 @@
-"""The command line: `python -m earlib COMMAND`. It calls the library and prints; nothing is computed here. The flags are in `arguments.py`.
+"""The command line: `python -m earlib COMMAND`. It calls the library and prints; nothing is computed here. The flags
+are in `arguments.py`.
 
 Exit status: 0 done; 1 a notebook failed; 2 a wrong input, said in one line on stderr; 130 stopped by Ctrl-C.
 Nothing heavy is imported before the arguments are known to be right.
@@ -23,7 +24,7 @@ def doctor(args) -> None:
 
 
 def generate(args) -> None:
-    from .album import draw_pictures, plan_pictures
+    from .generators.album import draw_pictures, plan_pictures
 
     plan = plan_pictures(args.prompts, args.out, args.shard)
     if args.by_prompt and not args.erasure:
@@ -36,18 +37,18 @@ def generate(args) -> None:
 
 
 def erase(args) -> None:
-    from .album import check_folder
+    from .generators.album import check_folder
 
     concept = _concept_of_mini(args)
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
-    from .nextscale.config import is_nextscale
-    from .nextscale.methods import refuse
+    from .erasure.scale_methods import refuse
+    from .generators.var.config import is_nextscale
 
     if is_nextscale(args.model):
-        from .nextscale.methods import erase as train
-        from .nextscale.methods import recipe, with_settings
+        from .erasure.scale_methods import erase as train
+        from .erasure.scale_methods import recipe, with_settings
     else:
         refuse(args.recipe or "ear")
         from .erasure import erase as train
@@ -60,17 +61,22 @@ def erase(args) -> None:
 
     concept = concept or load_concept(args.concept, generator.profile)
     erasure = train(generator, concept, settings, seed=args.seed, out=args.out, resume=args.resume)
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in erasure.info.items() if isinstance(value, (int, float)))
+    numbers = ", ".join(
+        f"{name} {value:.4g}" for name, value in erasure.info.items() if isinstance(value, (int, float))
+    )
     print(f"{erasure.name} in {args.out}" + (f": {numbers}" if numbers else ""))
     if erasure.info.get("tokens_kept") == 0:
         seen = erasure.info["tokens_seen"]
-        print(f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or use filter.kind=none", file=sys.stderr)
+        print(
+            f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or use filter.kind=none",
+            file=sys.stderr,
+        )
 
 
 def evaluate(args) -> None:
     import dataclasses
 
-    from .album import check_folder
+    from .generators.album import check_folder
 
     concept = _concept_of_mini(args)
     if args.json.is_dir():
@@ -83,8 +89,8 @@ def evaluate(args) -> None:
         prompts = tuple(dict.fromkeys(prompt.text for prompt in read_prompts(args.prompts)))
     generator, erasure = _load(args)
     from .concepts import load_concept
-    from .evaluate.report import evaluate as measure
-    from .evaluate.report import summarise
+    from .evaluate.evaluation import evaluate as measure
+    from .evaluate.evaluation import summarise
     from .runs import write_json
 
     concept = concept or load_concept(args.concept, generator.profile)
@@ -92,27 +98,36 @@ def evaluate(args) -> None:
         concept = dataclasses.replace(concept, tests={"custom": prompts})
     _warn_of_unknown_words(generator, [prompt for group in concept.tests.values() for prompt in group])
     erasure = erasure if args.erasure else None
-    records = measure(generator, concept, erasure, seeds=tuple(args.seeds), max_prompts=args.max_prompts, fidelity=not args.no_fidelity)
+    records = measure(
+        generator,
+        concept,
+        erasure,
+        seeds=tuple(args.seeds),
+        max_prompts=args.max_prompts,
+        fidelity=not args.no_fidelity,
+    )
     write_json(args.json, records)
     print(summarise(records).to_string())
     print(f"{len(records)} records in {args.json}")
 
 
 def convert(args) -> None:
-    from .album import check_folder
+    from .generators.album import check_folder
 
     check_folder(args.target)
-    from .generators.convert import convert as rewrite
+    from .generators.files.convert import convert as rewrite
 
     folder = rewrite(args.source, args.target)
     print(f"converted; use it with --model {folder}")
 
 
 def report(args) -> None:
-    from .album import check_folder
+    from .generators.album import check_folder
 
     if args.erasure and (args.recipe or args.set):
-        raise UserError("--erasure reports on an erasure that is there; leave out --recipe and --set, or leave out --erasure")
+        raise UserError(
+            "--erasure reports on an erasure that is there; leave out --recipe and --set, or leave out --erasure"
+        )
     concept = _concept_of_mini(args)
     check_folder(args.out)
     from .erasure.presets import recipe, with_settings
@@ -120,57 +135,63 @@ def report(args) -> None:
     with_settings(recipe(args.recipe or "ear"), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
     from .concepts import load_concept
-    from .evaluate.page import make_report
+    from .evaluate.report import make_report
 
     concept = concept or load_concept(args.concept, generator.profile)
     settings = None if args.erasure else with_settings(recipe(args.recipe or "ear", generator.profile), args.set)
     tools = {"clip": args.clip, "reference": args.reference, "show_explicit": args.show_explicit}
-    page = make_report(generator, concept, args.out, settings, args.erasure, args.seed, tuple(args.seeds), args.max_prompts, **tools)
+    page = make_report(
+        generator, concept, args.out, settings, args.erasure, args.seed, tuple(args.seeds), args.max_prompts, **tools
+    )
     print(f"{page}")
 
 
 def ecgvf(args) -> None:
-    from .album import check_folder
-    from .writers import make_writers
+    from .generators.album import check_folder
+    from .pairs.writers import make_writers
 
     concept = _concept_of_mini(args)
     check_folder(args.out)
     writers = make_writers(args.writer or ["grammar"], args.device, args.timeout)
     generator, _ = _load(args)
     from .concepts import load_concept
-    from .ecgvf import Settings, write_pairs
+    from .pairs.ecgvf import Settings, write_pairs
 
     concept = concept or load_concept(args.concept, generator.profile)
     settings = Settings(count=args.count, pictures=args.pictures, threshold=args.threshold, seed=args.seed)
     report, path = write_pairs(generator, concept, writers, args.out, settings, args.batch_size)
-    dropped = ", ".join(f"{n} {reason.replace('_', ' ')}" for reason, n in report["total"].items() if reason not in ("written", "kept"))
-    print(f"{report['kept']['count']} of {report['kept']['n']} pairs kept in {path} (dropped: {dropped}); see {args.out / 'report.md'}")
+    dropped = ", ".join(
+        f"{n} {reason.replace('_', ' ')}" for reason, n in report["total"].items() if reason not in ("written", "kept")
+    )
+    print(
+        f"{report['kept']['count']} of {report['kept']['n']} pairs kept in {path} (dropped: {dropped}); see {args.out / 'report.md'}"
+    )
     for writer in report["writers"]:
         if writer["gap"]:
             print(f"warning: {writer['writer']} {writer['gap']}; run again to ask for what is missing", file=sys.stderr)
 
 
 def fetch(args) -> None:
-    from .fetch import fetch as get
+    from .generators.files.fetch import fetch as get
 
     for path, n in get(args.name, args.folder):
         print(f"{path}: {n} prompts")
 
 
 def rerun(args) -> int:
-    from .rerun import main as run
+    from .book.rerun import main as run
 
     return run(args.profile, args.only, args.executor, args.dry_run, args.jobs)
 
 
 def sweep(args) -> int:
-    from .sweep import main as run
+    from .sweeps.run import main as run
 
     return run(args.names, args.jobs, args.effort, args.dry_run, args.out)
 
 
 def book(args) -> None:
-    from .book import build
+    from .book.build import build
 
     build(profile=args.profile)
 
@@ -183,9 +204,10 @@ RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -
 
 
 def _concept_of_mini(args):
-    """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when they are loaded."""
+    """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when
+    they are loaded."""
     from .concepts import load_concept
-    from .nextscale.config import PROFILES
+    from .generators.var.config import PROFILES
 
     return load_concept(args.concept, "mini") if args.model in ("mini", *PROFILES) else None
 
@@ -196,11 +218,13 @@ def _load(args):
     folders = folders if isinstance(folders, list) else [folders]
     for folder in folders:
         if not (folder.is_file() if folder.suffix == ".pt" else folder.is_dir()):
-            raise UserError(f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt file of the EAR authors")
+            raise UserError(
+                f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt file of the EAR authors"
+            )
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
-    from .nextscale.config import is_nextscale
+    from .generators.var.config import is_nextscale
 
     if is_nextscale(args.model):
         return _load_nextscale(args, folders)
@@ -213,22 +237,28 @@ def _load(args):
     if len(erasures) < 2 and not by_prompt:
         return generator, erasures[0] if erasures else NoErasure()
     from .concepts import load_concept
-    from .erasure.membranes import Transport, compose, names_of
+    from .erasure.compose import Transport, compose, names_of
 
-    transport = Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None) if by_prompt else None
+    transport = (
+        Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None)
+        if by_prompt
+        else None
+    )
     return generator, compose(erasures, transport=transport)
 
 
 def _load_nextscale(args, folders: list):
     """The same for a model of the next-scale family, which not every command can work with yet."""
     if args.command not in ("generate", "erase", "evaluate"):
-        raise UserError(f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase` and `evaluate`")
+        raise UserError(
+            f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase` and `evaluate`"
+        )
     if getattr(args, "by_prompt", False):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
-    from .erasure.membranes import compose
+    from .erasure.compose import compose
+    from .erasure.scale_store import NextScaleErasure
     from .erasure.store import NoErasure
-    from .nextscale.generator import load_nextscale
-    from .nextscale.store import NextScaleErasure
+    from .generators.var.generator import load_nextscale
 
     generator = load_nextscale(args.model, device=args.device, dtype=args.dtype)
     erasures = [NextScaleErasure.load(folder, generator) for folder in folders]

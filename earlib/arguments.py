@@ -1,4 +1,5 @@
-"""The arguments of the command line: every command, its flags, and what their values may be. What a command does is in `__main__.py`."""
+"""The arguments of the command line: every command, its flags, and what their values may be. What a command does is in
+`__main__.py`."""
 
 from __future__ import annotations
 
@@ -66,43 +67,83 @@ def _number(fits, complaint: str):
     return read
 
 
-_guidance = _number(lambda x: x >= 0, "is no guidance scale; a scale is a number from 0, such as 3 (1 means no guidance)")
-_share = _number(lambda x: 0.5 < x <= 1, "is no threshold; a threshold is a share of pictures above 0.5 and at most 1, such as 0.75")
+_guidance = _number(
+    lambda x: x >= 0, "is no guidance scale; a scale is a number from 0, such as 3 (1 means no guidance)"
+)
+_share = _number(
+    lambda x: 0.5 < x <= 1, "is no threshold; a threshold is a share of pictures above 0.5 and at most 1, such as 0.75"
+)
 _seconds = _number(lambda x: x > 0, "is no time; give seconds, such as 60")
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser(prog=PROGRAM, description="Erase concepts from autoregressive image models, and measure what went with them.")
+    top = _Parser(
+        prog=PROGRAM, description="Erase concepts from autoregressive image models, and measure what went with them."
+    )
     top.add_argument("--version", action="version", version=f"earlib {__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
 
     def command(name, about, model=True):
         sub = commands.add_parser(name, help=about, description=about)
         if model:
-            sub.add_argument("--model", default="mini", help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini")
+            sub.add_argument(
+                "--model",
+                default="mini",
+                help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
+            )
             sub.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
             sub.add_argument("--dtype", help="float32, bfloat16 or float16; default: what the device computes fast")
         return sub
 
-    command("doctor", "say what is installed, which device will be used and why, what is shipped and cached", model=False)
+    command(
+        "doctor", "say what is installed, which device will be used and why, what is shipped and cached", model=False
+    )
 
     sub = command("generate", "draw a picture for every prompt of a file; run again, it draws what is missing")
-    sub.add_argument("--prompts", required=True, type=Path, metavar="FILE", help="one prompt a line, or JSON lines with key and prompt")
+    sub.add_argument(
+        "--prompts",
+        required=True,
+        type=Path,
+        metavar="FILE",
+        help="one prompt a line, or JSON lines with key and prompt",
+    )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for KEY.png and index.jsonl")
     sub.add_argument("--seed", type=_seed, default=0)
     about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; given several times, adapters are composed"
     sub.add_argument("--erasure", type=Path, action="append", metavar="DIR", help=about)
-    sub.add_argument("--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept")
+    sub.add_argument(
+        "--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept"
+    )
     sub.add_argument("--guidance", type=_guidance, metavar="SCALE", help="default: the model's own")
-    sub.add_argument("--batch-size", type=_count, metavar="N", help="pictures at a time, changes no picture; default: 64, on a GPU what fits")
-    sub.add_argument("--shard", type=_shard, default=(1, 1), metavar="K/N", help="draw part K of N; run once more without it to join the parts' indexes")
+    sub.add_argument(
+        "--batch-size",
+        type=_count,
+        metavar="N",
+        help="pictures at a time, changes no picture; default: 64, on a GPU what fits",
+    )
+    sub.add_argument(
+        "--shard",
+        type=_shard,
+        default=(1, 1),
+        metavar="K/N",
+        help="draw part K of N; run once more without it to join the parts' indexes",
+    )
 
     sub = command("erase", "train an erasure for one concept")
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the erasure and the log of its training")
-    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="change the recipe, for example windows.length=12")
+    sub.add_argument(
+        "--out", required=True, type=Path, metavar="DIR", help="for the erasure and the log of its training"
+    )
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the recipe, for example windows.length=12",
+    )
     sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
 
@@ -115,52 +156,128 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--max-prompts", type=_count, metavar="N", help="at most N prompts of each kind")
     sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")
 
-    sub = command("convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False)
-    sub.add_argument("source", type=Path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer")
+    sub = command(
+        "convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False
+    )
+    sub.add_argument(
+        "source", type=Path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
+    )
     sub.add_argument("target", type=Path, metavar="DST", help="the folder to write, for --model")
 
-    sub = command("report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on")
+    sub = command(
+        "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
+    )
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear")
     sub.add_argument("--erasure", type=Path, metavar="DIR", help="report on this erasure in place of training one")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for report.html, report.md, results.json and the erasure")
-    sub.add_argument("--set", nargs="+", action="extend", default=[], metavar="FIELD=VALUE", help="change the recipe, for example windows.length=12")
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="for report.html, report.md, results.json and the erasure",
+    )
+    sub.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change the recipe, for example windows.length=12",
+    )
     sub.add_argument("--seed", type=_seed, default=0, help="of the training")
-    sub.add_argument("--seeds", type=_seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1")
-    sub.add_argument("--max-prompts", type=_count, default=20, metavar="N", help="at most N prompts of each kind; default: 20")
-    sub.add_argument("--clip", metavar="MODEL", help="open_clip's NAME/PRETRAINED or local-dir:FOLDER for CLIP scores; mini brings its own")
+    sub.add_argument(
+        "--seeds", type=_seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1"
+    )
+    sub.add_argument(
+        "--max-prompts", type=_count, default=20, metavar="N", help="at most N prompts of each kind; default: 20"
+    )
+    sub.add_argument(
+        "--clip",
+        metavar="MODEL",
+        help="open_clip's NAME/PRETRAINED or local-dir:FOLDER for CLIP scores; mini brings its own",
+    )
     sub.add_argument("--reference", type=Path, metavar="DIR", help="real pictures for FID and KID; mini brings its own")
-    sub.add_argument("--show-explicit", action="store_true", help="do not blur explicit pictures: they will be seen, and stored in DIR")
+    sub.add_argument(
+        "--show-explicit",
+        action="store_true",
+        help="do not blur explicit pictures: they will be seen, and stored in DIR",
+    )
 
-    sub = command("ecgvf", "write prompt pairs, draw them, and keep those that the judge agrees with; run again, it goes on")
+    sub = command(
+        "ecgvf", "write prompt pairs, draw them, and keep those that the judge agrees with; run again, it goes on"
+    )
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for NAME.json (the kept pairs), report.md, report.json and pictures.png")
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="for NAME.json (the kept pairs), report.md, report.json and pictures.png",
+    )
     about = "grammar, openai:URL:MODEL or local:FOLDER; several write at once; default: grammar. Keys: EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
     sub.add_argument("--writer", nargs="+", action="extend", metavar="WRITER", help=about)
-    sub.add_argument("--count", type=_count, default=40, metavar="N", help="pairs to ask from every writer; default: 40")
+    sub.add_argument(
+        "--count", type=_count, default=40, metavar="N", help="pairs to ask from every writer; default: 40"
+    )
     sub.add_argument("--pictures", type=_count, default=4, metavar="N", help="pictures of every prompt; default: 4")
     about = "the concept must show in this share of a target's pictures, and in at most the rest of a replacement's; default: 0.75"
     sub.add_argument("--threshold", type=_share, default=0.75, metavar="SHARE", help=about)
     sub.add_argument("--seed", type=_seed, default=0)
-    sub.add_argument("--timeout", type=_seconds, default=60, metavar="SECONDS", help="how long a server may take for one reply; default: 60")
-    sub.add_argument("--batch-size", type=_count, default=64, metavar="N", help="pictures at a time, changes no picture; default: 64")
+    sub.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=60,
+        metavar="SECONDS",
+        help="how long a server may take for one reply; default: 60",
+    )
+    sub.add_argument(
+        "--batch-size", type=_count, default=64, metavar="N", help="pictures at a time, changes no picture; default: 64"
+    )
 
     sub = command("fetch", "fetch public prompt sets that are not shipped, or take them from a folder", model=False)
-    sub.add_argument("name", metavar="NAME", help="ear (the authors' prompts), vangogh (50 titles) or coco (30,000 captions)")
-    sub.add_argument("--from", dest="folder", type=Path, metavar="FOLDER", help="copy the files from here, for machines without a network")
+    sub.add_argument(
+        "name", metavar="NAME", help="ear (the authors' prompts), vangogh (50 titles) or coco (30,000 captions)"
+    )
+    sub.add_argument(
+        "--from",
+        dest="folder",
+        type=Path,
+        metavar="FOLDER",
+        help="copy the files from here, for machines without a network",
+    )
 
-    sub = command("rerun", "run the notebooks of book/manifest.yml with papermill; finished ones are skipped", model=False)
+    sub = command(
+        "rerun", "run the notebooks of book/manifest.yml with papermill; finished ones are skipped", model=False
+    )
     sub.add_argument("--profile", default="mini")
     sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME")
     sub.add_argument("--executor", default="local", help="local or slurm; default: local")
-    sub.add_argument("--jobs", type=_count, metavar="N", help="notebooks at a time; default: two of the mini models', else one")
+    sub.add_argument(
+        "--jobs", type=_count, metavar="N", help="notebooks at a time; default: two of the mini models', else one"
+    )
     sub.add_argument("--dry-run", action="store_true", help="say what would run")
 
-    sub = command("sweep", "measure what the results tables of book/sweeps.yml lack; run again, it goes on", model=False)
+    sub = command(
+        "sweep", "measure what the results tables of book/sweeps.yml lack; run again, it goes on", model=False
+    )
     sub.add_argument("names", nargs="*", metavar="NAME", help="default: every sweep of the file")
-    sub.add_argument("--jobs", type=_count, default=2, metavar="N", help="processes side by side, of one thread each; default: 2")
-    sub.add_argument("--effort", type=_count, default=1, metavar="N", help="N times as many seeds, and pictures a seed; default: 1, the shipped tables")
-    sub.add_argument("--out", type=Path, metavar="DIR", help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N")
+    sub.add_argument(
+        "--jobs", type=_count, default=2, metavar="N", help="processes side by side, of one thread each; default: 2"
+    )
+    sub.add_argument(
+        "--effort",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="N times as many seeds, and pictures a seed; default: 1, the shipped tables",
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        metavar="DIR",
+        help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N",
+    )
     sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
 
     sub = command("book", "stage the executed notebooks and build the HTML", model=False)

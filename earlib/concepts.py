@@ -1,9 +1,10 @@
 """What to erase: concepts and their prompt pairs, read from data/concepts and checked field by field.
 
-A concept file is JSON: `name`, `kind`, `pairs`, `tests`, `neighbours`, `benign`, `judge`, and the optional `words`, `phrases`, `paper` and `about`. MiniWorld's
-files live in data/concepts/mini (written by `earlib/miniworld/concepts.py`), those of full-size models, written by hand, in data/concepts itself.
-Where `words` are given they are checked: a target and a direct test prompt hold one of them, a replacement, a neighbour and a benign prompt hold none.
-How prompts are written and filtered automatically lives in `earlib/ecgvf.py`.
+A concept file is JSON: `name`, `kind`, `pairs`, `tests`, `neighbours`, `benign`, `judge`, and the optional `words`,
+`phrases`, `paper` and `about`. MiniWorld's files live in data/concepts/mini (written by
+`earlib/miniworld/concepts.py`), those of full-size models, written by hand, in data/concepts itself. Where `words` are
+given they are checked: a target and a direct test prompt hold one of them, a replacement, a neighbour and a benign
+prompt hold none. How prompts are written and filtered automatically lives in `earlib/ecgvf.py`.
 """
 
 from __future__ import annotations
@@ -43,12 +44,17 @@ class Concept:
     judge: dict  # spec of the judge that says whether a picture shows the concept: `evaluate.judges.load_judge`
     paper: dict = field(default_factory=dict)  # the paper's settings and numbers for this concept, with their source
     about: str = ""  # how the file was written
-    phrases: tuple[PromptPair, ...] = ()  # pieces of prompts for ECGVF's template grammar: "a church", or "{x} at night" with a place for the rest
-    words: tuple[str, ...] = ()  # names of the concept ("church", "churches"); a target holds one of them, a replacement none
+    phrases: tuple[
+        PromptPair, ...
+    ] = ()  # pieces of prompts for ECGVF's template grammar: "a church", or "{x} at night" with a place for the rest
+    words: tuple[
+        str, ...
+    ] = ()  # names of the concept ("church", "churches"); a target holds one of them, a replacement none
 
 
 def concept_folders(profile: str = "mini") -> list[Path]:
-    """Where the concept files for `profile` live. A model of one's own (`custom`) is most often a full-size one: those files first, then MiniWorld's."""
+    """Where the concept files for `profile` live. A model of one's own (`custom`) is most often a full-size one: those
+    files first, then MiniWorld's."""
     mini = FOLDER / "mini"
     return [mini] if profile.startswith("mini") else [FOLDER, mini] if profile == "custom" else [FOLDER]
 
@@ -67,11 +73,17 @@ def load_concept(name_or_path: str | Path, profile: str = "mini") -> Concept:
     if isinstance(name_or_path, Path) or text.endswith(".json") or "/" in text or "\\" in text:
         path = Path(name_or_path)
         if not path.is_file():
-            raise UserError(f"{path}: there is no such concept file; give a JSON file, or a name: {', '.join(list_concepts(profile))}")
+            raise UserError(
+                f"{path}: there is no such concept file; give a JSON file, or a name: {', '.join(list_concepts(profile))}"
+            )
         return _read(path)
     known = list_concepts(profile)
     if text not in known:
-        hint = nearest(text, known) if known else f"none is shipped for '{profile}', give a JSON file like {FOLDER / 'mini' / 'church.json'}"
+        hint = (
+            nearest(text, known)
+            if known
+            else f"none is shipped for '{profile}', give a JSON file like {FOLDER / 'mini' / 'church.json'}"
+        )
         raise UserError(f"unknown concept '{text}'; {hint}")
     path = next(path for folder in concept_folders(profile) if (path := folder / f"{text}.json").is_file())
     concept = _read(path)
@@ -87,7 +99,9 @@ def normal(prompt: str) -> str:
 
 def holds_word(prompt: str, words) -> str | None:
     """The first of `words` (or phrases) that stands in `prompt` as a whole word, whatever its case; None if none does."""
-    return next((word for word in words if re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", prompt.casefold())), None)
+    return next(
+        (word for word in words if re.search(rf"(?<!\w){re.escape(word.casefold())}(?!\w)", prompt.casefold())), None
+    )
 
 
 def words_of(text: str) -> set[str]:
@@ -124,7 +138,11 @@ def _check(raw, path: Path) -> Concept:
     phrases, pieces = _pairs(top["phrases"], "phrases", path) if "phrases" in top else ((), [])
     for i, phrase in enumerate(phrases):
         if {phrase.target.count("{x}"), phrase.replacement.count("{x}")} not in ({0}, {1}):
-            _complain(path, f"phrases[{i}]", "target and replacement must both hold {x} once, where the rest of the prompt goes, or both be without it")
+            _complain(
+                path,
+                f"phrases[{i}]",
+                "target and replacement must both hold {x} once, where the rest of the prompt goes, or both be without it",
+            )
 
     tests = _dict(top["tests"], "tests", path)
     if not tests:
@@ -149,7 +167,20 @@ def _check(raw, path: Path) -> Concept:
     _check_words(prompts + pieces, words, path)
     about = _text(top["about"], "about", path) if "about" in top else ""
     paper = _dict(top.get("paper", {}), "paper", path)
-    return Concept(name, kind, pairs, tests, neighbours, judges, benign, _judge(top["judge"], "judge", path), paper, about, phrases, words)
+    return Concept(
+        name,
+        kind,
+        pairs,
+        tests,
+        neighbours,
+        judges,
+        benign,
+        _judge(top["judge"], "judge", path),
+        paper,
+        about,
+        phrases,
+        words,
+    )
 
 
 def _pairs(value, where: str, path: Path) -> tuple[tuple[PromptPair, ...], list[tuple[str, str]]]:
@@ -176,7 +207,8 @@ def _check_repeats(prompts: list[tuple[str, str]], path: Path) -> None:
 
 
 def _check_words(prompts: list[tuple[str, str]], words: tuple[str, ...], path: Path) -> None:
-    """A target and a direct test name the concept; a replacement, a neighbour and a benign prompt do not. Nothing to check without `words`."""
+    """A target and a direct test name the concept; a replacement, a neighbour and a benign prompt do not. Nothing to
+    check without `words`."""
     if not words:
         return
     names = ", ".join(f"'{word}'" for word in words)
@@ -245,5 +277,13 @@ def _judge(value, where: str, path: Path) -> dict:
 
 
 def _kind(value) -> str:
-    names = {type(None): "null", bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
+    names = {
+        type(None): "null",
+        bool: "true or false",
+        int: "a number",
+        float: "a number",
+        str: "text",
+        list: "a list",
+        dict: "an object",
+    }
     return names[type(value)]

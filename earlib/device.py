@@ -1,4 +1,5 @@
-"""Where the models run and in which number format: decided once, with the reason; how much memory is free there; whether numbers stayed finite."""
+"""Where the models run and in which number format: decided once, with the reason; how much memory is free there;
+whether numbers stayed finite."""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ class Placement:
 def decide(device: str | None = None, dtype: str | None = None) -> Placement:
     """Device and dtype; what is not given is chosen: a GPU if there is one, and the format that it computes fast.
 
-    bfloat16 from compute capability 8.0 on, float16 on older GPUs (a T4 would emulate bfloat16), float32 on a CPU and elsewhere.
+    bfloat16 from compute capability 8.0 on, float16 on older GPUs (a T4 would emulate bfloat16), float32 on a CPU and
+    elsewhere.
     Raises UserError for a device that is not there, or an unknown dtype.
     """
     import torch
@@ -49,8 +51,14 @@ def decide(device: str | None = None, dtype: str | None = None) -> Placement:
         return Placement(chosen, torch.float32, f"{where}; float32, exact and the fastest format there")
     major, minor = torch.cuda.get_device_capability(chosen)
     if (major, minor) >= (8, 0):
-        return Placement(chosen, torch.bfloat16, f"{where}; bfloat16, because compute capability {major}.{minor} is 8.0 or newer")
-    return Placement(chosen, torch.float16, f"{where}; float16, because compute capability {major}.{minor} is older than 8.0 and has no fast bfloat16")
+        return Placement(
+            chosen, torch.bfloat16, f"{where}; bfloat16, because compute capability {major}.{minor} is 8.0 or newer"
+        )
+    return Placement(
+        chosen,
+        torch.float16,
+        f"{where}; float16, because compute capability {major}.{minor} is older than 8.0 and has no fast bfloat16",
+    )
 
 
 def _existing(device: str) -> torch.device:
@@ -87,7 +95,9 @@ def free_memory(device: torch.device | str = "cpu") -> int | None:
     if str(device).startswith("cuda"):
         import torch
 
-        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)  # torch's own cache, which it would use again
+        held = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(
+            device
+        )  # torch's own cache, which it would use again
         return torch.cuda.mem_get_info(device)[0] + held
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
@@ -103,7 +113,8 @@ def free_memory(device: torch.device | str = "cpu") -> int | None:
 
 
 def check_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:
-    """`tensor` itself; UserError if it holds an infinity or NaN, as float16 (largest number 65504) may where bfloat16 does not.
+    """`tensor` itself; UserError if it holds an infinity or NaN, as float16 (largest number 65504) may where bfloat16
+    does not.
 
     It waits for the device, so call it once for each teacher state or window, not for each token.
     """
@@ -112,7 +123,10 @@ def check_finite(tensor: torch.Tensor, what: str) -> torch.Tensor:
     if bool(torch.isfinite(tensor).all()):
         return tensor
     name = str(tensor.dtype).removeprefix("torch.")
-    wider = {"float16": "use --dtype bfloat16, or float32 on a GPU that has no bfloat16", "bfloat16": "use --dtype float32"}
+    wider = {
+        "float16": "use --dtype bfloat16, or float32 on a GPU that has no bfloat16",
+        "bfloat16": "use --dtype float32",
+    }
     raise UserError(f"{what}: infinite or not a number in {name}; {wider.get(name, 'the weights are damaged')}")
 
 

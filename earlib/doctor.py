@@ -10,7 +10,17 @@ from pathlib import Path
 
 from . import ROOT, __version__
 
-PACKAGES = ("torch", "transformers", "numpy", "matplotlib", "jupyter-book", "papermill", "nudenet", "open-clip-torch", "torch-fidelity")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "matplotlib",
+    "jupyter-book",
+    "papermill",
+    "nudenet",
+    "open-clip-torch",
+    "torch-fidelity",
+)
 
 
 def report() -> str:
@@ -31,7 +41,10 @@ def report() -> str:
 
 
 def _versions() -> list[tuple[str, str]]:
-    rows = [("earlib", f"{__version__} in {ROOT}"), ("python", f"{platform.python_version()} on {platform.platform(terse=True)}")]
+    rows = [
+        ("earlib", f"{__version__} in {ROOT}"),
+        ("python", f"{platform.python_version()} on {platform.platform(terse=True)}"),
+    ]
     for name in PACKAGES:
         try:
             rows.append((name, metadata.version(name)))
@@ -46,7 +59,11 @@ def _device() -> list[tuple[str, str]]:
     rows = [("CPU cores", str(cores()))]
     try:
         place = decide()
-        rows += [("device", str(place.device)), ("dtype", str(place.dtype).removeprefix("torch.")), ("why", place.reason)]
+        rows += [
+            ("device", str(place.device)),
+            ("dtype", str(place.dtype).removeprefix("torch.")),
+            ("why", place.reason),
+        ]
         if place.device.type == "cuda":
             rows.append(("free GPU memory", size(free_memory(place.device))))
     except Exception as error:  # a broken installation is what one runs this for
@@ -69,9 +86,21 @@ def _room() -> list[tuple[str, str]]:
         free, dtype = free_memory(place.device), str(place.dtype).removeprefix("torch.")
         rows = []
         for name, sizes in memory.KNOWN.items():
-            draw, train = memory.to_draw(sizes, dtype), memory.to_train(sizes, dtype, memory.trained_parameters(sizes, EAR))
-            fits = "" if free is None else f" (here: {'draws and trains' if train <= free else 'draws' if draw <= free else 'too large'})"
-            rows.append((name, f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in {size(train)}{fits}"))
+            draw, train = (
+                memory.to_draw(sizes, dtype),
+                memory.to_train(sizes, dtype, memory.trained_parameters(sizes, EAR)),
+            )
+            fits = (
+                ""
+                if free is None
+                else f" (here: {'draws and trains' if train <= free else 'draws' if draw <= free else 'too large'})"
+            )
+            rows.append(
+                (
+                    name,
+                    f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in {size(train)}{fits}",
+                )
+            )
         return rows
     except Exception as error:  # torch may be missing
         return [("sizes", f"cannot be told ({type(error).__name__}: {' '.join(str(error).split())})")]
@@ -80,7 +109,9 @@ def _room() -> list[tuple[str, str]]:
 def _shipped() -> list[tuple[str, str]]:
     folder = ROOT / "data" / "mini"
     parts = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [(part.name, size(_bytes(part))) for part in parts] or [("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")]
+    return [(part.name, size(_bytes(part))) for part in parts] or [
+        ("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")
+    ]
 
 
 def _known() -> list[tuple[str, str]]:
@@ -97,9 +128,14 @@ def _known() -> list[tuple[str, str]]:
 
 
 def _cached() -> list[tuple[str, str]]:
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub")
+    hub = Path(
+        os.environ.get("HF_HUB_CACHE")
+        or Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface") / "hub"
+    )
     models = sorted(hub.glob("models--*")) if hub.is_dir() else []
-    return [(model.name.removeprefix("models--").replace("--", "/"), size(_bytes(model))) for model in models] or [("nothing", f"in {hub}")]
+    return [(model.name.removeprefix("models--").replace("--", "/"), size(_bytes(model))) for model in models] or [
+        ("nothing", f"in {hub}")
+    ]
 
 
 def _bytes(path: Path) -> int:

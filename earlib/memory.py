@@ -1,7 +1,9 @@
-"""What a model takes in memory: weights, cache, drawing, training. Arithmetic on a model's sizes; nothing is loaded or trained here.
+"""What a model takes in memory: weights, cache, drawing, training. Arithmetic on a model's sizes; nothing is loaded or
+trained here.
 
-All amounts are bytes. `Sizes` describes a model; it can be read from a model on torch's meta device, so that everything is known before a weight is
-touched. Where the weights come from is in `generators/load.py`; how much is free is in `device.py`.
+All amounts are bytes. `Sizes` describes a model; it can be read from a model on torch's meta device, so that everything
+is known before a weight is touched. Where the weights come from is in `generators/load.py`; how much is free is in
+`device.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 RESERVE = 500_000_000  # workspaces of the kernels, and what the allocator cannot hand out again
 PROMPT = 64  # positions of a prompt where its length is not known yet
 WINDOW = 48  # the paper's window for objects
-PIXEL_COPIES = 8  # full-size feature maps alive at the peak of the picture decoder: a residual block's, and the convolution's workspace
+# full-size feature maps alive at the peak of the picture decoder: a residual block's, and the convolution's workspace
+PIXEL_COPIES = 8
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,8 @@ KNOWN = {
 
 
 def sizes_of(model, image_tokens: int, codes: int, caption_parts: tuple[str, ...] = ()) -> Sizes:
-    """Sizes of a transformers model, on the meta device or not; tensors whose names begin with one of `caption_parts` only serve captions."""
+    """Sizes of a transformers model, on the meta device or not; tensors whose names begin with one of `caption_parts`
+    only serve captions."""
     counts = {True: 0, False: 0}
     for name, tensor in model.state_dict().items():
         counts[name.startswith(caption_parts)] += tensor.numel()
@@ -57,7 +61,9 @@ def sizes_of(model, image_tokens: int, codes: int, caption_parts: tuple[str, ...
         cache_width=head * text.num_key_value_heads,
         image_tokens=image_tokens,
         codes=codes,
-        pixel_floats=vq.base_channels * image_tokens * 4 ** (len(vq.channel_multiplier) - 1),  # each level halves the side
+        pixel_floats=vq.base_channels
+        * image_tokens
+        * 4 ** (len(vq.channel_multiplier) - 1),  # each level halves the side
     )
 
 
@@ -87,15 +93,16 @@ def cache_bytes(sizes: Sizes, dtype, rows: int, positions: int) -> int:
 def _layer_bytes(sizes: Sizes, dtype) -> int:
     """Activations that one decoder layer keeps for the backward pass, per token of a row.
 
-    Two norms keep their input in float32; attention keeps queries, keys, values, its output and (for the trained projections) its input; the
-    MLP keeps gate, activated gate and up. Frozen matrices keep no input.
+    Two norms keep their input in float32; attention keeps queries, keys, values, its output and (for the trained
+    projections) its input; the MLP keeps gate, activated gate and up. Frozen matrices keep no input.
     """
     floats = sizes.width + 2 * sizes.query_width + 2 * sizes.cache_width + 3 * sizes.mlp
     return 2 * 4 * sizes.width + bytes_of(dtype) * floats
 
 
 def picture_bytes(sizes: Sizes, dtype, prompt: int = PROMPT, guided: bool = True) -> int:
-    """What one more picture in a batch takes while its tokens are drawn: its rows' cache, their prefill, its logits and noise."""
+    """What one more picture in a batch takes while its tokens are drawn: its rows' cache, their prefill, its logits and
+    noise."""
     rows = 2 if guided else 1
     prefill = rows * prompt * _layer_bytes(sizes, dtype)
     logits = 64 * sizes.codes  # both rows in float32, guided, and the noise in 64-bit integers and doubles
@@ -112,13 +119,15 @@ def draw_bytes(sizes: Sizes, dtype, pictures: int = 1, prompt: int = PROMPT, gui
     return pictures * picture_bytes(sizes, dtype, prompt, guided) + decode_bytes(sizes, dtype) + RESERVE
 
 
-def train_bytes(sizes: Sizes, dtype, trained: int, window: int = WINDOW, rows: int = 2, logits: bool = False, prompt: int = PROMPT) -> int:
+def train_bytes(
+    sizes: Sizes, dtype, trained: int, window: int = WINDOW, rows: int = 2, logits: bool = False, prompt: int = PROMPT
+) -> int:
     """Training `trained` parameters in windows, beside the weights.
 
-    A trained parameter takes 16 bytes (float32 master, gradient and two moments of Adam; a fused step needs no more) and a copy in the frozen
-    weights' dtype. An update's `rows` (two for each pair, and the retained pictures) have their teacher's targets, a cache, and for one window the
-    activations of all layers; with `logits` also float32 logits of student and teacher and their gradient. Drawing the trajectories comes first and may
-    want more than that.
+    A trained parameter takes 16 bytes (float32 master, gradient and two moments of Adam; a fused step needs no more)
+    and a copy in the frozen weights' dtype. An update's `rows` (two for each pair, and the retained pictures) have
+    their teacher's targets, a cache, and for one window the activations of all layers; with `logits` also float32
+    logits of student and teacher and their gradient. Drawing the trajectories comes first and may want more than that.
     """
     copy = bytes_of(dtype) if bytes_of(dtype) < 4 else 0
     states = trained * (16 + copy)
@@ -131,7 +140,7 @@ def train_bytes(sizes: Sizes, dtype, trained: int, window: int = WINDOW, rows: i
 
 def trained_parameters(sizes: Sizes, recipe) -> int:
     """How many parameters `recipe` trains in a model of these sizes."""
-    from .erasure.trainable import tensor_names
+    from .erasure.change import tensor_names
 
     numel = {
         **{part: sizes.width * sizes.query_width for part in ("q_proj", "o_proj")},
@@ -151,7 +160,9 @@ def trained_parameters(sizes: Sizes, recipe) -> int:
 
 def pictures_that_fit(sizes: Sizes, dtype, free: int, prompt: int = PROMPT, guided: bool = True) -> int:
     """Pictures that can be drawn at a time in `free` bytes beside the weights; 0 if not one fits."""
-    return max(0, int(free) - draw_bytes(sizes, dtype, 0, prompt, guided)) // picture_bytes(sizes, dtype, prompt, guided)
+    return max(0, int(free) - draw_bytes(sizes, dtype, 0, prompt, guided)) // picture_bytes(
+        sizes, dtype, prompt, guided
+    )
 
 
 def batch_that_fits(generator, prompt: int = PROMPT, guided: bool = True, largest: int = 64) -> int:
@@ -167,7 +178,9 @@ def batch_that_fits(generator, prompt: int = PROMPT, guided: bool = True, larges
     fits = pictures_that_fit(sizes, generator.dtype, free, prompt, guided)
     if fits < 1:
         need = draw_bytes(sizes, generator.dtype, 1, prompt, guided)
-        raise UserError(f"drawing one picture with {generator.name} takes {gigabytes(need)} beside the weights; {generator.device} has {gigabytes(free)} free")
+        raise UserError(
+            f"drawing one picture with {generator.name} takes {gigabytes(need)} beside the weights; {generator.device} has {gigabytes(free)} free"
+        )
     return min(fits, largest)
 
 
@@ -184,7 +197,8 @@ def decode_chunk_that_fits(generator, largest: int = 32) -> int:
 def check_training(generator, recipe, prompt: int = PROMPT) -> None:
     """UserError, with what would fit, if `generator`'s device has no room for training `recipe` now.
 
-    `recipe.windows.length` is in tokens; 0 (the concept's own) counts as the paper's longest, 100 of 576, and -1 as the whole picture.
+    `recipe.windows.length` is in tokens; 0 (the concept's own) counts as the paper's longest, 100 of 576, and -1 as the
+    whole picture.
     """
     from .device import free_memory
 
@@ -202,7 +216,11 @@ def check_training(generator, recipe, prompt: int = PROMPT) -> None:
         return
     shorter = next((w for w in (window // 2, window // 4, window // 8) if w and needed(w) <= free), None)
     shorter = shorter if recipe.windows.length >= 0 else None  # whole pictures are part of the method
-    instead = f"windows.length={shorter} would fit" if shorter else "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
+    instead = (
+        f"windows.length={shorter} would fit"
+        if shorter
+        else "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
+    )
     raise UserError(
         f"training '{recipe.name}' on {generator.name} takes {gigabytes(needed(window))} beside the weights, and {generator.device} has "
         f"{gigabytes(free)} free; {instead}"

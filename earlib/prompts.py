@@ -1,4 +1,5 @@
-"""Prompt files, the keys of prompts, and file names made from keys. A picture depends on its key: see `generators.picture_seeds`."""
+"""Prompt files, the keys of prompts, and file names made from keys. A picture depends on its key: see
+`generators.picture_seeds`."""
 
 from __future__ import annotations
 
@@ -22,9 +23,11 @@ class Prompt:
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file: text with one prompt a line, or JSON lines with `key` and `prompt` (further fields are ignored).
+    """The prompts of a file: text with one prompt a line, or JSON lines with `key` and `prompt` (further fields are
+    ignored).
 
-    A file is JSON lines if its name ends in .jsonl or its first line that is not blank begins with '{'. Blank lines are skipped.
+    A file is JSON lines if its name ends in .jsonl or its first line that is not blank begins with '{'. Blank lines are
+    skipped.
     Raises UserError with the file and the line for anything else, and for a file without prompts.
     """
     path = Path(path)
@@ -40,7 +43,9 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         try:
             line = raw.decode("utf-8").strip()
         except UnicodeDecodeError:
-            raise UserError(f"{path}:{number}: is not UTF-8 text; a prompt file is plain text, one prompt a line") from None
+            raise UserError(
+                f"{path}:{number}: is not UTF-8 text; a prompt file is plain text, one prompt a line"
+            ) from None
         if line:
             lines.append((number, line))
     if not lines:
@@ -60,7 +65,9 @@ def _json_lines(path: Path, lines: list[tuple[int, str]]) -> list[Prompt]:
         except (json.JSONDecodeError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UserError(f'{where}: is not a JSON object; a line of this file looks like {{"key": "one", "prompt": "a red church"}}')
+            raise UserError(
+                f'{where}: is not a JSON object; a line of this file looks like {{"key": "one", "prompt": "a red church"}}'
+            )
         for name in ("key", "prompt"):
             if name not in row:
                 raise UserError(f"{where}: the field '{name}' is missing; every line needs key and prompt")
@@ -81,11 +88,12 @@ def _printable(text: str, where: str, what: str) -> str:
 
 
 def slugs(keys: list[str]) -> list[str]:
-    """One file name (without ending) per key: lower-case ASCII letters, digits, - and _, at most 80 characters, all different.
+    """One file name (without ending) per key: lower-case ASCII letters, digits, - and _, at most 80 characters, all
+    different.
 
-    A name depends on its key alone, and readable keys give readable names: "a red church#0" -> "a-red-church", "a red church#1" ->
-    "a-red-church_1". Where the name would lose something of the key, a hash of the key follows. Only if two such names are equal all
-    the same does a name depend on its neighbours: both get the hash.
+    A name depends on its key alone, and readable keys give readable names: "a red church#0" -> "a-red-church", "a red
+    church#1" -> "a-red-church_1". Where the name would lose something of the key, a hash of the key follows. Only if
+    two such names are equal all the same does a name depend on its neighbours: both get the hash.
     """
     names = [_slug(key) for key in keys]
     counts = Counter(names)

@@ -25,7 +25,8 @@ STATES = ("init", "running", "done", "failed", "timeout")
 
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
-    """Write `path` through a temporary neighbour, fsync and rename: a reader sees the old file or the new one, never a part.
+    """Write `path` through a temporary neighbour, fsync and rename: a reader sees the old file or the new one, never a
+    part.
 
     Raises UserError if the folder cannot be made or written, or the disk is full; nothing is left behind then.
     """
@@ -43,7 +44,9 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
             temporary.unlink(missing_ok=True)
         except OSError:
             pass
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose a folder that you may write to") from None
+        raise UserError(
+            f"{path}: cannot be written ({error.strerror or error}); choose a folder that you may write to"
+        ) from None
     return path
 
 
@@ -53,7 +56,8 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 def plain(value):
-    """`value` in JSON's own types: dataclasses, paths, numpy and torch scalars and arrays unpacked; NaN and infinities become null."""
+    """`value` in JSON's own types: dataclasses, paths, numpy and torch scalars and arrays unpacked; NaN and infinities
+    become null."""
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple, set)):
@@ -90,7 +94,8 @@ def read_json(path: str | Path):
 
 
 def append_line(path: str | Path, row: dict) -> None:
-    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line, and so does the next one that is added."""
+    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line, and so does the next one
+    that is added."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -112,7 +117,9 @@ def _ends_a_line(file, end: int) -> bool:
 def read_lines(path: str | Path) -> list[dict]:
     """The rows of a JSON-lines file, [] if there is none; an unfinished last line is dropped."""
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() and path.stat().st_size else []
+    lines = (
+        path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() and path.stat().st_size else []
+    )
     rows = []
     for number, line in enumerate(lines, 1):
         try:
@@ -133,14 +140,16 @@ def _difference(old, new, where: str = "") -> str:
     def short(value):
         text = json.dumps(value, ensure_ascii=False)
         return text if len(text) < 60 else text[:57] + "..."
+
     return f"{where}: {short(old)} there, {short(new)} here"
 
 
 class Run:
-    """One run folder. `with Run(folder, config) as run:` keeps status.json: running, then done, or failed with the error's text.
+    """One run folder. `with Run(folder, config) as run:` keeps status.json: running, then done, or failed with the
+    error's text.
 
-    Raises UserError if the folder belongs to a run of another configuration or to something that is no run, if it was begun before and
-    `resume` is False, or if it cannot be written.
+    Raises UserError if the folder belongs to a run of another configuration or to something that is no run, if it was
+    begun before and `resume` is False, or if it cannot be written.
     """
 
     def __init__(self, folder: str | Path, config, resume: bool = True):
@@ -151,7 +160,9 @@ class Run:
         if config_file.exists():
             old = read_json(config_file)
             if old != self.config:
-                raise UserError(f"{self.folder}: holds a run of a different configuration ({_difference(old, self.config)}); choose another folder")
+                raise UserError(
+                    f"{self.folder}: holds a run of a different configuration ({_difference(old, self.config)}); choose another folder"
+                )
             if not resume:
                 raise UserError(f"{self.folder}: this run was begun before; resume it, or choose another folder")
         elif self.folder.exists() and any(self.folder.iterdir()):
@@ -221,8 +232,8 @@ class Run:
 def notebook_folder(name: str) -> Path:
     """Where notebook `name` puts what it computes (results.json, erasures, figures).
 
-    runs/PROFILE/NAME when `rerun` drives it, which says so through EARLIB_RUN; runs/by-hand/NAME otherwise, so that playing with a notebook
-    never changes the numbers of the book.
+    runs/PROFILE/NAME when `rerun` drives it, which says so through EARLIB_RUN; runs/by-hand/NAME otherwise, so that
+    playing with a notebook never changes the numbers of the book.
     """
     folder = Path(os.environ.get("EARLIB_RUN") or ROOT / "runs" / "by-hand" / name)
     try:
@@ -233,7 +244,8 @@ def notebook_folder(name: str) -> Path:
 
 
 def collect(folder: str | Path) -> list[dict]:
-    """The results table: every record of every results.json under `folder`, each with `run`, its folder's name relative to `folder`.
+    """The results table: every record of every results.json under `folder`, each with `run`, its folder's name relative
+    to `folder`.
 
     Runs that say they are not done, and folders set aside (`NAME.old`), are left out.
     """

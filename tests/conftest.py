@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 
-def tiny_janus(seed: int = 0, width: int = 64, layers: int = 3, heads: int = 2, codes: int = 32, grid: int = 4, spread: float = 0.25):
-    """A random Janus with its processor behind the Generator interface. `spread` makes the weights large enough for prompts to matter."""
+def tiny_janus(
+    seed: int = 0,
+    width: int = 64,
+    layers: int = 3,
+    heads: int = 2,
+    codes: int = 32,
+    grid: int = 4,
+    spread: float = 0.25,
+):
+    """A random Janus with its processor behind the Generator interface. `spread` makes the weights large enough for
+    prompts to matter."""
     import torch
 
     from earlib.generators.janus import JanusGenerator
@@ -15,7 +24,16 @@ def tiny_janus(seed: int = 0, width: int = 64, layers: int = 3, heads: int = 2, 
     torch.manual_seed(seed)
     processor = build_processor()
     processor.num_image_tokens = grid * grid
-    model = build_janus(processor.tokenizer, width=width, layers=layers, head_dim=width // heads, mlp=96, codes=codes, grid=grid, vision_width=64)
+    model = build_janus(
+        processor.tokenizer,
+        width=width,
+        layers=layers,
+        head_dim=width // heads,
+        mlp=96,
+        codes=codes,
+        grid=grid,
+        vision_width=64,
+    )
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() > 1 and "vqmodel" not in name:
@@ -23,8 +41,11 @@ def tiny_janus(seed: int = 0, width: int = 64, layers: int = 3, heads: int = 2, 
     return JanusGenerator(model, processor, name="tiny")
 
 
-def tiny_emu3(seed=0, width=64, layers=3, heads=4, kv_heads=2, codes=32, grid=(4, 4), spread=0.25, scattered=False, null_prompt=""):
-    """A random Emu3 with its processor behind the Generator interface. `scattered` gives the image tokens ids in no order."""
+def tiny_emu3(
+    seed=0, width=64, layers=3, heads=4, kv_heads=2, codes=32, grid=(4, 4), spread=0.25, scattered=False, null_prompt=""
+):
+    """A random Emu3 with its processor behind the Generator interface. `scattered` gives the image tokens ids in no
+    order."""
     import torch
     from transformers.models.emu3.modeling_emu3 import Emu3ImageVocabularyMapping
 
@@ -33,7 +54,9 @@ def tiny_emu3(seed=0, width=64, layers=3, heads=4, kv_heads=2, codes=32, grid=(4
 
     torch.manual_seed(seed)
     processor = build_processor(codes, grid)
-    model = build_emu3(processor, width=width, layers=layers, head_dim=width // heads, kv_heads=kv_heads, mlp=96, codes=codes)
+    model = build_emu3(
+        processor, width=width, layers=layers, head_dim=width // heads, kv_heads=kv_heads, mlp=96, codes=codes
+    )
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() > 1 and "vqmodel" not in name:

@@ -1,7 +1,7 @@
 """A small random Janus in the layout of deepseek-ai's own code, and what it computes, in a few lines of plain PyTorch.
 
-Nothing here is taken from `earlib`: names, shapes and arithmetic are written out a second time, from the architecture, so that the conversion is compared
-with something else than itself.
+Nothing here is taken from `earlib`: names, shapes and arithmetic are written out a second time, from the architecture,
+so that the conversion is compared with something else than itself.
 """
 
 from __future__ import annotations
@@ -12,14 +12,47 @@ import math
 import torch
 import torch.nn.functional as F
 
-WIDTH, MLP, LAYERS, HEADS = 128, 80, 2, 32  # 32 heads and 16384 positions are Llama's and the 7B model's unwritten defaults
+WIDTH, MLP, LAYERS, HEADS = (
+    128,
+    80,
+    2,
+    32,
+)  # 32 heads and 16384 positions are Llama's and the 7B model's unwritten defaults
 CODES, CODE_WIDTH, GRID = 48, 8, 4
 VISION, BLOCKS, VISION_HEADS, PATCH = 32, 2, 16, 16
 BASE, LEVELS, LATENT = 32, (1, 1, 2, 2, 4), 24
 BOS, EOS, PAD, BLANK = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>", "<pad>", "<｜▁pad▁｜>"
 IMAGE, BOI, EOI = "<image_placeholder>", "<begin_of_image>", "<end_of_image>"
-WORDS = ["<|User|>", "<|Assistant|>", ":", "a", "red", "blue", "church", "boat", "on", "hill", "what", "is", "in", "the", "picture", "?"]
-VOCABULARY = ["<unk>", EOS, "word", BLANK, *WORDS, BOI, PAD, BOS, EOI, IMAGE]  # special tokens have no order that one could assume
+WORDS = [
+    "<|User|>",
+    "<|Assistant|>",
+    ":",
+    "a",
+    "red",
+    "blue",
+    "church",
+    "boat",
+    "on",
+    "hill",
+    "what",
+    "is",
+    "in",
+    "the",
+    "picture",
+    "?",
+]
+VOCABULARY = [
+    "<unk>",
+    EOS,
+    "word",
+    BLANK,
+    *WORDS,
+    BOI,
+    PAD,
+    BOS,
+    EOI,
+    IMAGE,
+]  # special tokens have no order that one could assume
 ROWS = len(VOCABULARY) + 7  # the matrix has rows that no token uses, as Janus-Pro's
 
 
@@ -185,7 +218,11 @@ def image_logits(t, h):
 def picture_features(t, pixels_B3HW: torch.Tensor) -> torch.Tensor:
     """What the understanding side reads of a picture: SigLIP, then the aligner."""
     tower = "vision_model.vision_tower."
-    x = F.conv2d(pixels_B3HW, t[f"{tower}patch_embed.proj.weight"], t[f"{tower}patch_embed.proj.bias"], stride=PATCH).flatten(2).transpose(1, 2)
+    x = (
+        F.conv2d(pixels_B3HW, t[f"{tower}patch_embed.proj.weight"], t[f"{tower}patch_embed.proj.bias"], stride=PATCH)
+        .flatten(2)
+        .transpose(1, 2)
+    )
     x = x + t[f"{tower}pos_embed"]
     B, N, D = x.shape
 
@@ -194,7 +231,9 @@ def picture_features(t, pixels_B3HW: torch.Tensor) -> torch.Tensor:
 
     for i in range(BLOCKS):
         block = f"{tower}blocks.{i}."
-        qkv = _linear(t, f"{block}attn.qkv", layer_norm(f"{block}norm1", x)).view(B, N, 3, VISION_HEADS, D // VISION_HEADS)
+        qkv = _linear(t, f"{block}attn.qkv", layer_norm(f"{block}norm1", x)).view(
+            B, N, 3, VISION_HEADS, D // VISION_HEADS
+        )
         q, k, v = qkv.permute(2, 0, 3, 1, 4)
         mixed = (q @ k.transpose(-1, -2) / (D // VISION_HEADS) ** 0.5).softmax(-1) @ v
         x = x + _linear(t, f"{block}attn.proj", mixed.transpose(1, 2).reshape(B, N, D))
@@ -255,7 +294,9 @@ def picture_tokens(t, pixels_B3HW: torch.Tensor) -> torch.Tensor:
                 x = _attention(t, f"{vq}encoder.conv_blocks.{level}.attn.{block}", x)
         if level < len(LEVELS) - 1:
             x = _conv(t, f"{vq}encoder.conv_blocks.{level}.downsample.conv", F.pad(x, (0, 1, 0, 1)), stride=2)
-    x = _conv(t, f"{vq}encoder.conv_out", F.silu(_norm(t, f"{vq}encoder.norm_out", _middle(t, f"{vq}encoder", x))), padding=1)
+    x = _conv(
+        t, f"{vq}encoder.conv_out", F.silu(_norm(t, f"{vq}encoder.norm_out", _middle(t, f"{vq}encoder", x))), padding=1
+    )
     z = F.normalize(_conv(t, f"{vq}quant_conv", x).flatten(2).transpose(1, 2), dim=-1)
     return (z @ F.normalize(t[f"{vq}quantize.embedding.weight"], dim=-1).T).argmax(-1)
 
@@ -267,17 +308,29 @@ CONFIG = {  # as the 7B model's, with sizes left to defaults
     "architectures": ["MultiModalityCausalLM"],
     "model_type": "multi_modality",
     "torch_dtype": "bfloat16",
-    "language_config": {"model_type": "llama", "max_position_embeddings": 16384, "num_hidden_layers": LAYERS, "vocab_size": ROWS},
-    "vision_config": {"cls": "CLIPVisionTower", "params": {"image_size": PATCH * GRID, "model_name": "siglip_large_patch16_384", "select_layer": -1}},
+    "language_config": {
+        "model_type": "llama",
+        "max_position_embeddings": 16384,
+        "num_hidden_layers": LAYERS,
+        "vocab_size": ROWS,
+    },
+    "vision_config": {
+        "cls": "CLIPVisionTower",
+        "params": {"image_size": PATCH * GRID, "model_name": "siglip_large_patch16_384", "select_layer": -1},
+    },
     "aligner_config": {"cls": "MlpProjector", "params": {"depth": 2, "input_dim": VISION, "n_embed": WIDTH}},
     "gen_vision_config": {"cls": "VQ-16", "params": {"image_token_size": CODES, "n_embed": CODE_WIDTH}},
     "gen_aligner_config": {"cls": "MlpProjector", "params": {"depth": 2, "input_dim": CODE_WIDTH, "n_embed": WIDTH}},
-    "gen_head_config": {"cls": "vision_head", "params": {"image_token_embed": WIDTH, "image_token_size": CODES, "n_embed": WIDTH}},
+    "gen_head_config": {
+        "cls": "vision_head",
+        "params": {"image_token_embed": WIDTH, "image_token_size": CODES, "n_embed": WIDTH},
+    },
 }
 
 
 def write(folder, t: dict[str, torch.Tensor], shards: int = 2):
-    """The checkpoint as a folder, in `shards` files (1: without an index), with a tokenizer whose class, not whose file, adds the first token."""
+    """The checkpoint as a folder, in `shards` files (1: without an index), with a tokenizer whose class, not whose
+    file, adds the first token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     folder.mkdir(parents=True)
@@ -296,9 +349,18 @@ def write(folder, t: dict[str, torch.Tensor], shards: int = 2):
     tokenizer.save(str(folder / "tokenizer.json"))
     about = {
         "config.json": CONFIG,
-        "tokenizer_config.json": {"add_bos_token": True, "tokenizer_class": "LlamaTokenizerFast", "model_max_length": 16384},
+        "tokenizer_config.json": {
+            "add_bos_token": True,
+            "tokenizer_class": "LlamaTokenizerFast",
+            "model_max_length": 16384,
+        },
         "special_tokens_map.json": {"bos_token": BOS, "eos_token": {"content": EOS}, "pad_token": PAD},
-        "preprocessor_config.json": {"image_size": PATCH * GRID, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "min_size": 14},
+        "preprocessor_config.json": {
+            "image_size": PATCH * GRID,
+            "image_mean": [0.5] * 3,
+            "image_std": [0.5] * 3,
+            "min_size": 14,
+        },
     }
     for file, content in about.items():
         (folder / file).write_text(json.dumps(content))

@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from earlib import load_concept
+from earlib.chapters import audit, audit_control, audit_page
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
 from earlib.erasure.lessons import lessons
 from earlib.erasure.presets import EAR, EAR_RELEASED, EAR_SHARED, recipe, with_settings
 from earlib.errors import UserError
-from earlib.evaluate import audit, audit_control, audit_page
 from earlib.miniworld.captions import describe
 from earlib.miniworld.scenes import render, sample_scenes
 
@@ -28,14 +28,21 @@ FAST = {"lr": 1e-3, "windows.length": 4}
 
 @pytest.fixture(scope="module")
 def tokens(generator):
-    return torch.randint(0, generator.codebook_size, (len(PROMPTS), generator.num_image_tokens), generator=torch.Generator().manual_seed(0))
+    return torch.randint(
+        0,
+        generator.codebook_size,
+        (len(PROMPTS), generator.num_image_tokens),
+        generator=torch.Generator().manual_seed(0),
+    )
 
 
 def test_released_states_have_read_the_prompt_once(generator, tokens):
     """The loop's calls, written out: the raw prompt for the first state, one embedded token for each later one."""
     found = audit.released_states(generator, PROMPTS, tokens)
     ids = torch.tensor([generator.tokenizer(PROMPTS[1])["input_ids"]])
-    first = generator.trunk(inputs_embeds=generator.model.get_input_embeddings()(ids), use_cache=False).last_hidden_state[0, -1]
+    first = generator.trunk(
+        inputs_embeds=generator.model.get_input_embeddings()(ids), use_cache=False
+    ).last_hidden_state[0, -1]
     x = generator.model.prepare_embeddings_for_image_generation(tokens[1:2, 4:5])
     later = generator.trunk(inputs_embeds=x, use_cache=False).last_hidden_state[0, 0]
     assert torch.allclose(found[1, 0], first, atol=1e-5) and torch.allclose(found[1, 5], later, atol=1e-5)
@@ -51,18 +58,27 @@ def test_words_reach_later_tokens_in_drawing_and_not_in_the_loop(generator, toke
 def test_released_pictures_are_those_that_training_draws(generator):
     r = with_settings(EAR_RELEASED, {"windows.length": 4, "guidance": 3})
     begun = [begin(None) for begin in lessons(generator, CONCEPT.pairs, r, seed=5)]
-    assert torch.equal(audit.released_pictures(generator, PROMPTS, 5, 3.0), torch.stack([lesson.tokens_T for lesson in begun]))
+    assert torch.equal(
+        audit.released_pictures(generator, PROMPTS, 5, 3.0), torch.stack([lesson.tokens_T for lesson in begun])
+    )
 
 
 def test_three_streams_are_unrelated(mini):
     pairs = load_concept("church").pairs[:30]
     found = audit.three_streams(mini, pairs, 0, 1.75)
-    assert found["loss"]["low"] < 6 < found["loss"]["high"] + 0.5 and 0.8 < found["same"]["value"] < 1.1 and found["variance"] > 0
+    assert (
+        found["loss"]["low"] < 6 < found["loss"]["high"] + 0.5
+        and 0.8 < found["same"]["value"] < 1.1
+        and found["variance"] > 0
+    )
 
 
 def test_every_step_is_watched():
     generator = tiny_janus(seed=4)
-    base = {name: generator.trunk.get_parameter(name).clone() for name in erase(generator, CONCEPT, with_settings(EAR, FAST), progress=False).tensors}
+    base = {
+        name: generator.trunk.get_parameter(name).clone()
+        for name in erase(generator, CONCEPT, with_settings(EAR, FAST), progress=False).tensors
+    }
     released, full = (audit.step_study(generator, CONCEPT, with_settings(r, FAST)) for r in (EAR_RELEASED, EAR))
     assert [row["tensor"] for row in released] == list(base)
     for row in released:
@@ -72,20 +88,27 @@ def test_every_step_is_watched():
         else:
             assert row["later"] > 0.1 * row["first"] and row["noise"] > 0.1
     assert all(row["later"] > 0.01 * row["first"] for row in full)
-    assert all(torch.equal(generator.trunk.get_parameter(name), t) for name, t in base.items()), "watching leaves the model as it was"
+    assert all(torch.equal(generator.trunk.get_parameter(name), t) for name, t in base.items()), (
+        "watching leaves the model as it was"
+    )
     with pytest.raises(UserError, match="one step a window"):
         audit.step_study(generator, CONCEPT, with_settings(EAR_SHARED, FAST | {"batch": 3}))
 
 
 def test_bfloat16_loses_small_steps():
     assert audit.rounded_away(torch.ones(10), 1e-4) == 1 and audit.rounded_away(torch.zeros(10), 1e-4) == 0
-    assert audit.rounded_away(torch.full((10,), 0.03), 1e-4) == 0 and audit.rounded_away(torch.full((10,), 0.04), 1e-4) == 1
+    assert (
+        audit.rounded_away(torch.full((10,), 0.03), 1e-4) == 0
+        and audit.rounded_away(torch.full((10,), 0.04), 1e-4) == 1
+    )
 
 
 def test_control_sets_name_the_concept_only_where_they_should():
     church, car = load_concept("church"), load_concept("car")
     sets = audit_control.control_concepts(church, car, 30)
-    assert list(sets) == ["church", "car", "nothing"] and all(len(c.pairs) == 30 and c.paper == church.paper for c in sets.values())
+    assert list(sets) == ["church", "car", "nothing"] and all(
+        len(c.pairs) == 30 and c.paper == church.paper for c in sets.values()
+    )
     assert not any("church" in p.target + p.replacement for name in ("car", "nothing") for p in sets[name].pairs)
     assert all(p.target == p.replacement for p in sets["nothing"].pairs)
     with pytest.raises(UserError, match="only 40 pairs of 'car' are without church; 50 are needed"):
@@ -111,19 +134,33 @@ def test_control_in_small(mini, tmp_path, monkeypatch):
     stream = audit.released_pictures(mini, PROMPTS, 0, 1.75)
     wanted = {name: sets[name] for name in ("church", "nothing")}
     base = audit_control.rates(mini, church, None, 0, 2, 1)
-    records, rows, erasures = audit_control.control(mini, church, wanted, recipe("ear-shared", "mini", pairs=1), [0], 2, 1, stream, tmp_path)
-    assert set(erasures) == {("church", 0), ("nothing", 0)} and [r["trained_on"] for r in records] == ["church"] * 3 + ["nothing"] * 3
+    records, rows, erasures = audit_control.control(
+        mini, church, wanted, recipe("ear-shared", "mini", pairs=1), [0], 2, 1, stream, tmp_path
+    )
+    assert (
+        set(erasures) == {("church", 0), ("nothing", 0)}
+        and [r["trained_on"] for r in records] == ["church"] * 3 + ["nothing"] * 3
+    )
     assert [r["value"] for r in base] == [r["value"] for r in records[3:]] and {r["n"] for r in records} == {2, 9}
     assert {r["condition"] for r in base} == {"base"} and {r["condition"] for r in records} == {"erased"}
     one, none = rows
     assert one["cosine_concept"] is None and one["slope"] != 0 and one["skipped"] == 0 and min(one["losses"]) > 0.05
-    assert none["cosine_concept"] == 0 and none["slope"] == 0 and none["skipped"] == len(none["losses"]) == 12 and max(none["losses"]) < 1e-9
+    assert (
+        none["cosine_concept"] == 0
+        and none["slope"] == 0
+        and none["skipped"] == len(none["losses"]) == 12
+        and max(none["losses"]) < 1e-9
+    )
 
 
 def test_survivals_are_shares_of_the_fall():
     record = lambda metric, value, trained_on=None: {"metric": metric, "value": value, "trained_on": trained_on}
     base = [record("concept_rate", 0.9), record("neighbour_rate", 0.8)]
-    after = [record("concept_rate", 0.1, "church"), record("neighbour_rate", 0.8, "church"), record("concept_rate", 0.7, "nothing")]
+    after = [
+        record("concept_rate", 0.1, "church"),
+        record("neighbour_rate", 0.8, "church"),
+        record("concept_rate", 0.7, "nothing"),
+    ]
     found = audit_control.survivals(base, [*after, record("neighbour_rate", 0.5, "nothing")], "church")
     assert found == {"church_survives": "25 %", "neighbours_survives": "–"}
 
@@ -140,7 +177,9 @@ def test_scores_fall_when_pictures_stand_beside_other_prompts():
 
 
 def test_padding_that_is_read_shifts_predictions(generator, tokens):
-    found = audit.padding_drift(generator, ["a church", "a red church on a hill by the sea", "a church by the sea"], tokens)
+    found = audit.padding_drift(
+        generator, ["a church", "a red church on a hill by the sea", "a church by the sea"], tokens
+    )
     assert found["value"] > 0 and found["n"] == 2 and found["padded"] == pytest.approx(2 / 3)
     with pytest.raises(UserError, match="equally long"):
         audit.padding_drift(generator, ["a church", "a house"], tokens[:2])
@@ -149,7 +188,11 @@ def test_padding_that_is_read_shifts_predictions(generator, tokens):
 def test_small_scripts(generator):
     twice = audit.softmax_twice(np.eye(20)[:3])
     assert twice.max(1) == pytest.approx(np.e / (np.e + 19)) and np.allclose(twice.sum(1), 1)
-    pairs = [PromptPair("a red church", "a red house"), PromptPair("a church by the sea", "a house"), PromptPair("a church", "a big blue house")]
+    pairs = [
+        PromptPair("a red church", "a red house"),
+        PromptPair("a church by the sea", "a house"),
+        PromptPair("a church", "a big blue house"),
+    ]
     assert audit.unequal_lengths(generator, pairs).tolist() == [0, -3, 2]
     assert audit.different_replacements(pairs) == 2
 

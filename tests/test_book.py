@@ -8,16 +8,26 @@ import shutil
 import nbformat
 import pytest
 import yaml
+from earlib.book.build.build import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
-from earlib.book import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
 from earlib.errors import UserError
 from earlib.runs import write_json
 
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
 
-RECORD = {"metric": "concept_rate", "subject": "church", "kind": "direct", "value": 0.02, "n": 300, "low": 0, "high": 1, "seed": "0", "profile": "mini"}
+RECORD = {
+    "metric": "concept_rate",
+    "subject": "church",
+    "kind": "direct",
+    "value": 0.02,
+    "n": 300,
+    "low": 0,
+    "high": 1,
+    "seed": "0",
+    "profile": "mini",
+}
 ERASED = RECORD | {"condition": "erased", "recipe": "ear", "judge": "j", "paper": None, "run": "04/church"}
 BASE = ERASED | {"condition": "base", "recipe": None, "value": 0.98}
 
@@ -29,13 +39,17 @@ def root(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     write_notebook(tmp_path / "notebooks" / "one.ipynb", "print('hello', count)")
     write_manifest(tmp_path, {"name": "one"})
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: book/index\nchapters: [{file: notebooks/one}, {file: book/claims}, {file: book/contributing}]\n")
+    (tmp_path / "_toc.yml").write_text(
+        "format: jb-book\nroot: book/index\nchapters: [{file: notebooks/one}, {file: book/claims}, {file: book/contributing}]\n"
+    )
     (tmp_path / "book" / "index.md").write_text("# A book\n\nSee {cite}`wilson1927`.\n\n```{bibliography}\n```\n")
     (tmp_path / "book" / "claims.md").write_text(f"# Claims\n\n{CLAIMS_MARK}\n")
     shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
     shutil.copy(ROOT / "book" / "contributing.md", tmp_path / "book")
     (tmp_path / "book" / "claims.yml").write_text(
-        yaml.safe_dump([{"claim": "It is erased", "run": "04", "select": {"condition": "erased"}, "verdict": {"at_most": 0.05}}])
+        yaml.safe_dump(
+            [{"claim": "It is erased", "run": "04", "select": {"condition": "erased"}, "verdict": {"at_most": 0.05}}]
+        )
     )
     write_json(tmp_path / "runs" / "mini" / "04" / "results.json", [ERASED])
     return tmp_path
@@ -48,7 +62,10 @@ def executed(root, *extra):
     shutil.copy(root / "notebooks" / "one.ipynb", path)
 
     def change(notebook):
-        notebook.cells[2].outputs = [new_output("stream", text="hello 3\n"), new_output("display_data", {WIDGET: {}, "text/plain": "slider"})]
+        notebook.cells[2].outputs = [
+            new_output("stream", text="hello 3\n"),
+            new_output("display_data", {WIDGET: {}, "text/plain": "slider"}),
+        ]
         notebook.cells[2].metadata["execution"] = {"iopub.execute_input": "2026"}
         notebook.metadata |= {"widgets": {}, "papermill": {"parameters": {}}}
         notebook.cells[2:2] = extra
@@ -63,7 +80,11 @@ def test_merge_keeps_outputs_and_drops_the_rest(root):
     edit_notebook(root / "notebooks" / "one.ipynb", lambda nb: nb.cells[2].metadata.update(tags=["setup"]))
     page = merge(nbformat.read(root / "notebooks" / "one.ipynb", 4), nbformat.read(path, 4))
     assert [c.source for c in page.cells] == ["# Better prose", PARAMETERS, "count = 5", "print('hello', count)"]
-    assert [c.metadata.get("tags") for c in page.cells[1:]] == [["parameters"], ["injected-parameters", "hide-input"], ["setup", "remove-cell"]]
+    assert [c.metadata.get("tags") for c in page.cells[1:]] == [
+        ["parameters"],
+        ["injected-parameters", "hide-input"],
+        ["setup", "remove-cell"],
+    ]
     text = nbformat.writes(page)
     assert "hello 3" in text and not any(word in text for word in (WIDGET, "widgets", "papermill", "iopub"))
 
@@ -74,7 +95,10 @@ def test_stage(root):
     executed(root)
     folder = stage(root=root)
     assert "hello 3" in (folder / "notebooks" / "one.ipynb").read_text()
-    assert "| It is erased | – | 2.0 % [0.9, 4.3], n = 300 | reproduced (at most 0.05) |" in (folder / "book" / "claims.md").read_text()
+    assert (
+        "| It is erased | – | 2.0 % [0.9, 4.3], n = 300 | reproduced (at most 0.05) |"
+        in (folder / "book" / "claims.md").read_text()
+    )
     (root / "book" / "claims.md").write_text("# No mark")
     with pytest.raises(UserError, match="has no line"):
         stage(root=root)
@@ -90,7 +114,10 @@ def test_claims():
             {"claim": "At scale | too", "verdict": "not testable without the weights"},
         ],
     ).splitlines()[2:]
-    assert table[0] == "| Gone (Table 1) | 9 % | 98.0 % [95.7, 99.1], n = 300 → 2.0 % [0.9, 4.3], n = 300 | not reproduced (at most 0.01). Nearly. |"
+    assert (
+        table[0]
+        == "| Gone (Table 1) | 9 % | 98.0 % [95.7, 99.1], n = 300 → 2.0 % [0.9, 4.3], n = 300 | not reproduced (at most 0.01). Nearly. |"
+    )
     assert table[1] == "| Gone (Table 1) | 9 % | no record yet | not measured yet |"
     assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"
 
@@ -132,7 +159,9 @@ def test_clear(root):
     path = root / "notebooks" / "one.ipynb"
     edit_notebook(path, lambda nb: nb.cells[2].update(outputs=[new_output("stream", text="x")], execution_count=3))
     assert clear(root) == [path] and clear(root) == []
-    assert nbformat.read(path, 4).cells[2].outputs == [] and nbformat.read(path, 4).cells[1].metadata.tags == ["parameters"]
+    assert nbformat.read(path, 4).cells[2].outputs == [] and nbformat.read(path, 4).cells[1].metadata.tags == [
+        "parameters"
+    ]
 
 
 # ---------------------------------------------------------------- the repository's own settings
@@ -144,7 +173,11 @@ def test_every_chapter_exists_and_every_notebook_is_a_chapter():
     assert not missing
     manifest = yaml.safe_load((ROOT / "book" / "manifest.yml").read_text())["notebooks"]
     on_disk = {f"notebooks/{p.stem}" for p in (ROOT / "notebooks").glob("*.ipynb")}
-    assert {e["path"].removesuffix(".ipynb") for e in manifest} == {c for c in chapters if c.startswith("notebooks/")} == on_disk
+    assert (
+        {e["path"].removesuffix(".ipynb") for e in manifest}
+        == {c for c in chapters if c.startswith("notebooks/")}
+        == on_disk
+    )
 
 
 def test_claims_of_the_book_are_well_formed():
@@ -155,4 +188,6 @@ def test_one_address_everywhere():
     address = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
     assert address in (ROOT / "CITATION.cff").read_text()
     lines = [line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")]
-    assert all(re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in lines)  # versions only: no index, no host, no local path
+    assert all(
+        re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in lines
+    )  # versions only: no index, no host, no local path

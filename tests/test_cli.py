@@ -1,4 +1,5 @@
-"""The command line: wrong inputs get one line and exit status 2 and leave nothing behind; prompt files, file names, resumed pictures, devices."""
+"""The command line: wrong inputs get one line and exit status 2 and leave nothing behind; prompt files, file names,
+resumed pictures, devices."""
 
 import json
 import os
@@ -13,10 +14,10 @@ from hypothesis import strategies as st
 import earlib
 from earlib import ROOT
 from earlib.__main__ import main
-from earlib.album import check_folder, draw_pictures, plan_pictures
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.errors import UserError
 from earlib.generators import default_keys
+from earlib.generators.album import check_folder, draw_pictures, plan_pictures
 from earlib.prompts import LONGEST_SLUG, read_prompts, slugs
 
 HEAVY = ("torch", "transformers", "matplotlib", "pandas", "numpy", "PIL", "open_clip")
@@ -113,14 +114,24 @@ def test_wrong_input_gets_one_line_and_leaves_nothing(line, place, capfd):
 
 def test_the_real_command_exits_with_2(place):
     done = python("-m", "earlib", "erase", "--concept", "chruch", "--out", "out", cwd=place)
-    assert done.returncode == 2 and done.stderr == "error: unknown concept 'chruch'; did you mean 'church'?\n" and not done.stdout
+    assert (
+        done.returncode == 2
+        and done.stderr == "error: unknown concept 'chruch'; did you mean 'church'?\n"
+        and not done.stdout
+    )
 
 
 def test_nothing_heavy_is_imported_early():
     seen = f"print('heavy:', [m for m in {HEAVY} if m in sys.modules])"
     imported = python("-c", f"import sys, earlib; {seen}")
-    helped = python("-c", f"import sys\nfrom earlib.__main__ import main\ntry: main(['generate', '--help'])\nexcept SystemExit: pass\n{seen}")
-    refused = python("-c", f"import sys\nfrom earlib.__main__ import main\nmain(['erase', '--concept', 'chruch', '--out', 'nowhere'])\n{seen}")
+    helped = python(
+        "-c",
+        f"import sys\nfrom earlib.__main__ import main\ntry: main(['generate', '--help'])\nexcept SystemExit: pass\n{seen}",
+    )
+    refused = python(
+        "-c",
+        f"import sys\nfrom earlib.__main__ import main\nmain(['erase', '--concept', 'chruch', '--out', 'nowhere'])\n{seen}",
+    )
     for done in (imported, helped, refused):
         assert done.returncode == 0 and done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr
     assert "--prompts FILE" in helped.stdout
@@ -128,7 +139,9 @@ def test_nothing_heavy_is_imported_early():
 
 def test_help_names_every_command():
     done = python("-m", "earlib", "--help")
-    assert done.returncode == 0 and all(name in done.stdout for name in ("doctor", "generate", "erase", "evaluate", "rerun", "book"))
+    assert done.returncode == 0 and all(
+        name in done.stdout for name in ("doctor", "generate", "erase", "evaluate", "rerun", "book")
+    )
 
 
 def test_doctor(capsys, monkeypatch):
@@ -136,7 +149,9 @@ def test_doctor(capsys, monkeypatch):
 
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert f"earlib           {earlib.__version__}" in out and "nudity" in out and "dtype" in out and "free memory" in out
+    assert (
+        f"earlib           {earlib.__version__}" in out and "nudity" in out and "dtype" in out and "free memory" in out
+    )
 
     def missing(name):
         raise metadata.PackageNotFoundError(name)
@@ -152,7 +167,9 @@ def test_prompt_files(tmp_path):
     path = tmp_path / "p.txt"
     path.write_bytes("\ufeffa red church\r\n\r\n  a blue boat \r\na red church".encode())
     texts = ["a red church", "a blue boat", "a red church"]
-    assert [(p.key, p.text) for p in read_prompts(path)] == list(zip(("a red church#0", "a blue boat#0", "a red church#1"), texts))
+    assert [(p.key, p.text) for p in read_prompts(path)] == list(
+        zip(("a red church#0", "a blue boat#0", "a red church#1"), texts)
+    )
     path.write_text('\n{"key": "one", "prompt": "a red church", "seed": 3}\n{"prompt": "a red church", "key": "two"}\n')
     assert [(p.key, p.text) for p in read_prompts(path)] == [("one", "a red church"), ("two", "a red church")]
 
@@ -181,7 +198,15 @@ def test_file_names_are_readable_where_they_can_be():
     assert slugs(default_keys(["a red church", "a red church"])) == ["a-red-church", "a-red-church_1"]
     assert slugs(["church-001", "img_2"]) == ["church-001", "img_2"]
     hashed = slugs(["A red church#0", "a red church!#0", "../etc/passwd", "教会", "x" * 300, "a  b", " "])
-    assert [name.rsplit("-", 1)[0] for name in hashed] == ["a-red-church", "a-red-church", "etc-passwd", "prompt", "x" * 71, "a-b", "prompt"]
+    assert [name.rsplit("-", 1)[0] for name in hashed] == [
+        "a-red-church",
+        "a-red-church",
+        "etc-passwd",
+        "prompt",
+        "x" * 71,
+        "a-b",
+        "prompt",
+    ]
     assert len(set(slugs(["a b", "a-b"]))) == 2  # the only case in which a name depends on its neighbours
 
 
@@ -189,7 +214,10 @@ def test_file_names_are_readable_where_they_can_be():
 def test_file_names_are_safe_and_different(keys):
     names = slugs(keys)
     assert len(set(names)) == len(keys)
-    assert all(name and len(name) <= LONGEST_SLUG and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_") for name in names)
+    assert all(
+        name and len(name) <= LONGEST_SLUG and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+        for name in names
+    )
 
 
 def test_check_folder_leaves_nothing(tmp_path):
@@ -200,7 +228,8 @@ def test_check_folder_leaves_nothing(tmp_path):
 
 @pytest.fixture
 def painter(monkeypatch):
-    """Stands in for a generator: a picture is two bytes of its seed. `painter.calls` holds the batches of prompts drawn."""
+    """Stands in for a generator: a picture is two bytes of its seed. `painter.calls` holds the batches of prompts
+    drawn."""
     import torch
 
     import earlib.generators.sampling as sampling
@@ -220,14 +249,18 @@ def painter(monkeypatch):
         return tokens.to(torch.uint8)[:, :, None, None].expand(-1, -1, 4, 3).numpy()
 
     monkeypatch.setattr(sampling, "sample_batches", sample_batches)
-    return SimpleNamespace(calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16, decode=decode, steering=None, gates=None)
+    return SimpleNamespace(
+        calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16, decode=decode, steering=None, gates=None
+    )
 
 
 def test_pictures_are_drawn_once(place, painter):
     (place / "good.txt").write_text("one\ntwo\nthree\n")
 
     def run(**more):
-        return draw_pictures(plan_pictures(place / "good.txt", place / "out"), painter, NoErasure(), batch_size=2, **more)
+        return draw_pictures(
+            plan_pictures(place / "good.txt", place / "out"), painter, NoErasure(), batch_size=2, **more
+        )
 
     assert run() == 3 and painter.calls == [["one", "two"], ["three"]]
     rows = [json.loads(line) for line in (place / "out" / "index.jsonl").read_text().splitlines()]
@@ -258,7 +291,9 @@ def test_a_stopped_run_keeps_what_it_drew(place, painter):
 
 def test_shards_together_are_the_whole(place, painter):
     (place / "good.txt").write_text("\n".join(f"prompt {i}" for i in range(7)))
-    run = lambda out, *shard: draw_pictures(plan_pictures(place / "good.txt", place / out, *shard), painter, NoErasure(), batch_size=2)
+    run = lambda out, *shard: draw_pictures(
+        plan_pictures(place / "good.txt", place / out, *shard), painter, NoErasure(), batch_size=2
+    )
     assert run("whole") == 7
     assert [run("parts", (k, 3)) for k in (1, 3, 2)] == [3, 2, 2]
     assert len(list((place / "parts").glob("index.*-of-3.jsonl"))) == 3, "each shard writes an index of its own"
@@ -274,7 +309,10 @@ def test_an_erasure_makes_other_pictures(place, painter):
     (place / "good.txt").write_text("one\n")
     run = lambda erasure: draw_pictures(plan_pictures(place / "good.txt", place / "out"), painter, erasure)
     painter.trunk, painter.device = torch.nn.Linear(1, 1), "cpu"
-    erasures = [Erasure("ear", {}, "church", "0" * 16, {"weight": torch.full((1, 1), x, dtype=torch.bfloat16)}) for x in (1.0, 2.0)]
+    erasures = [
+        Erasure("ear", {}, "church", "0" * 16, {"weight": torch.full((1, 1), x, dtype=torch.bfloat16)})
+        for x in (1.0, 2.0)
+    ]
     assert [run(e) for e in (NoErasure(), erasures[0], erasures[0], erasures[1], NoErasure())] == [1, 1, 0, 1, 1]
 
 
@@ -299,10 +337,19 @@ def test_generate_with_the_mini_model(place, capfd):
 
 def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
     import earlib.__main__
-    import earlib.evaluate.report
+    import earlib.evaluate.evaluation
 
-    generator = SimpleNamespace(name="mini", profile="mini", unknown_words=lambda prompts: ["wombat"] if any("wombat" in p for p in prompts) else [])
-    record = dict.fromkeys(earlib.evaluate.report.KEYS) | {"metric": "concept_rate", "subject": "church", "kind": "custom", "condition": "base"}
+    generator = SimpleNamespace(
+        name="mini",
+        profile="mini",
+        unknown_words=lambda prompts: ["wombat"] if any("wombat" in p for p in prompts) else [],
+    )
+    record = dict.fromkeys(earlib.evaluate.evaluation.KEYS) | {
+        "metric": "concept_rate",
+        "subject": "church",
+        "kind": "custom",
+        "condition": "base",
+    }
     record |= {"value": 0.5, "n": 2, "low": 0.1, "high": 0.9, "seed": "4"}
     asked = {}
 
@@ -311,13 +358,25 @@ def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
         return [record]
 
     monkeypatch.setattr(earlib.__main__, "_load", lambda args: (generator, SimpleNamespace(name="base")))
-    monkeypatch.setattr(earlib.evaluate.report, "evaluate", measure)
+    monkeypatch.setattr(earlib.evaluate.evaluation, "evaluate", measure)
     (place / "good.txt").write_text("a church\na wombat\na church\n")
     assert main(f"{EVALUATE} --prompts good.txt --seeds 4 --max-prompts 7 --no-fidelity".split()) == 0
-    assert asked == {"tests": {"custom": ("a church", "a wombat")}, "erasure": None, "seeds": (4,), "max_prompts": 7, "fidelity": False}
-    assert json.loads((place / "out" / "records.json").read_text()) == [record] and sorted(tree(place / "out")) == ["records.json"]
+    assert asked == {
+        "tests": {"custom": ("a church", "a wombat")},
+        "erasure": None,
+        "seeds": (4,),
+        "max_prompts": 7,
+        "fidelity": False,
+    }
+    assert json.loads((place / "out" / "records.json").read_text()) == [record] and sorted(tree(place / "out")) == [
+        "records.json"
+    ]
     out, err = capsys.readouterr()
-    assert "50.0 % [10.0, 90.0]" in out and "1 records in out/records.json" in out and err == "warning: mini has never seen: wombat\n"
+    assert (
+        "50.0 % [10.0, 90.0]" in out
+        and "1 records in out/records.json" in out
+        and err == "warning: mini has never seen: wombat\n"
+    )
 
 
 def test_devices(monkeypatch):
@@ -326,7 +385,9 @@ def test_devices(monkeypatch):
     from earlib.device import decide, free_memory
 
     if not torch.cuda.is_available():
-        assert decide().device.type == "cpu" and decide().dtype == torch.float32 and "no GPU was found" in decide().reason
+        assert (
+            decide().device.type == "cpu" and decide().dtype == torch.float32 and "no GPU was found" in decide().reason
+        )
         with pytest.raises(UserError, match="no device 'cuda'; GPUs on this machine: 0; use cpu"):
             decide("cuda")
     assert decide("cpu", "bf16").dtype == torch.bfloat16 and decide("cpu", torch.float16).dtype == torch.float16
@@ -339,4 +400,8 @@ def test_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
     for capability, dtype in (((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device, it=capability: it)
-        assert decide().dtype == dtype and decide().device.type == "cuda" and f"{capability[0]}.{capability[1]}" in decide().reason
+        assert (
+            decide().dtype == dtype
+            and decide().device.type == "cuda"
+            and f"{capability[0]}.{capability[1]}" in decide().reason
+        )

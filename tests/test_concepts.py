@@ -51,19 +51,27 @@ def full_concept(request):
 def test_minis_concepts_are_there_and_can_be_written_again(tmp_path):
     assert list_concepts() == sorted([*MINI, *MORE_MINI])
     for path in write_mini_concepts(tmp_path):
-        assert path.read_bytes() == (FOLDER / "mini" / path.name).read_bytes(), "run python -m earlib.miniworld.concepts"
+        assert path.read_bytes() == (FOLDER / "mini" / path.name).read_bytes(), (
+            "run python -m earlib.miniworld.concepts"
+        )
 
 
 def test_there_are_enough_prompts(concept):
     least = {"direct": 100, "synonym": 30, "compositional": 30, "indirect": 15, "odd": 5}
     assert len(concept.pairs) >= 50 and len(concept.benign) >= 200
     assert {kind: len(group) >= least[kind] for kind, group in concept.tests.items()} == dict.fromkeys(least, True)
-    expected = [s for s in STYLES if s != "vangogh"] if concept.kind == "style" else [o for o in OBJECTS if o != concept.judge["label"]]
+    expected = (
+        [s for s in STYLES if s != "vangogh"]
+        if concept.kind == "style"
+        else [o for o in OBJECTS if o != concept.judge["label"]]
+    )
     assert list(concept.neighbours) == expected == list(concept.neighbour_judges)
     assert min(map(len, concept.neighbours.values())) >= (30 if concept.kind == "style" else 20)
 
 
-@pytest.mark.parametrize("name, profile", [*((name, "mini") for name in (*MINI, *MORE_MINI)), *((name, "janus-pro-1b") for name in FULL)])
+@pytest.mark.parametrize(
+    "name, profile", [*((name, "mini") for name in (*MINI, *MORE_MINI)), *((name, "janus-pro-1b") for name in FULL)]
+)
 def test_no_prompt_stands_in_two_places(name, profile):
     places = {}
     for where, prompt in prompts_of(load_concept(name, profile)):
@@ -86,21 +94,31 @@ def test_minis_further_concepts_hold_what_the_first_three_do(name):
     train = {word for pair in concept.pairs for word in concept.words if holds_word(pair.target, [word])}
     assert len(train) == 1  # the plain name; the others are left to the tests
     synonyms = concept.words[1:]
-    assert not [prompt for prompt in concept.tests["synonym"] if name in ("boat", "car", "lighthouse") and not holds_word(prompt, synonyms)]
+    assert not [
+        prompt
+        for prompt in concept.tests["synonym"]
+        if name in ("boat", "car", "lighthouse") and not holds_word(prompt, synonyms)
+    ]
     assert not [prompt for prompt in concept.tests.get("indirect", ()) if holds_word(prompt, concept.words)]
 
 
 def test_the_full_size_concepts_are_there():
     assert list_concepts("janus-pro-7b") == list_concepts("janus-pro-1b-shape") == sorted(FULL)
     kinds = {name: load_concept(name, "janus-pro-7b").kind for name in FULL}
-    assert set(kinds.values()) == {"object", "style", "content", "scene"} and kinds["nudity"] == "content"  # what is of kind content is blurred
+    assert (
+        set(kinds.values()) == {"object", "style", "content", "scene"} and kinds["nudity"] == "content"
+    )  # what is of kind content is blurred
 
 
 def test_full_size_concepts_have_enough_of_everything(full_concept):
     least = {"direct": 30, "synonym": 20, "compositional": 20, "indirect": 15, "chinese": 20}
     assert len(full_concept.pairs) >= 50 and sum(map(len, full_concept.tests.values())) >= 100
     assert {kind: len(group) >= least[kind] for kind, group in full_concept.tests.items()} == dict.fromkeys(least, True)
-    assert len(full_concept.neighbours) >= 5 and min(map(len, full_concept.neighbours.values())) >= 8 and len(full_concept.benign) >= 60
+    assert (
+        len(full_concept.neighbours) >= 5
+        and min(map(len, full_concept.neighbours.values())) >= 8
+        and len(full_concept.benign) >= 60
+    )
     assert len(full_concept.words) >= 1 and len(full_concept.phrases) >= 6 and full_concept.about
 
 
@@ -123,16 +141,24 @@ def test_full_size_tests_are_what_they_are_called(full_concept):
     assert all(holds_word(prompt, names) for kind in ("direct", "compositional") for prompt in tests[kind])
     assert not [prompt for prompt in tests["synonym"] if holds_word(prompt, trained)]
     assert not [prompt for prompt in tests["indirect"] if holds_word(prompt, names)]
-    assert all(re.search("[\u4e00-\u9fff]", prompt) and not re.search("[a-z]{2}", prompt) for prompt in tests["chinese"])
+    assert all(
+        re.search("[\u4e00-\u9fff]", prompt) and not re.search("[a-z]{2}", prompt) for prompt in tests["chinese"]
+    )
     english = [prompt for where, prompt in prompts_of(full_concept) if where != "tests.chinese"]
     wrong = re.compile(r"\b(a (?!one|uni|eur|use)[aeiou]\w|an (?!hour)[^aeiou\W]\w)", re.IGNORECASE)
-    assert not [prompt for prompt in english if wrong.search(prompt) or "  " in prompt or re.search(r"\b(\w+) \1\b", prompt)]
+    assert not [
+        prompt for prompt in english if wrong.search(prompt) or "  " in prompt or re.search(r"\b(\w+) \1\b", prompt)
+    ]
 
 
 def test_nudity_is_worded_soberly():
     concept = load_concept("nudity", "janus-pro-7b")
     for _, prompt in prompts_of(concept):
-        assert not re.search(r"\b(girls?|boys?|child|children|teen\w*|young|school\w*|sex\w*|erotic|porn\w*|seduc\w*)\b", prompt, re.IGNORECASE), prompt
+        assert not re.search(
+            r"\b(girls?|boys?|child|children|teen\w*|young|school\w*|sex\w*|erotic|porn\w*|seduc\w*)\b",
+            prompt,
+            re.IGNORECASE,
+        ), prompt
 
 
 def test_judge_specs_of_full_size_concepts_name_what_the_judges_take(full_concept):
@@ -142,7 +168,9 @@ def test_judge_specs_of_full_size_concepts_name_what_the_judges_take(full_concep
 
     classes = {"resnet50": "ResNet50Judge", "nudenet": "NudeNetJudge", "style": "StyleJudge", "clip": "ClipJudge"}
     for spec in (full_concept.judge, *full_concept.neighbour_judges.values()):
-        inspect.signature(getattr(public_judges, classes[spec["name"]])).bind(**{k: v for k, v in spec.items() if k != "name"})
+        inspect.signature(getattr(public_judges, classes[spec["name"]])).bind(
+            **{k: v for k, v in spec.items() if k != "name"}
+        )
 
 
 def test_the_papers_settings_stand_in_both_sizes(full_concept):
@@ -150,7 +178,12 @@ def test_the_papers_settings_stand_in_both_sizes(full_concept):
     if full_concept.name in MINI:
         assert paper == load_concept(full_concept.name).paper
     else:
-        assert paper["window"] is None and paper["concept_rate"] is None and "not erased in the paper" in paper["note"] and paper["threshold"] == 0.05
+        assert (
+            paper["window"] is None
+            and paper["concept_rate"] is None
+            and "not erased in the paper" in paper["note"]
+            and paper["threshold"] == 0.05
+        )
 
 
 def test_a_replacement_differs_by_the_concept_alone(concept):
@@ -191,7 +224,10 @@ def test_kinds_of_test_prompts_are_what_they_are_called(concept):
     direct = " ".join(concept.tests["direct"])
     assert all(colour in direct for colour in COLOURS)
     if concept.kind != "style":
-        assert all(any(phrase.replace("{x}", "").strip(" ,") in direct for phrase in STYLE_PHRASES[style][2:]) for style in STYLES)
+        assert all(
+            any(phrase.replace("{x}", "").strip(" ,") in direct for phrase in STYLE_PHRASES[style][2:])
+            for style in STYLES
+        )
 
 
 def test_its_judges_exist(concept):
@@ -204,7 +240,9 @@ def test_its_judges_exist(concept):
 def test_pairs_cover_every_place_and_colour():
     for name in ("church", "nudity"):
         targets = " ".join(pair.target for pair in load_concept(name).pairs)
-        assert all(f" {colour} " in targets for colour in COLOURS) and len(load_concept(name).pairs) == 2 * len(COLOURS) * len(PLACES)
+        assert all(f" {colour} " in targets for colour in COLOURS) and len(load_concept(name).pairs) == 2 * len(
+            COLOURS
+        ) * len(PLACES)
 
 
 def test_the_papers_numbers():
@@ -212,7 +250,10 @@ def test_the_papers_numbers():
     for name, (window, rate) in expected.items():
         paper = load_concept(name).paper
         assert (paper["window"], paper["threshold"], paper["learning_rate"]) == (window, 0.05, 1e-4)
-        assert paper["window_curve"][str(window)] == rate == paper["concept_rate"]["erased"] and "2506.20151" in paper["source"]
+        assert (
+            paper["window_curve"][str(window)] == rate == paper["concept_rate"]["erased"]
+            and "2506.20151" in paper["source"]
+        )
 
 
 def _set(path, value):
@@ -241,11 +282,17 @@ BROKEN = {  # what the one line must hold -> a change to a good file
     "pairs[3].target: is empty text": _set(["pairs", 3, "target"], " "),
     "pairs[0]: target and replacement are the same prompt": _set(["pairs", 0], {"target": "x", "replacement": "x"}),
     "pairs[2].target: '": _set(["pairs", 2], RAW["church"]["pairs"][1]),
-    "occurs twice, first in pairs[1].target": _set(["pairs", 2, "target"], RAW["church"]["pairs"][1]["target"].upper() + " ."),
-    "occurs twice, first in pairs[1].replacement": _set(["pairs", 2, "target"], RAW["church"]["pairs"][1]["replacement"]),
+    "occurs twice, first in pairs[1].target": _set(
+        ["pairs", 2, "target"], RAW["church"]["pairs"][1]["target"].upper() + " ."
+    ),
+    "occurs twice, first in pairs[1].replacement": _set(
+        ["pairs", 2, "target"], RAW["church"]["pairs"][1]["replacement"]
+    ),
     "tests: is empty": _set(["tests"], {}),
     "tests.direct[4]: must be text, is null": _set(["tests", "direct", 4], None),
-    "tests.direct[4]: 'church' occurs twice": lambda raw: raw["tests"]["direct"].__setitem__(slice(3, 5), ["church", "church"]),
+    "tests.direct[4]: 'church' occurs twice": lambda raw: raw["tests"]["direct"].__setitem__(
+        slice(3, 5), ["church", "church"]
+    ),
     "tests.synonym: is empty": _set(["tests", "synonym"], []),
     "tests.direct[120]: '": lambda raw: raw["tests"]["direct"].append(raw["pairs"][0]["target"]),
     "neighbours[0].prompts[24]: 'x y' occurs twice, first in pairs[0].replacement": lambda raw: (
@@ -264,9 +311,13 @@ BROKEN = {  # what the one line must hold -> a change to a good file
     "words[0]: must be text, is a number": _set(["words"], [3]),
 }
 BROKEN_WORDS = {  # the same for a file with `words`
-    "pairs[0].target: 'A barn' does not name the concept by any of its words ('church', 'churches', ": _set(["pairs", 0, "target"], "A barn"),
+    "pairs[0].target: 'A barn' does not name the concept by any of its words ('church', 'churches', ": _set(
+        ["pairs", 0, "target"], "A barn"
+    ),
     "tests.direct[1]: 'a churchyard' does not name the concept": _set(["tests", "direct", 1], "a churchyard"),
-    "pairs[0].replacement: 'CHURCHES' holds 'churches', a word of the concept": _set(["pairs", 0, "replacement"], "CHURCHES"),
+    "pairs[0].replacement: 'CHURCHES' holds 'churches', a word of the concept": _set(
+        ["pairs", 0, "replacement"], "CHURCHES"
+    ),
     "benign[2]: 'a church-like barn' holds 'church'": _set(["benign", 2], "a church-like barn"),
     "neighbours[0].prompts[0]: 'an abbey' holds 'abbey'": _set(["neighbours", 0, "prompts", 0], "an abbey"),
     "phrases[0].target: 'a barn' does not name the concept": _set(["phrases", 0, "target"], "a barn"),
@@ -308,7 +359,9 @@ def test_a_file_that_is_no_concept(content, tmp_path):
 def test_concepts_are_found_by_name_path_and_profile(tmp_path):
     assert load_concept(FOLDER / "mini" / "church.json") == load_concept("church")
     assert load_concept("church", "mini-var") == load_concept("church") != load_concept("church", "janus-pro-1b")
-    assert load_concept("church", "custom") == load_concept("church", "janus-pro-1b") and load_concept("boat", "custom") == load_concept("boat")
+    assert load_concept("church", "custom") == load_concept("church", "janus-pro-1b") and load_concept(
+        "boat", "custom"
+    ) == load_concept("boat")
     with pytest.raises(UserError, match="unknown concept 'chruch'; did you mean 'church'?"):
         load_concept("chruch")
     with pytest.raises(UserError, match="nowhere.json: there is no such concept file"):

@@ -1,4 +1,5 @@
-"""Checkpoints of deepseek-ai's own layout: converted, they compute what the original tensors compute, and drawing and training read one prompt."""
+"""Checkpoints of deepseek-ai's own layout: converted, they compute what the original tensors compute, and drawing and
+training read one prompt."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from earlib.__main__ import main
 from earlib.erasure.trajectories import both_rows
 from earlib.errors import UserError
 from earlib.generators import load_generator
-from earlib.generators.convert import convert
+from earlib.generators.files.convert import convert
 
 from . import original
 
@@ -60,7 +61,9 @@ def test_image_logits_are_those_of_the_original_tensors(generator, tensors):
     h = generator.hidden_states(batch, tokens)
     expected = original.states(tensors, batch.ids_BP, tokens)
     torch.testing.assert_close(h, expected, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(generator.image_logits(h), original.image_logits(tensors, expected), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        generator.image_logits(h), original.image_logits(tensors, expected), atol=1e-3, rtol=1e-3
+    )
     assert (h[0] - h[1]).abs().max() > 0.1, "the tokens must matter, or the test compares constants"
 
 
@@ -83,14 +86,18 @@ def test_plain_transformers_loads_it_too(plain_transformers, tensors):
     torch.testing.assert_close(features, original.picture_features(tensors, pixels), atol=1e-3, rtol=1e-3)
     ids = torch.tensor([[original.VOCABULARY.index(word) for word in ("a", "red", "church")]])
     h = original.trunk(tensors, tensors["language_model.model.embed_tokens.weight"][ids])
-    torch.testing.assert_close(plain_transformers(input_ids=ids).logits, h @ tensors["language_model.lm_head.weight"].T, atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        plain_transformers(input_ids=ids).logits, h @ tensors["language_model.lm_head.weight"].T, atol=1e-3, rtol=1e-3
+    )
 
 
 def test_ours_and_transformers_own_draw_the_same_tokens(generator, plain_transformers):
     prompts = [PROMPT, "a blue boat on a hill"]
     batch = generator.encode(prompts)
     ours = generator.sample(prompts, [0, 0], guidance=5.0, temperature=0.0)
-    theirs = plain_transformers.generate(batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=5.0, do_sample=False)
+    theirs = plain_transformers.generate(
+        batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=5.0, do_sample=False
+    )
     assert torch.equal(ours, theirs) and not torch.equal(ours[0], ours[1])
 
 
@@ -106,14 +113,20 @@ def test_the_text_head_stays_a_matrix_of_its_own(generator, plain_transformers, 
 
 def test_padding_keeps_its_trained_row_and_blanked_words_have_a_token_of_their_own(generator, tensors):
     pad, blank = (original.VOCABULARY.index(token) for token in (original.PAD, original.BLANK))
-    assert generator.tokenizer.pad_token_id == pad and generator.model.get_input_embeddings().weight[pad].abs().max() > 0
+    assert (
+        generator.tokenizer.pad_token_id == pad and generator.model.get_input_embeddings().weight[pad].abs().max() > 0
+    )
     null = generator.null_like(generator.encode([PROMPT]))
     assert (null.ids_BP[0, 1:-1] == blank).all() and null.mask_BP.all()
 
 
 def test_sizes_are_written_out_and_nothing_is_cut_to_the_likeliest(converted):
     text = json.loads((converted / "config.json").read_text())["text_config"]
-    assert text["intermediate_size"] == original.MLP and text["num_attention_heads"] == 32 and text["num_key_value_heads"] == 32
+    assert (
+        text["intermediate_size"] == original.MLP
+        and text["num_attention_heads"] == 32
+        and text["num_key_value_heads"] == 32
+    )
     assert text["max_position_embeddings"] == 16384 and text["rope_parameters"]["rope_theta"] == 10000.0
     drawing = json.loads((converted / "generation_config.json").read_text())
     assert drawing["top_k"] == 0 and drawing["guidance_scale"] == 5.0
@@ -131,11 +144,18 @@ def test_the_codebook_is_normalised_on_loading(generator, plain_transformers):
 def test_training_and_drawing_read_one_prompt(generator):
     words = [original.BOS, "<|User|>", ":", "a", "red", "church", "<|Assistant|>", ":", original.BOI]
     drawn = generator.encode([PROMPT])
-    assert generator._chat(PROMPT) == WHOLE and generator._chat(f" {PROMPT}\n") == WHOLE, "the original code strips what the user wrote"
+    assert generator._chat(PROMPT) == WHOLE and generator._chat(f" {PROMPT}\n") == WHOLE, (
+        "the original code strips what the user wrote"
+    )
     assert drawn.ids_BP[0].tolist() == [original.VOCABULARY.index(word) for word in words]
     trained = both_rows(generator, PROMPT)
-    assert torch.equal(trained.ids_BP[:1], drawn.ids_BP) and torch.equal(trained.ids_BP[1:], generator.null_like(drawn).ids_BP)
-    assert trained.ids_BP[1].tolist()[0] == trained.ids_BP[0].tolist()[0] and (trained.ids_BP[:, -1] == generator.boi_token_id).all()
+    assert torch.equal(trained.ids_BP[:1], drawn.ids_BP) and torch.equal(
+        trained.ids_BP[1:], generator.null_like(drawn).ids_BP
+    )
+    assert (
+        trained.ids_BP[1].tolist()[0] == trained.ids_BP[0].tolist()[0]
+        and (trained.ids_BP[:, -1] == generator.boi_token_id).all()
+    )
 
 
 # ------------------------------------------------------------------ files
@@ -166,11 +186,16 @@ def test_an_interrupted_conversion_goes_on(tmp_path, source, converted, generato
         load_generator(str(target))
     untouched = parts[0].stat().st_mtime_ns
     convert(source, target, progress=False, part_bytes=2_000_000)
-    assert {part.name: part.read_bytes() for part in target.glob("*.safetensors")} == before and not list(target.glob(".*.tmp"))
+    assert {part.name: part.read_bytes() for part in target.glob("*.safetensors")} == before and not list(
+        target.glob(".*.tmp")
+    )
     assert parts[0].stat().st_mtime_ns == untouched, "what was finished must not be written again"
     assert load_generator(str(target), device="cpu", dtype="float32").fingerprint == generator.fingerprint
     written = (target / "config.json").stat().st_mtime_ns
-    assert convert(source, target, progress=False, part_bytes=2_000_000) == target and (target / "config.json").stat().st_mtime_ns == written
+    assert (
+        convert(source, target, progress=False, part_bytes=2_000_000) == target
+        and (target / "config.json").stat().st_mtime_ns == written
+    )
 
 
 class Evil:
@@ -248,4 +273,6 @@ def test_a_wrong_target_is_left_alone(tmp_path, source, converted):
         convert(other, converted, part_bytes=2_000_000)
     with pytest.raises(UserError, match="there is no such folder; fetch the model first"):
         convert(tmp_path / "nowhere", tmp_path / "new")
-    assert [p.name for p in (tmp_path / "full").iterdir()] == ["something"] and (tmp_path / "file").read_text() == "precious"
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["something"] and (
+        tmp_path / "file"
+    ).read_text() == "precious"

@@ -1,4 +1,5 @@
-"""ECGVF: writers that answer, dawdle, refuse and babble; a judge that keeps and drops; a run that is killed and goes on. And the fetched prompt sets."""
+"""ECGVF: writers that answer, dawdle, refuse and babble; a judge that keeps and drops; a run that is killed and goes
+on. And the fetched prompt sets."""
 
 from __future__ import annotations
 
@@ -9,23 +10,24 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pytest
 
-import earlib.fetch as fetching
+import earlib.generators.files.fetch as fetching
 from earlib.__main__ import main
 from earlib.concepts import FOLDER, holds_word, load_concept, normal
-from earlib.ecgvf import Settings, write_pairs
 from earlib.errors import UserError
-from earlib.grammar import GrammarWriter
 from earlib.miniworld.captions import NOUNS, PLACE_PHRASES, vocabulary, words
 from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES, Scenes, render
-from earlib.proposals import parse, proposals
-from earlib.writers import LocalWriter, OpenAIWriter, Request, WriterFailed, make_writers, messages
+from earlib.pairs.ecgvf import Settings, write_pairs
+from earlib.pairs.grammar import GrammarWriter
+from earlib.pairs.proposals import parse, proposals
+from earlib.pairs.writers import LocalWriter, OpenAIWriter, Request, WriterFailed, make_writers, messages
 
 CHURCH = load_concept("church")
 FULL = [load_concept(path) for path in sorted(FOLDER.glob("*.json"))]
 
 
 class Painter:
-    """A generator that draws MiniWorld's pictures of what a prompt says, except where it is told to draw something else."""
+    """A generator that draws MiniWorld's pictures of what a prompt says, except where it is told to draw something
+    else."""
 
     name, profile, fingerprint, guidance, temperature = "painter", "mini", "0123456789abcdef", 1.0, 1.0
 
@@ -48,11 +50,15 @@ class Painter:
             found = next((o for o in OBJECTS if any(noun in text for noun in NOUNS[o])), "house")
             colour = next((i for i, c in enumerate(COLOURS) if c in text), 0)
             place = next((i for i, p in enumerate(PLACES) if p in text), 0)
-            rows.append((OBJECTS.index(found), colour, place, STYLES.index("photo"), -1, -1, seed % 3, seed % 2, seed % 2))
+            rows.append(
+                (OBJECTS.index(found), colour, place, STYLES.index("photo"), -1, -1, seed % 3, seed % 2, seed % 2)
+            )
         return render(Scenes(*np.array(rows, dtype=np.int64).T))
 
 
-IN_FILE = {p for pair in CHURCH.pairs for p in (pair.target, pair.replacement)} | {p for group in CHURCH.tests.values() for p in group}
+IN_FILE = {p for pair in CHURCH.pairs for p in (pair.target, pair.replacement)} | {
+    p for group in CHURCH.tests.values() for p in group
+}
 IN_FILE |= {p for group in (*CHURCH.neighbours.values(), CHURCH.benign) for p in group}
 WHERE = [phrase for place in ("hill", "sea", "desert", "snow") for phrase in PLACE_PHRASES[place]]
 FRESH = [(f"a {colour} church {where}", f"a {colour} house {where}") for where in WHERE for colour in COLOURS]
@@ -89,7 +95,9 @@ class Server:
                     return self.answer(200, b'{"choices": [{"mess')
                 content = outer.replies.get(model) or as_reply(GOOD)
                 content = content[(times - 1) % len(content)] if isinstance(content, list) else content
-                self.answer(200, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode())
+                self.answer(
+                    200, json.dumps({"choices": [{"message": {"role": "assistant", "content": content}}]}).encode()
+                )
 
             def answer(self, code, data, headers=None):
                 self.send_response(code)
@@ -108,7 +116,9 @@ class Server:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def writer(self, model, **more):
-        return OpenAIWriter(self.url, model, **{"timeout": 0.2 if model == "slow" else 10, "patience": 2, "pause": 0.01, **more})
+        return OpenAIWriter(
+            self.url, model, **{"timeout": 0.2 if model == "slow" else 10, "patience": 2, "pause": 0.01, **more}
+        )
 
 
 @pytest.fixture
@@ -136,18 +146,36 @@ def test_the_grammar_speaks_miniworlds_language(name):
     concept, known = load_concept(name), set(vocabulary())
     replies = [GrammarWriter().write(Request(concept, index, 20)) for index in (0, 1, 0)]
     assert replies[0] == replies[2] != replies[1]
-    found = proposals(concept, ["grammar"], [{"writer": "grammar", "index": i, "reply": reply} for i, reply in enumerate(replies[:2])], Painter().unknown_words)
-    assert len(found) == 40 and not [c for c in found if c.reason == "malformed"] and sum(c.reason is None for c in found) >= 25
+    found = proposals(
+        concept,
+        ["grammar"],
+        [{"writer": "grammar", "index": i, "reply": reply} for i, reply in enumerate(replies[:2])],
+        Painter().unknown_words,
+    )
+    assert (
+        len(found) == 40
+        and not [c for c in found if c.reason == "malformed"]
+        and sum(c.reason is None for c in found) >= 25
+    )
     for c in found:
         assert set(words(c.target + " " + c.replacement)) <= known and c.target != c.replacement
-        assert not any(plain in c.replacement for plain in {"church": ["church"], "nudity": ["nude"], "vangogh": ["gogh"]}.get(name, concept.words))
+        assert not any(
+            plain in c.replacement
+            for plain in {"church": ["church"], "nudity": ["nude"], "vangogh": ["gogh"]}.get(name, concept.words)
+        )
 
 
 @pytest.mark.parametrize("concept", FULL, ids=lambda concept: concept.name)
 def test_the_grammar_speaks_english(concept):
-    rows = [{"writer": "grammar", "index": i, "reply": GrammarWriter().write(Request(concept, i, 10))} for i in range(5)]
+    rows = [
+        {"writer": "grammar", "index": i, "reply": GrammarWriter().write(Request(concept, i, 10))} for i in range(5)
+    ]
     found = proposals(concept, ["grammar"], rows, lambda prompts: [])
-    assert len(found) == 50 and not [c for c in found if c.reason == "malformed"] and sum(c.reason is None for c in found) >= 30
+    assert (
+        len(found) == 50
+        and not [c for c in found if c.reason == "malformed"]
+        and sum(c.reason is None for c in found) >= 30
+    )
     assert all(holds_word(c.target, concept.words) and "{" not in c.target + c.replacement for c in found)
     assert len({len(c.target.split()) for c in found}) >= 5  # lengths vary
 
@@ -162,16 +190,38 @@ def test_a_concept_without_phrases_needs_another_writer(tmp_path):
 def test_a_question_holds_persona_objective_and_template():
     nudity = next(concept for concept in FULL if concept.name == "nudity")
     system, user = messages(Request(nudity, 0, 7))
-    assert system["role"] == "system" and "7 pairs" in user["content"] and '"nude"' in user["content"] and "grown-up people only" in user["content"]
-    assert '{"target": "...", "replacement": "..."}' in user["content"] and sum(pair.target in user["content"] for pair in nudity.pairs) == 3
-    assert len({messages(Request(nudity, i, 7))[0]["content"] + messages(Request(nudity, i, 7))[1]["content"] for i in range(30)}) == 30
+    assert (
+        system["role"] == "system"
+        and "7 pairs" in user["content"]
+        and '"nude"' in user["content"]
+        and "grown-up people only" in user["content"]
+    )
+    assert (
+        '{"target": "...", "replacement": "..."}' in user["content"]
+        and sum(pair.target in user["content"] for pair in nudity.pairs) == 3
+    )
+    assert (
+        len(
+            {
+                messages(Request(nudity, i, 7))[0]["content"] + messages(Request(nudity, i, 7))[1]["content"]
+                for i in range(30)
+            }
+        )
+        == 30
+    )
     assert "moonlight" in messages(Request(CHURCH, 0, 1, 0, tuple(vocabulary())))[1]["content"]
 
 
 def test_busy_servers_are_asked_again_and_hopeless_ones_given_up(server):
     stop, question = threading.Event(), Request(CHURCH, 0, 10)
-    assert parse(server.writer("busy").write(question, stop))[0]["target"] == GOOD[0][0] and server.asked == ["busy"] * 3
-    for model, why, times in (("slow", "no answer within 0.2 seconds .asked 3 times", 3), ("broken", "no chat completion", 3), ("locked", "answered 401", 1)):
+    assert (
+        parse(server.writer("busy").write(question, stop))[0]["target"] == GOOD[0][0] and server.asked == ["busy"] * 3
+    )
+    for model, why, times in (
+        ("slow", "no answer within 0.2 seconds .asked 3 times", 3),
+        ("broken", "no chat completion", 3),
+        ("locked", "answered 401", 1),
+    ):
         with pytest.raises(WriterFailed, match=why):
             server.writer(model).write(question, stop)
         assert server.asked.count(model) == times
@@ -189,12 +239,28 @@ def test_a_local_chat_model(tmp_path):
 
     with pytest.raises(UserError, match="holds no config.json"):
         LocalWriter(tmp_path / "nowhere")
-    vocab = {word: i for i, word in enumerate(["<unk>", "</s>", "[", "]", "{", "}", '"', "target", "replacement", ":", ",", "church", "house"])}
+    vocab = {
+        word: i
+        for i, word in enumerate(
+            ["<unk>", "</s>", "[", "]", "{", "}", '"', "target", "replacement", ":", ",", "church", "house"]
+        )
+    }
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+    )
     torch.manual_seed(0)
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=13, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, eos_token_id=1))
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=13,
+            hidden_size=16,
+            intermediate_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            eos_token_id=1,
+        )
+    )
     model.save_pretrained(tmp_path / "chat")
     tokenizer.save_pretrained(tmp_path / "chat")
     with pytest.raises(UserError, match="no chat template"):
@@ -204,16 +270,24 @@ def test_a_local_chat_model(tmp_path):
     writer = LocalWriter(tmp_path / "chat", "cpu", tokens=12)
     replies = [writer.write(Request(CHURCH, index, 2)) for index in (0, 1, 0)]
     assert replies[0] == replies[2] != replies[1]  # seeded
-    found = proposals(CHURCH, [writer.name], [{"writer": writer.name, "index": 0, "reply": replies[0]}], lambda prompts: [])
+    found = proposals(
+        CHURCH, [writer.name], [{"writer": writer.name, "index": 0, "reply": replies[0]}], lambda prompts: []
+    )
     assert found and {c.reason for c in found} == {"malformed"}  # random weights write no pairs
 
 
 def test_writers_are_named_on_the_command_line(monkeypatch, tmp_path):
     monkeypatch.setenv("EARLIB_WRITER_KEY", "all")
     monkeypatch.setenv("EARLIB_WRITER_KEY_3", "third")
-    made = make_writers(["grammar", "openai:http://localhost:11434/v1:qwen2.5:7b", "openai:https://example.org/v1:a/b"], timeout=5)
+    made = make_writers(
+        ["grammar", "openai:http://localhost:11434/v1:qwen2.5:7b", "openai:https://example.org/v1:a/b"], timeout=5
+    )
     assert [w.name for w in made] == ["grammar", "qwen2.5:7b@localhost:11434", "a/b@example.org"]
-    assert made[1].url == "http://localhost:11434/v1/chat/completions" and [w.key for w in made[1:]] == ["all", "third"] and made[1].timeout == 5
+    assert (
+        made[1].url == "http://localhost:11434/v1/chat/completions"
+        and [w.key for w in made[1:]] == ["all", "third"]
+        and made[1].timeout == 5
+    )
     for specs, line in {
         ("gramar",): "did you mean 'grammar'",
         ("openai:qwen",): "openai:URL:MODEL",
@@ -275,20 +349,35 @@ def test_every_pair_is_kept_or_dropped_for_a_reason(server, tmp_path):
     for pair in report["pairs"]:
         assert bool(pair["reason"]) == (pair["reason"] is not None) and (pair["detail"] or pair["reason"] is None)
     concept = load_concept(path)
-    assert concept.tests == CHURCH.tests and concept.judge == CHURCH.judge and [(p.target, p.replacement) for p in concept.pairs[:3]] == GOOD[:3]
+    assert (
+        concept.tests == CHURCH.tests
+        and concept.judge == CHURCH.judge
+        and [(p.target, p.replacement) for p in concept.pairs[:3]] == GOOD[:3]
+    )
     assert len(concept.pairs) == report["kept"]["count"] == len(json.loads(path.read_text())["pairs"])
     assert {pair["writer"] for pair in json.loads(path.read_text())["pairs"]} == {mixed["writer"], "grammar"}
     assert report["kept"]["low"] < report["kept"]["share"] < report["kept"]["high"] and report["kept"]["n"] == 19
     text = (tmp_path / "run" / "report.md").read_text()
-    assert "a wombat church" in text and "the model does not know: wombat" in text and "seen in 0 of 2 pictures of the target" in text
+    assert (
+        "a wombat church" in text
+        and "the model does not know: wombat" in text
+        and "seen in 0 of 2 pictures of the target" in text
+    )
     assert f"| {mixed['writer']} | 10 | 9 | 3 | 2 | 2 | 1 | 1 |" in text and "Kept: " in text
-    assert (tmp_path / "run" / "pictures.png").stat().st_size > 5000 and json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "done"
+    assert (tmp_path / "run" / "pictures.png").stat().st_size > 5000 and json.loads(
+        (tmp_path / "run" / "status.json").read_text()
+    )["state"] == "done"
 
 
 def test_the_threshold_is_a_share_of_the_pictures(tmp_path, server):
     class Half(Painter):  # every second picture of a church shows a tree
         def decode(self, tokens):
-            return super().decode([(prompt if i % 2 else prompt.replace("church", "tree"), seed) for i, (prompt, seed) in enumerate(tokens)])
+            return super().decode(
+                [
+                    (prompt if i % 2 else prompt.replace("church", "tree"), seed)
+                    for i, (prompt, seed) in enumerate(tokens)
+                ]
+            )
 
     server.replies["x"] = as_reply(GOOD[:2])
     report, _ = run(tmp_path / "a", [server.writer("x")], Half(), Settings(count=2, pictures=2, threshold=0.5))
@@ -303,12 +392,20 @@ def test_a_writer_that_gives_up_leaves_a_gap_that_a_later_run_fills(server, tmp_
     server.replies["good"] = as_reply(GOOD[:5])
     writers = [server.writer(model) for model in ("slow", "good", "locked")]
     report, path = run(tmp_path, writers)
-    assert [bool(w["gap"]) for w in report["writers"]] == [True, False, True] and "0.2 seconds" in report["writers"][0]["gap"]
-    assert report["writers"][1]["kept"] == 5 and len(load_concept(path).pairs) == 5 and "gave up: answered 401" in (tmp_path / "report.md").read_text()
+    assert [bool(w["gap"]) for w in report["writers"]] == [True, False, True] and "0.2 seconds" in report["writers"][0][
+        "gap"
+    ]
+    assert (
+        report["writers"][1]["kept"] == 5
+        and len(load_concept(path).pairs) == 5
+        and "gave up: answered 401" in (tmp_path / "report.md").read_text()
+    )
     server.awake.set()
     report, path = run(tmp_path, [server.writer("slow", timeout=10), *writers[1:]])
     assert report["writers"][0]["kept"] == 5 and report["writers"][0]["gap"] is None and server.asked.count("good") == 1
-    assert [normal(pair.target) for pair in load_concept(path).pairs] == [target for target, _ in GOOD[5:] + GOOD[:5]]  # in the order of the writers
+    assert [normal(pair.target) for pair in load_concept(path).pairs] == [
+        target for target, _ in GOOD[5:] + GOOD[:5]
+    ]  # in the order of the writers
 
 
 def test_nobody_answers(server, tmp_path):
@@ -328,7 +425,9 @@ def test_killed_and_run_again(server, tmp_path):
         file.write('{"prompt": "a red chu')  # the line that was being written
     painter = Painter()
     assert run(tmp_path / "cut", writers, painter) == (whole[0], tmp_path / "cut" / "church.json")
-    assert len(server.asked) == 2 * asked and 0 < len(painter.drawn) < 2 * 20  # nothing was asked twice, and not everything drawn twice
+    assert (
+        len(server.asked) == 2 * asked and 0 < len(painter.drawn) < 2 * 20
+    )  # nothing was asked twice, and not everything drawn twice
     for name in ("report.json", "report.md", "church.json", "pictures.png"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
     painter = Painter()
@@ -373,7 +472,9 @@ def test_fetched_sets_are_checked_from_the_first_copy_on(tmp_path, monkeypatch, 
     source.mkdir()
     with pytest.raises(UserError, match="test_church.json: there is no such file; download it from https://"):
         fetching.fetch("ear", source)
-    (source / "coco_30k.csv").write_text('image_id,source,prompt,evaluation_seed\n0017,coco,"A sink, a door\n",1\n0018,coco,A cat.,2\n')
+    (source / "coco_30k.csv").write_text(
+        'image_id,source,prompt,evaluation_seed\n0017,coco,"A sink, a door\n",1\n0018,coco,A cat.,2\n'
+    )
     assert main(["fetch", "coco", "--from", str(source)]) == 0
     file = tmp_path / "cache" / "coco" / "coco_30k.prompts.jsonl"
     assert capsys.readouterr().out == f"{file}: 2 prompts\n"

@@ -1,4 +1,5 @@
-"""Emu3 behind the generator interface: what Janus is tested for, and the line ends, the header and the vocabulary that only Emu3 has."""
+"""Emu3 behind the generator interface: what Janus is tested for, and the line ends, the header and the vocabulary that
+only Emu3 has."""
 
 from __future__ import annotations
 
@@ -17,29 +18,15 @@ from earlib.generators.sampling import slab_cache
 from .conftest import tiny_emu3
 
 # These run here with this module's `generator`, a small Emu3: one interface, one set of tests.
-from .test_erasure import (  # noqa: F401
+from .test_erasure import (
     CONCEPT,
     FAST,
     PAIRS,
-    test_erasure_off_is_the_base_model_bit_for_bit,
-    test_every_skipped_window_is_counted_and_logged,
-    test_random_order_reads_the_same_prefix,
-    test_shared_states_leave_the_unconditional_row_alone,
-    test_two_runs_with_one_seed_are_equal,
     token_by_token,
     with_length,
 )
-from .test_generators import (  # noqa: F401
+from .test_generators import (
     PROMPTS,
-    test_a_given_prefix_is_continued,
-    test_a_picture_does_not_depend_on_its_batch,
-    test_decode_formula_and_round_trip,
-    test_drawing_twice_gives_the_same_pictures,
-    test_guidance_one_is_plain_sampling,
-    test_left_padding_changes_nothing,
-    test_the_prompt_reaches_the_last_token,
-    test_unknown_words_are_named,
-    test_windows_of_a_past_give_the_states_of_the_whole,
 )
 
 
@@ -52,7 +39,8 @@ WIDE = dict(seed=2, width=96, heads=6, kv_heads=1, layers=2, codes=48, grid=(3, 
 
 
 def drawn_by_transformers(generator, prompts, null_prompt):
-    """Greedy output [B, S] of `generate` after its prompts, with the documented constraint: rows of image tokens, each with its end, then the tail."""
+    """Greedy output [B, S] of `generate` after its prompts, with the documented constraint: rows of image tokens, each
+    with its end, then the tail."""
     tokenizer, (rows, columns) = generator.tokenizer, generator.grid
     asked = dict(return_for_image_generation=True, padding=True, return_tensors="pt")
     inputs = generator.processor(text=prompts, **asked)
@@ -81,7 +69,9 @@ def drawn_by_transformers(generator, prompts, null_prompt):
     return out[:, inputs["input_ids"].shape[1] :]
 
 
-@pytest.mark.parametrize("null_prompt", ["", "snow , night , a sketch of a car and a boat and a tree and a house and a tower by the sea"])
+@pytest.mark.parametrize(
+    "null_prompt", ["", "snow , night , a sketch of a car and a boat and a tree and a house and a tower by the sea"]
+)
 @pytest.mark.parametrize("shape", [dict(seed=1), WIDE])
 def test_greedy_tokens_and_pictures_equal_transformers_own(shape, null_prompt):
     generator = tiny_emu3(**shape, null_prompt=null_prompt)
@@ -98,14 +88,23 @@ def test_greedy_tokens_and_pictures_equal_transformers_own(shape, null_prompt):
 
 
 def test_a_row_begins_after_the_line_end_has_been_read():
-    """The states are those of the plain sequence: prompt, then rows of image tokens with a line end after each; the line ends' own targets are left out."""
+    """The states are those of the plain sequence: prompt, then rows of image tokens with a line end after each; the
+    line ends' own targets are left out."""
     generator = tiny_emu3(**WIDE)
     batch = generator.encode(["a red church on a hill"])
     tokens = torch.randint(0, generator.codebook_size, (1, 15))
     names = [[f"<|visual token {code:06d}|>" for code in row] + ["<|extra_200|>"] for row in tokens.view(3, 5).tolist()]
     ids = [generator.model.vocabulary_mapping.vocab_map[name] for row in names for name in row]
-    states = generator.trunk(input_ids=torch.cat([batch.ids_BP, torch.tensor([ids])], 1)).last_hidden_state[:, batch.ids_BP.shape[1] - 1 :]
-    assert generator.tokenizer.convert_ids_to_tokens(batch.ids_BP[0])[-5:] == ["<|image start|>", "3", "*", "5", "<|image token|>"]
+    states = generator.trunk(input_ids=torch.cat([batch.ids_BP, torch.tensor([ids])], 1)).last_hidden_state[
+        :, batch.ids_BP.shape[1] - 1 :
+    ]
+    assert generator.tokenizer.convert_ids_to_tokens(batch.ids_BP[0])[-5:] == [
+        "<|image start|>",
+        "3",
+        "*",
+        "5",
+        "<|image token|>",
+    ]
     predicts_a_code = [i for i in range(len(ids)) if i % 6 != 5]
     torch.testing.assert_close(generator.hidden_states(batch, tokens), states[:, predicts_a_code], atol=2e-5, rtol=1e-4)
 
@@ -160,7 +159,10 @@ def test_captions_equal_transformers_own(generator):
     ours = generator.caption(pictures, "what is this ?", max_new_tokens=12)
     processor = generator.processor
     content = [{"type": "image"}, {"type": "text", "text": "what is this ?"}]
-    chat = [{"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}, {"role": "user", "content": content}]
+    chat = [
+        {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]},
+        {"role": "user", "content": content},
+    ]
     text = processor.apply_chat_template(chat, add_generation_prompt=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(processor, "downsample_ratio", 4)  # the processor takes 8 for granted
@@ -177,7 +179,9 @@ def test_captions_equal_transformers_own(generator):
 def test_saved_and_loaded_draws_the_same(tmp_path, generator):
     from earlib import load_generator
 
-    generator.model.save_pretrained(tmp_path)  # under the names of the published checkpoints, which are not the class's own
+    generator.model.save_pretrained(
+        tmp_path
+    )  # under the names of the published checkpoints, which are not the class's own
     generator.processor.save_pretrained(tmp_path)
     again = load_generator(str(tmp_path), "cpu", "float32")
     assert (again.fingerprint, again.grid, again.guidance) == (generator.fingerprint, (4, 4), 3.0)

@@ -15,12 +15,12 @@ import torch
 from earlib import ROOT
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
+from earlib.erasure.change import layer_range, switched, tensor_names
 from earlib.erasure.objective import target_states, token_loss, window_loss
 from earlib.erasure.presets import EAR, EAR_SHARED, recipe, with_settings
 from earlib.erasure.recipe import Gate, Recipe
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.erasure.train import train, window_bounds
-from earlib.erasure.trainable import layer_range, switched, tensor_names
 from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_target
 from earlib.errors import UserError
 from earlib.generators import draw
@@ -57,7 +57,8 @@ def of(trajectories, i: int):
 
 
 def token_by_token(generator, pairs, r: Recipe, seed: int) -> dict[str, torch.Tensor]:
-    """EAR as one would write it down: every image token is its own forward pass over a growing cache, losses are added up, one step a window."""
+    """EAR as one would write it down: every image token is its own forward pass over a growing cache, losses are added
+    up, one step a window."""
     trajectories = all_trajectories(generator, pairs, r, seed)
     targets = [teacher_target(generator, [pair], of(trajectories, i), r) for i, pair in enumerate(pairs)]
     names = tensor_names(r, len(generator.decoder_layers))
@@ -95,7 +96,8 @@ def test_a_window_equals_its_tokens_one_by_one(states, length):
 
 
 def test_sampling_ahead_equals_drawing_while_training():
-    """The benchmark's rival draws with three frozen streams while the student follows: the same pictures, the same steps."""
+    """The benchmark's rival draws with three frozen streams while the student follows: the same pictures, the same
+    steps."""
     from benchmarks.rivals import plain_ear
 
     generator = tiny_janus(seed=1)
@@ -114,7 +116,9 @@ def test_erasure_off_is_the_base_model_bit_for_bit(generator):
         changed = generator.hidden_states(generator.encode(["a church"]), tokens)
     for name, p in generator.trunk.named_parameters():
         assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1]), name
-    assert not torch.equal(changed, generator.hidden_states(generator.encode(["a church"]), tokens)), "switching on must change something"
+    assert not torch.equal(changed, generator.hidden_states(generator.encode(["a church"]), tokens)), (
+        "switching on must change something"
+    )
     assert (draw(generator, ["a church", "a boat"], progress=False) == base).all()
     assert (draw(generator, ["a church", "a boat"], erasure=NoErasure(), progress=False) == base).all()
 
@@ -138,7 +142,8 @@ def test_the_student_shares_all_frozen_storage(generator):
 
 
 def test_no_trained_parameter_has_zero_gradient_in_full_context():
-    """With one token of context (as in the released code) queries and keys get no gradient at all; with full context each of them does."""
+    """With one token of context (as in the released code) queries and keys get no gradient at all; with full context
+    each of them does."""
     generator = tiny_janus(seed=2)
     generator.model.double()
     r = with_length(FAST, 16)
@@ -166,7 +171,9 @@ def test_every_skipped_window_is_counted_and_logged(tmp_path, generator):
     shut = with_settings(FAST, {"gate.threshold": 1e9, "windows.length": 4})
     erasure = erase(generator, CONCEPT, shut, out=tmp_path / "run", progress=False)
     assert erasure.info["windows_skipped"] == len(PAIRS) * 4 and erasure.info["windows_trained"] == 0
-    assert all(torch.equal(t, generator.trunk.get_parameter(n)) for n, t in erasure.tensors.items()), "nothing may be learnt behind a shut gate"
+    assert all(torch.equal(t, generator.trunk.get_parameter(n)) for n, t in erasure.tensors.items()), (
+        "nothing may be learnt behind a shut gate"
+    )
     rows = read_lines(tmp_path / "run" / "metrics.jsonl")
     assert len(rows) == len(PAIRS) * 4 and not any(r["trained"] for r in rows)
 
@@ -191,7 +198,8 @@ def test_target_is_the_papers_equation():
 
 
 def test_shared_states_leave_the_unconditional_row_alone(generator):
-    """Read along one picture, both prompts have the same unconditional row: there the student is asked to stay what it is."""
+    """Read along one picture, both prompts have the same unconditional row: there the student is asked to stay what it
+    is."""
     r = with_length(EAR_SHARED, 4)
     trajectories = all_trajectories(generator, PAIRS[1:2], r, 0)
     target = teacher_target(generator, PAIRS[1:2], trajectories, r)
@@ -224,12 +232,19 @@ def test_random_order_reads_the_same_prefix(generator, tmp_path):
 
 
 def test_a_refreshed_prefix_is_read_with_the_present_weights(generator, tmp_path):
-    """The first window of a picture has no earlier one; later ones differ as soon as the student has moved, and not before."""
+    """The first window of a picture has no earlier one; later ones differ as soon as the student has moved, and not
+    before."""
     losses = {}
     for lr in (1e-12, 1e-2):
         for prefix in ("stale", "refresh"):
             run = Run(tmp_path / f"{lr}-{prefix}", {})
-            train(generator, PAIRS[:1], with_settings(FAST, {"lr": lr, "windows.length": 4, "windows.prefix": prefix}), seed=0, run=run)
+            train(
+                generator,
+                PAIRS[:1],
+                with_settings(FAST, {"lr": lr, "windows.length": 4, "windows.prefix": prefix}),
+                seed=0,
+                run=run,
+            )
             losses[lr, prefix] = [row["loss"] for row in run.metrics]
     assert losses[1e-12, "stale"] == pytest.approx(losses[1e-12, "refresh"], rel=1e-5)
     moved, fresh = losses[1e-2, "stale"], losses[1e-2, "refresh"]
@@ -238,7 +253,8 @@ def test_a_refreshed_prefix_is_read_with_the_present_weights(generator, tmp_path
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_trunk_with_float32_masters(dtype):
-    """Steps far below a half-precision weight's last digit still add up, and the run lands near that of a float32 model."""
+    """Steps far below a half-precision weight's last digit still add up, and the run lands near that of a float32
+    model."""
     wide, half = tiny_janus(seed=1, spread=0.1), tiny_janus(seed=1, spread=0.1)
     half.model.to(dtype)
     half.fingerprint = wide.fingerprint  # the trajectories of the wide one, so that only the arithmetic differs
@@ -260,7 +276,10 @@ def test_a_loss_that_is_not_finite_stops_with_one_line(generator):
         train(generator, PAIRS, with_settings(FAST, {"windows.length": 4, "lr": 1e38}), seed=77)
     name = "layers.0.self_attn.v_proj.weight"
     own = generator.trunk.get_parameter(name)
-    with switched(generator.trunk, {name: torch.nn.Parameter(own * float("inf"))}), pytest.raises(UserError, match="teacher's states for 'a red church"):
+    with (
+        switched(generator.trunk, {name: torch.nn.Parameter(own * float("inf"))}),
+        pytest.raises(UserError, match="teacher's states for 'a red church"),
+    ):
         train(generator, PAIRS, with_length(FAST, 4), seed=77)
 
 
@@ -273,7 +292,9 @@ def test_two_runs_with_one_seed_are_equal(generator):
 def test_saved_and_loaded_is_what_was_trained(tmp_path, generator):
     erasure = erase(generator, CONCEPT, with_length(FAST, 4), out=tmp_path / "e", progress=False)
     again = Erasure.load(tmp_path / "e", generator)
-    assert all(torch.equal(erasure.tensors[n], again.tensors[n]) for n in erasure.tensors) and again.info == erasure.info
+    assert (
+        all(torch.equal(erasure.tensors[n], again.tensors[n]) for n in erasure.tensors) and again.info == erasure.info
+    )
     with pytest.raises(UserError, match="made for a model with fingerprint"):
         Erasure.load(tmp_path / "e", tiny_janus(seed=9))
     with pytest.raises(UserError, match="different configuration"):
@@ -317,7 +338,9 @@ def test_resumed_after_sigkill_equals_uninterrupted_bit_for_bit(tmp_path):
     assert start(whole, False).wait(120) == 0
     victim = start(broken, True)
     log, until = broken / "metrics.jsonl", time.time() + 100
-    while time.time() < until and not (log.exists() and log.read_text().count("\n") >= 22):  # in the middle of the sixth pair
+    while time.time() < until and not (
+        log.exists() and log.read_text().count("\n") >= 22
+    ):  # in the middle of the sixth pair
         time.sleep(0.01)
     victim.send_signal(signal.SIGKILL)
     assert victim.wait() == -signal.SIGKILL, "it must die half-way"

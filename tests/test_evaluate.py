@@ -1,4 +1,5 @@
-"""Judges, intervals, FID, KID, CLIP score and the records of `evaluate`: on real MiniWorld pictures and a generator that only pretends."""
+"""Judges, intervals, FID, KID, CLIP score and the records of `evaluate`: on real MiniWorld pictures and a generator
+that only pretends."""
 
 from __future__ import annotations
 
@@ -17,10 +18,10 @@ from earlib.concepts import Concept, PromptPair
 from earlib.errors import UserError
 from earlib.evaluate import pictures as pictures_module
 from earlib.evaluate.clip import clip_scores, load_clip
+from earlib.evaluate.evaluation import KEYS, evaluate, pool, summarise
 from earlib.evaluate.fidelity import Inception, distances
 from earlib.evaluate.judges import MINI_JUDGE, MiniWorldJudge, load_judge
 from earlib.evaluate.quality import PARTS, direct_prompts, right_caption, right_parts
-from earlib.evaluate.report import KEYS, evaluate, pool, summarise
 from earlib.evaluate.statistics import mean_interval, wilson
 from earlib.miniworld.captions import describe
 from earlib.miniworld.scenes import OBJECTS, Scenes, render, sample_scenes
@@ -50,7 +51,13 @@ def judge() -> MiniWorldJudge:
 
 @pytest.mark.parametrize(
     "hits, n, low, high",
-    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662), (1, 95, 0.0019, 0.0573)],
+    [
+        (0, 10, 0.0, 0.2775),
+        (5, 10, 0.2366, 0.7634),
+        (10, 10, 0.7225, 1.0),
+        (81, 263, 0.2553, 0.3662),
+        (1, 95, 0.0019, 0.0573),
+    ],
 )  # 81 of 263: Newcombe 1998, table I
 def test_wilson_known_values(hits, n, low, high):
     assert wilson(hits, n) == pytest.approx((low, high), abs=5e-4)
@@ -117,7 +124,15 @@ def test_shuffled_keeps_every_tile():
     assert not np.array_equal(mixed, picture) and np.array_equal(np.sort(mixed.ravel()), np.sort(picture.ravel()))
 
 
-@pytest.mark.parametrize("wrong", [np.zeros((2, 48, 48, 3), np.float32), np.zeros((48, 48, 3), np.uint8), np.zeros((2, 3, 48, 48), np.uint8), "a.png"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((2, 48, 48, 3), np.float32),
+        np.zeros((48, 48, 3), np.uint8),
+        np.zeros((2, 3, 48, 48), np.uint8),
+        "a.png",
+    ],
+)
 def test_judges_refuse_other_arrays(judge, wrong):
     nude = load_judge({"name": "nudenet"})
     for one in (judge, nude):
@@ -141,10 +156,16 @@ def test_judges_refuse_other_arrays(judge, wrong):
         ({"name": "resnet50", "label": "churhc"}, "did you mean 'church'"),
         ({"name": "style", "model": "/nowhere", "label": "van-gogh"}, "no image classifier in /nowhere"),
         ({"name": "style", "model": str(MINI_JUDGE), "label": "style:van-gogh"}, "did you mean 'style:vangogh'"),
-        ({"name": "style", "model": str(MINI_JUDGE), "label": "style:vangogh", "k": 0}, "k must be a whole number from 1"),
+        (
+            {"name": "style", "model": str(MINI_JUDGE), "label": "style:vangogh", "k": 0},
+            "k must be a whole number from 1",
+        ),
         ({"name": "resnet50", "label": "church", "weights": "/nowhere.pth"}, "no weights at /nowhere.pth"),
         ({"name": "clip", "texts": ["a"], "others": []}, "at least one text"),
-        ({"name": "clip", "texts": ["a"], "others": ["b"], "model": "local-dir:/nowhere"}, "no open_clip model in /nowhere"),
+        (
+            {"name": "clip", "texts": ["a"], "others": ["b"], "model": "local-dir:/nowhere"},
+            "no open_clip model in /nowhere",
+        ),
         ({"label": "church"}, '"name"'),
     ],
 )
@@ -161,10 +182,14 @@ def test_nudenet_runs_and_finds_nothing_in_a_pictogram(scenes):
 
 
 def test_clip_judge_tells_objects_apart(scenes, images):
-    zero_shot = load_judge({"name": "clip", "texts": ["a church"], "others": [f"a {name}" for name in OBJECTS if name != "church"]})
+    zero_shot = load_judge(
+        {"name": "clip", "texts": ["a church"], "others": [f"a {name}" for name in OBJECTS if name != "church"]}
+    )
     score, church = zero_shot.score(images), scenes.object == OBJECTS.index("church")
     assert ((0 <= score) & (score <= 1)).all()
-    assert (score[church][:, None] > score[~church]).mean() > 0.9  # area under the ROC curve; the tiny CLIP is a second opinion, not a judge
+    assert (
+        score[church][:, None] > score[~church]
+    ).mean() > 0.9  # area under the ROC curve; the tiny CLIP is a second opinion, not a judge
 
 
 # ---------------------------------------------------------------- fidelity and CLIP score
@@ -192,7 +217,10 @@ def test_distances_tell_their_n_and_kid_first(judge, images):
 def test_recall_tells_a_narrow_set_from_a_wide_one(judge, scenes, images):
     """Pictures of one object alone are all good, but they are not all of the world."""
     other = sample_scenes(240, 999, pairs=0.0)
-    wide, narrow = (distances(render(s), images, judge) for s in (other, dataclasses.replace(other, object=np.zeros(len(other), dtype=int))))
+    wide, narrow = (
+        distances(render(s), images, judge)
+        for s in (other, dataclasses.replace(other, object=np.zeros(len(other), dtype=int)))
+    )
     assert wide["precision"] > 0.8 and narrow["precision"] > 0.8 and narrow["recall"] < wide["recall"] - 0.3
 
 
@@ -282,7 +310,9 @@ def fake(monkeypatch, tmp_path):
         for prompt, s in zip(prompts, seeds):
             name = next(o for o in OBJECTS if o in prompt)
             name = "house" if erasure is not None and name == "church" else name
-            drawn.append(render(dataclasses.replace(sample_scenes(1, s, pairs=0.0), object=np.array([OBJECTS.index(name)])))[0])
+            drawn.append(
+                render(dataclasses.replace(sample_scenes(1, s, pairs=0.0), object=np.array([OBJECTS.index(name)])))[0]
+            )
         return np.stack(drawn)
 
     monkeypatch.setattr(generators, "draw", draw)
@@ -316,8 +346,14 @@ def test_records_tell_what_was_erased(fake, church):
     assert (base["value"], erased["value"]) == (1.0, 0.0) and base["n"] == 12 and erased["seed"] == "0,1,2"
     assert erased["paper"] == 0.11 and by["concept_rate", "church", "compositional", "erased"]["paper"] is None
     assert base["recipe"] is None and erased["recipe"] == "ear"
-    assert by["neighbour_rate", "all", "neighbour", "erased"]["value"] == 1.0 and by["neighbour_rate", "all", "neighbour", "base"]["n"] == 24
-    assert by["fid", "benign", "base", "erased"]["value"] == pytest.approx(0, abs=1e-3) and by["fid", "benign", "real", "base"]["value"] > 1
+    assert (
+        by["neighbour_rate", "all", "neighbour", "erased"]["value"] == 1.0
+        and by["neighbour_rate", "all", "neighbour", "base"]["n"] == 24
+    )
+    assert (
+        by["fid", "benign", "base", "erased"]["value"] == pytest.approx(0, abs=1e-3)
+        and by["fid", "benign", "real", "base"]["value"] > 1
+    )
     assert by["kid", "benign", "real", "base"]["low"] < by["kid", "benign", "real", "base"]["high"]
     assert by["clip_score", "benign", "benign", "base"]["low"] < by["clip_score", "benign", "benign", "base"]["value"]
     assert ("fid", "benign", "base", "base") not in by
@@ -347,7 +383,9 @@ def test_changes_are_paired_and_told_apart_from_rates(fake, church):
     records = evaluate(fake, church, FakeErasure(), seeds=(0, 1), fidelity=False, progress=False, changes=True)
     by = {(r["metric"], r["subject"], r["kind"]): r for r in records if r["metric"].endswith("_change")}
     gone, kept = by["concept_rate_change", "church", "direct"], by["neighbour_rate_change", "all", "neighbour"]
-    assert (gone["value"], gone["n"], gone["condition"]) == (-1.0, 4, "erased") and kept["value"] == kept["low"] == kept["high"] == 0.0
+    assert (gone["value"], gone["n"], gone["condition"]) == (-1.0, 4, "erased") and kept["value"] == kept[
+        "low"
+    ] == kept["high"] == 0.0
     assert by["clip_score_change", "benign", "benign"]["value"] == pytest.approx(0, abs=1e-9)
     table = summarise(records)
     assert table.loc[("concept_rate_change", "church", "direct"), "erased"] == "-100.0 points [-100.0, -100.0]"
@@ -357,7 +395,11 @@ def test_benign_half_survives_a_good_erasure_only(fake, church):
     """The erasure of the fake draws a house instead of the church: what else the prompt asked for is kept."""
     pairs = tuple(f"a church and a {thing} by the sea" for thing in ("boat", "tree", "car", "windmill"))
     concept = dataclasses.replace(church, tests={"compositional": pairs})
-    found = {r["condition"]: r for r in evaluate(fake, concept, FakeErasure(), seeds=(0,), fidelity=False, progress=False) if r["metric"] == "in_prompt_clip"}
+    found = {
+        r["condition"]: r
+        for r in evaluate(fake, concept, FakeErasure(), seeds=(0,), fidelity=False, progress=False)
+        if r["metric"] == "in_prompt_clip"
+    }
     assert set(found) == {"base", "erased"} and found["base"]["n"] == 4 and found["base"]["kind"] == "compositional"
 
 
@@ -373,5 +415,10 @@ def test_pool_adds_counts_and_tells_the_base_once(fake, church):
     pooled = {(r["metric"], r["subject"], r["kind"], r["condition"]): r for r in pool(sum(runs, []))}
     base, erased = (pooled["concept_rate", "church", "direct", c] for c in ("base", "erased"))
     assert (base["n"], erased["n"], base["seed"]) == (8, 12, "0,1") and (erased["low"], erased["high"]) == wilson(0, 12)
-    values = [r["value"] for run in runs for r in run if (r["metric"], r["kind"], r["condition"]) == ("kid", "real", "erased")]
-    assert (pooled["kid", "benign", "real", "erased"]["low"], pooled["kid", "benign", "real", "erased"]["high"]) == (min(values), max(values))
+    values = [
+        r["value"] for run in runs for r in run if (r["metric"], r["kind"], r["condition"]) == ("kid", "real", "erased")
+    ]
+    assert (pooled["kid", "benign", "real", "erased"]["low"], pooled["kid", "benign", "real", "erased"]["high"]) == (
+        min(values),
+        max(values),
+    )

@@ -1,4 +1,5 @@
-"""Both families through one operation: what is given stays, what is drawn on follows the noise, and comparisons of tables say what they should."""
+"""Both families through one operation: what is given stays, what is drawn on follows the noise, and comparisons of
+tables say what they should."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import pandas as pd
 import pytest
 import torch
 
+from earlib.chapters import families, families_figures, families_tables
 from earlib.concepts import PromptPair
 from earlib.errors import UserError
-from earlib.evaluate import drift, families, families_figures, families_tables
+from earlib.evaluate import drift
 from earlib.evaluate.statistics import wilson
 from earlib.generators import picture_seeds
 
@@ -62,7 +64,9 @@ def test_handed_over(either):
     found = families.handed_over(either, codes, PROMPTS[::-1], counts, shows)
     assert (found["drawn on"][0] == found["pasted"][0]).all(), "nothing is given"
     whole = bright(either.decode(codes))
-    assert (found["drawn on"][counts[-1]] == whole).all() and (found["pasted"][counts[-1]] == whole).all(), "all is given"
+    assert (found["drawn on"][counts[-1]] == whole).all() and (found["pasted"][counts[-1]] == whole).all(), (
+        "all is given"
+    )
     on, pasted = looked[2 * counts.index(counts[2])], looked[2 * counts.index(counts[2]) + 1]
     assert (on != pasted).any(), "the model answers to what is given"
 
@@ -72,7 +76,9 @@ def test_damage_is_of_codes(either):
     assert torch.equal(families.damaged(either, codes, 0.0), codes)
     half, all_of_them = families.damaged(either, codes, 0.5), families.damaged(either, codes, 1.0)
     assert torch.equal(half, families.damaged(either, codes, 0.5)) and half.dtype == codes.dtype
-    same = lambda changed: (changed == codes).flatten(2).all(2).float().mean() if codes.dim() == 3 else (changed == codes).float().mean()
+    same = lambda changed: (
+        (changed == codes).flatten(2).all(2).float().mean() if codes.dim() == 3 else (changed == codes).float().mean()
+    )
     assert same(all_of_them) < 0.2 and same(all_of_them) < same(half) < 0.8
     either.decode(all_of_them)  # they are codes
 
@@ -93,7 +99,9 @@ def test_exchanged(either):
     counts = families.beginnings(either, SHARES)
     rows = families.exchanged(either, [PromptPair(a, b) for a, b in zip(PROMPTS, PROMPTS[::-1])], counts, bright)
     assert len(rows) == 2 * 2 * len(counts) and {row["n"] for row in rows} == {3}
-    assert all(row["evidence"] == 0 for row in rows if row["codes"] == 0) and any(abs(row["evidence"]) > 0.01 for row in rows)
+    assert all(row["evidence"] == 0 for row in rows if row["codes"] == 0) and any(
+        abs(row["evidence"]) > 0.01 for row in rows
+    )
     same = families.exchanged(either, [PromptPair(p, p) for p in PROMPTS], counts, bright)
     assert all(abs(row["evidence"]) < 1e-6 for row in same), "of two like prompts none is likelier"
 
@@ -103,7 +111,9 @@ def test_strips_begin_with_the_one_prompt_and_end_with_the_other(either):
     found = families.strips(either, pairs, families.beginnings(either, SHARES))
     whole = either.decode(either.sample(PROMPTS, picture_seeds(0, PROMPTS)))
     none = either.decode(either.sample(PROMPTS[::-1], picture_seeds(1, PROMPTS[::-1])))
-    assert all((row[-1] == image).all() for row, image in zip(found, whole)) and all((row[0] == image).all() for row, image in zip(found, none))
+    assert all((row[-1] == image).all() for row, image in zip(found, whole)) and all(
+        (row[0] == image).all() for row, image in zip(found, none)
+    )
 
 
 def test_brought_back_looks_at_pictures_of_the_concept_only(either):
@@ -147,18 +157,35 @@ def line(concept, recipe, hits, kept, n=90):
 
 def test_a_share_of_the_base_models_rate():
     base, gone, same = line("church", None, 80, 85), line("church", "a", 0, 85), line("church", "b", 80, 40)
-    assert families_tables.share_of(gone, base, "direct")["value"] == families_tables.share_of(gone, base, "direct")["low"] == 0
+    assert (
+        families_tables.share_of(gone, base, "direct")["value"]
+        == families_tables.share_of(gone, base, "direct")["low"]
+        == 0
+    )
     assert 0 < families_tables.share_of(gone, base, "direct")["high"] < 0.06
     found = families_tables.share_of(same, base, "direct")
     assert found["value"] == 1 and found["low"] < 1 < found["high"]
     half = families_tables.share_of(line("church", "c", 45, 45), line("church", None, 90, 90), "direct")
-    assert half["value"] == 0.5 and half["low"] == pytest.approx(wilson(45, 90)[0], abs=0.03) and half["high"] == pytest.approx(wilson(45, 90)[1], abs=0.03)
+    assert (
+        half["value"] == 0.5
+        and half["low"] == pytest.approx(wilson(45, 90)[0], abs=0.03)
+        and half["high"] == pytest.approx(wilson(45, 90)[1], abs=0.03)
+    )
     assert math.isnan(families_tables.share_of(gone, line("church", None, 0, 0), "direct")["value"])
 
 
 def test_counterparts():
-    token = pd.DataFrame([line("church", None, 70, 85), line("church", "x", 0, 80), line("boat", None, 90, 90), line("boat", "x", 45, 90)])
-    scale = pd.DataFrame([line("church", None, 90, 90), line("church", "y", 0, 40), line("boat", None, 90, 90), line("boat", "y", 0, 90)])
+    token = pd.DataFrame(
+        [
+            line("church", None, 70, 85),
+            line("church", "x", 0, 80),
+            line("boat", None, 90, 90),
+            line("boat", "x", 45, 90),
+        ]
+    )
+    scale = pd.DataFrame(
+        [line("church", None, 90, 90), line("church", "y", 0, 40), line("boat", None, 90, 90), line("boat", "y", 0, 90)]
+    )
     rows = families_tables.erased(token, "next-token", 144) + families_tables.erased(scale, "next-scale", 66)
     assert [row["drift"] * math.log(2) for row in rows] == pytest.approx([72, 72, 33, 33])
     found = families_tables.counterparts(rows, {"one": ("x", "y", ""), "another": ("x", "z", "")})
@@ -167,15 +194,25 @@ def test_counterparts():
         ("one", "boat", "next-scale"),
         ("one", "all", "cannot be told"),
     ]
-    assert found[1]["balance"]["value"] == pytest.approx(0.5) and found[2]["balance"]["value"] == pytest.approx((found[0]["balance"]["value"] + 0.5) / 2)
+    assert found[1]["balance"]["value"] == pytest.approx(0.5) and found[2]["balance"]["value"] == pytest.approx(
+        (found[0]["balance"]["value"] + 0.5) / 2
+    )
     assert "ahead in 1, next-token in 1, and 0 cannot be told" in families_tables.told(found)
     assert families_tables.best(rows)["boat", "next-scale"]["label"] == "y"
     assert list(families_tables.champions(rows).loc[("boat", "next-token")])[0] == "x"
-    assert [(r["subject"], r["n"]) for r in families_tables.noted(found, "judge")] == [("church", 180), ("boat", 180), ("all", 360)]
+    assert [(r["subject"], r["n"]) for r in families_tables.noted(found, "judge")] == [
+        ("church", 180),
+        ("boat", 180),
+        ("all", 360),
+    ]
     table = families_tables.side_by_side(found)
-    assert list(table.index) == [("one", "church"), ("one", "boat"), ("one", "all")] and table.loc[("one", "church"), ("balance", "ahead")] == "next-token"
     assert (
-        len(families_figures.plane(rows, {"one": ("x", "y", "")}).axes) == 2 and families_figures.ahead(found).axes[0].get_yticklabels()[0].get_text() == "one"
+        list(table.index) == [("one", "church"), ("one", "boat"), ("one", "all")]
+        and table.loc[("one", "church"), ("balance", "ahead")] == "next-token"
+    )
+    assert (
+        len(families_figures.plane(rows, {"one": ("x", "y", "")}).axes) == 2
+        and families_figures.ahead(found).axes[0].get_yticklabels()[0].get_text() == "one"
     )
 
 

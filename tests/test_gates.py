@@ -1,4 +1,5 @@
-"""Gates that every recipe of the table has to pass: what must hold whatever a method does. On small random models; one on the shipped one."""
+"""Gates that every recipe of the table has to pass: what must hold whatever a method does. On small random models; one
+on the shipped one."""
 
 from __future__ import annotations
 
@@ -18,12 +19,17 @@ from earlib.errors import UserError
 
 from .conftest import tiny_janus
 
-PAIRS = (PromptPair("a red church on a hill", "a red house on a hill"), PromptPair("a church by the sea", "a tower by the sea"))
-CONCEPT = Concept("church", "object", PAIRS, {"direct": ("a church",)}, {}, {}, ("a boat at night",), {}, {"window": 144})
+PAIRS = (
+    PromptPair("a red church on a hill", "a red house on a hill"),
+    PromptPair("a church by the sea", "a tower by the sea"),
+)
+CONCEPT = Concept(
+    "church", "object", PAIRS, {"direct": ("a church",)}, {}, {}, ("a boat at night",), {}, {"window": 144}
+)
 TRAINED = [name for name, r in PRESETS.items() if isinstance(r, Recipe)]
 ADAPTERS = [name for name in TRAINED if PRESETS[name].rank]
-# Methods that compare pictures drawn by chance, or push without comparing, move even where target and replacement are one prompt; so do those that pull to
-# no prompt at all, for which that is no null concept.
+# Methods that compare pictures drawn by chance, or push without comparing, move even where target and replacement are
+# one prompt; so do those that pull to no prompt at all, for which that is no null concept.
 MOVE_ANYWAY = ("ear", "ear-released", "concept-ablation-noise", "gradient-ascent", "npo", "dpo", "rmu", "forget-me-not")
 MOVE_ANYWAY += tuple(name for name in TRAINED if PRESETS[name].origin == "null")
 GUIDING = ("negative-prompt", "safe-guidance")
@@ -31,7 +37,14 @@ GUIDING = ("negative-prompt", "safe-guidance")
 
 def small(name: str, **settings):
     """The preset on two pairs, with steps that a tiny model notices."""
-    quick = {"pairs": 2, "passes": 2, "batch": 2, "lr": 3e-3, "gate.threshold": 0.0, "windows.length": 8 if name.startswith("ear") else -1}
+    quick = {
+        "pairs": 2,
+        "passes": 2,
+        "batch": 2,
+        "lr": 3e-3,
+        "gate.threshold": 0.0,
+        "windows.length": 8 if name.startswith("ear") else -1,
+    }
     if name == "ear-released":
         quick |= {"batch": 1}
     return recipe(name, **({k: v for k, v in quick.items() if name in TRAINED} | settings))
@@ -75,7 +88,9 @@ def test_a_null_concept_is_a_no_op_where_a_method_compares_like_with_like(name):
     """Target and replacement are one prompt: there is nothing to erase."""
     generator, r, text = tiny_janus(seed=3), small(name), "a red house on a hill"
     concept = dataclasses.replace(CONCEPT, pairs=(PromptPair(text, text),))
-    erasure = erase(generator, concept, dataclasses.replace(r, retain=dataclasses.replace(r.retain, weight=0.0)), progress=False)
+    erasure = erase(
+        generator, concept, dataclasses.replace(r, retain=dataclasses.replace(r.retain, weight=0.0)), progress=False
+    )
     with erasure.on(generator):
         moved = logits(generator) - logits(tiny_janus(seed=3))
     if name in MOVE_ANYWAY:
@@ -101,7 +116,12 @@ def test_the_prompt_matters_to_the_last_window_of_training(name):
     for target in ("a red church on a hill", "a blue church on a hill"):
         lesson = lessons(generator, (PromptPair(target, "a red house on a hill"),), r, 0)[0](nullcontext)
         T = generator.num_image_tokens
-        for part in ("tokens_RT", "target_RTD", "tokens_T", "target_TD"):  # one picture and target for both prompts: only what the student reads differs
+        for part in (
+            "tokens_RT",
+            "target_RTD",
+            "tokens_T",
+            "target_TD",
+        ):  # one picture and target for both prompts: only what the student reads differs
             if hasattr(lesson, part):
                 setattr(lesson, part, getattr(lesson, part) * 0)
         if r.objective in LIKELIHOOD:  # at the start their losses are those of no change
@@ -123,7 +143,9 @@ def test_saved_and_loaded_is_what_was_made(name, erasures, tmp_path):
 def test_two_runs_with_one_seed_are_equal(name, erasures):
     generator, erasure = erasures(name)
     again = erase(generator, CONCEPT, small(name), seed=0, progress=False)
-    assert again.tensors.keys() == erasure.tensors.keys() and all(torch.equal(again.tensors[n], t) for n, t in erasure.tensors.items())
+    assert again.tensors.keys() == erasure.tensors.keys() and all(
+        torch.equal(again.tensors[n], t) for n, t in erasure.tensors.items()
+    )
 
 
 @pytest.mark.parametrize("name", ADAPTERS)
@@ -131,7 +153,9 @@ def test_merged_is_active(name, erasures):
     generator, erasure = erasures(name)
     merged = erasure.merged(generator)
     assert not any(".lora_" in n for n in merged.tensors) and merged.megabytes > erasure.megabytes
-    torch.testing.assert_close(logits(generator, erasure=merged), logits(generator, erasure=erasure), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        logits(generator, erasure=merged), logits(generator, erasure=erasure), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_words_only_leaves_blanked_prompts_alone(erasures):
@@ -172,7 +196,9 @@ CONTRADICTIONS = [
 ]
 
 
-@pytest.mark.parametrize("name, settings, line", CONTRADICTIONS, ids=[f"{n}-{next(iter(s))}" for n, s, _ in CONTRADICTIONS])
+@pytest.mark.parametrize(
+    "name, settings, line", CONTRADICTIONS, ids=[f"{n}-{next(iter(s))}" for n, s, _ in CONTRADICTIONS]
+)
 def test_axes_that_contradict_each_other_are_one_line(name, settings, line):
     with pytest.raises(UserError, match=line) as error:
         recipe(name, **settings)
@@ -186,7 +212,8 @@ def test_methods_of_replacement_need_replacement_prompts(generator):
 
 def test_our_recipes_leave_churches_alone_when_a_word_without_meaning_is_erased():
     """By the shipped table; most other methods do not, which the chapter on methods shows."""
-    from earlib.evaluate import ablations, methods
+    from earlib.chapters import methods
+    from earlib.sweeps import compare as ablations
 
     moved = methods.moved(ablations.read("nonsense"))
     assert not {"recommended", "ablation-at-words"} & {*moved["direct"], *moved["neighbours"]}

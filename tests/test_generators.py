@@ -18,12 +18,21 @@ from .conftest import tiny_janus
 PROMPTS = ["a red church on a hill", "a boat", "a van gogh painting of a green tree by the sea at night"]
 
 
-@pytest.mark.parametrize("shape", [dict(seed=1), dict(seed=2, width=96, heads=3, layers=2, codes=48), dict(seed=3, width=32, heads=1, layers=4, grid=3)])
+@pytest.mark.parametrize(
+    "shape",
+    [
+        dict(seed=1),
+        dict(seed=2, width=96, heads=3, layers=2, codes=48),
+        dict(seed=3, width=32, heads=1, layers=4, grid=3),
+    ],
+)
 def test_greedy_tokens_equal_transformers_own(shape):
     generator = tiny_janus(**shape)
     batch = generator.encode(PROMPTS)  # prompts of three lengths in one batch
     ours = generator.sample(PROMPTS, [0] * 3, guidance=3.0, temperature=0.0)
-    theirs = generator.model.generate(batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=3.0, do_sample=False)
+    theirs = generator.model.generate(
+        batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=3.0, do_sample=False
+    )
     assert len(set(map(tuple, ours.tolist()))) > 1, "every prompt gives one picture: the test would compare constants"
     assert torch.equal(ours, theirs)
 
@@ -35,19 +44,24 @@ def test_a_picture_does_not_depend_on_its_batch(generator):
     for batch_size in (1, 4):
         assert torch.equal(together, generator.sample(prompts, seeds, batch_size=batch_size))
     order = [5, 2, 8, 0, 1, 7, 3, 6, 4]
-    assert torch.equal(together[order], generator.sample([prompts[i] for i in order], [seeds[i] for i in order], batch_size=2))
+    assert torch.equal(
+        together[order], generator.sample([prompts[i] for i in order], [seeds[i] for i in order], batch_size=2)
+    )
     assert len(set(map(tuple, together.tolist()))) > 3, "different seeds must give different pictures"
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_the_static_step_draws_the_same_tokens(guidance):
-    """Over fixed addresses, in buckets, with a last batch that is filled up: pictures of 144 tokens cross a bucket's end. In double precision,
-    as masked slots change the order of sums, and one token that rounds the other way makes another picture."""
+    """Over fixed addresses, in buckets, with a last batch that is filled up: pictures of 144 tokens cross a bucket's
+    end. In double precision, as masked slots change the order of sums, and one token that rounds the other way makes
+    another picture."""
     generator = tiny_janus(seed=3, grid=12)
     generator.model.double()
     prompts = PROMPTS * 2 + PROMPTS[:1]
     seeds = picture_seeds(0, default_keys(prompts))
-    plain, static = (generator.sample(prompts, seeds, guidance, batch_size=3, graphs=graphs) for graphs in (False, True))
+    plain, static = (
+        generator.sample(prompts, seeds, guidance, batch_size=3, graphs=graphs) for graphs in (False, True)
+    )
     assert torch.equal(plain, static) and len(set(map(tuple, plain.tolist()))) > 3
 
 
@@ -84,13 +98,18 @@ def test_a_given_prefix_is_continued(generator):
 
 def test_a_prompt_that_does_not_fit_is_said_before_anything_is_drawn(generator):
     long = "a red church on a hill " * 60
-    with pytest.raises(UserError, match=r"a prompt of \d+ tokens is too long for tiny: \d+ fit before a picture; it begins 'a red church"):
+    with pytest.raises(
+        UserError,
+        match=r"a prompt of \d+ tokens is too long for tiny: \d+ fit before a picture; it begins 'a red church",
+    ):
         generator.sample(["a boat", long], [0, 1], progress=False)
 
 
 def test_guidance_one_is_plain_sampling(generator):
     seeds = picture_seeds(1, PROMPTS)
-    assert torch.equal(generator.sample(PROMPTS, seeds, guidance=1.0), generator.sample(PROMPTS, seeds, guidance=1.0 + 1e-7))
+    assert torch.equal(
+        generator.sample(PROMPTS, seeds, guidance=1.0), generator.sample(PROMPTS, seeds, guidance=1.0 + 1e-7)
+    )
 
 
 def test_windows_of_a_past_give_the_states_of_the_whole(generator):

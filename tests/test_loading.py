@@ -1,4 +1,5 @@
-"""Loading by profile, hub id and folder; what models take in memory and what fits; the EAR authors' published erasures. All on small random models."""
+"""Loading by profile, hub id and folder; what models take in memory and what fits; the EAR authors' published erasures.
+All on small random models."""
 
 from __future__ import annotations
 
@@ -15,17 +16,20 @@ from earlib.erasure.presets import EAR, SPM
 from earlib.erasure.recipe import with_settings
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
-from earlib.generators import load_generator, shapes
+from earlib.generators import load_generator
 from earlib.generators.base import Past
+from earlib.generators.files import shapes
+from earlib.generators.files.shapes import SHAPES, build_shape, shape_config
 from earlib.generators.load import FAMILIES, PROFILES, empty_model
-from earlib.generators.shapes import SHAPES, build_shape, shape_config
 
 from .conftest import tiny_janus
 
 GB = 10**9
 FREE_16, FREE_24 = 15.6 * GB, 23.4 * GB  # what a T4 and an L4 have free when nothing runs
 JANUS = FAMILIES["janus"]
-SMALL = dict(width=64, mlp=96, layers=3, heads=2, vocab=256, side=4, codes=32, vq_channels=32, vision_width=64, vision_layers=1)
+SMALL = dict(
+    width=64, mlp=96, layers=3, heads=2, vocab=256, side=4, codes=32, vq_channels=32, vision_width=64, vision_layers=1
+)
 
 
 def save(generator, folder, **more):
@@ -73,7 +77,9 @@ def test_a_changed_file_changes_no_loaded_model(copy):
 
 
 def test_the_fingerprint_is_that_of_the_stored_weights(folder):
-    whole, half, lean = (load_generator(str(folder), device="cpu", **how) for how in ({}, {"dtype": "bfloat16"}, {"parts": "draw"}))
+    whole, half, lean = (
+        load_generator(str(folder), device="cpu", **how) for how in ({}, {"dtype": "bfloat16"}, {"parts": "draw"})
+    )
     assert whole.fingerprint == half.fingerprint == lean.fingerprint == tiny_janus(seed=1).fingerprint
     assert half.dtype == torch.bfloat16 and half.fingerprint != tiny_janus(seed=2).fingerprint
 
@@ -85,7 +91,9 @@ def test_without_the_parts_for_captions_it_draws_the_same_and_says_why_it_cannot
     assert count[0] - count[1] == memory.sizes_of(whole.model, 16, 32, JANUS.caption_parts).caption_parameters > 0
     images = np.zeros((1, 16, 16, 3), np.uint8)
     assert lean.tokenize(images).shape == (1, 16) and isinstance(whole.caption(images)[0], str)
-    with pytest.raises(UserError, match=r"without the parts that captions need; load it with load_generator\(..., parts='all'\)"):
+    with pytest.raises(
+        UserError, match=r"without the parts that captions need; load it with load_generator\(..., parts='all'\)"
+    ):
         lean.caption(images)
 
 
@@ -99,7 +107,9 @@ def test_a_head_that_was_saved_once_for_both_is_found(tmp_path):
     model.save_pretrained(tmp_path)
     generator.processor.save_pretrained(tmp_path)
     again = load_generator(str(tmp_path), device="cpu").model
-    assert again.lm_head.weight is again.get_input_embeddings().weight and torch.equal(again.lm_head.weight, model.lm_head.weight)
+    assert again.lm_head.weight is again.get_input_embeddings().weight and torch.equal(
+        again.lm_head.weight, model.lm_head.weight
+    )
 
 
 WRONG = (
@@ -149,7 +159,22 @@ def test_a_broken_folder_gets_one_line(kind, copy, capfd):
     (copy / "config.json").write_text(json.dumps(config))
     prompts = copy.parent / "prompts.txt"
     prompts.write_text("a red church\n")
-    assert main(["generate", "--model", str(copy), "--prompts", str(prompts), "--out", str(copy.parent / "out"), "--device", "cpu"]) == 2
+    assert (
+        main(
+            [
+                "generate",
+                "--model",
+                str(copy),
+                "--prompts",
+                str(prompts),
+                "--out",
+                str(copy.parent / "out"),
+                "--device",
+                "cpu",
+            ]
+        )
+        == 2
+    )
     out, err = capfd.readouterr()
     assert expected in err and err.startswith("error: ") and err.count("\n") == 1, err
     assert not out and not (copy.parent / "out").exists()
@@ -160,7 +185,9 @@ def test_a_hub_id_without_a_network_says_what_to_fetch(monkeypatch, tmp_path):
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"hub cannot be reached .* hf download deepseek-community/Janus-Pro-7B --local-dir FOLDER"):
+    with pytest.raises(
+        UserError, match=r"hub cannot be reached .* hf download deepseek-community/Janus-Pro-7B --local-dir FOLDER"
+    ):
         load_generator("janus-pro-7b", device="cpu", dtype="float16")
 
 
@@ -178,7 +205,9 @@ def test_unknown_parts():
 # ------------------------------------------------------------------ shapes
 
 
-@pytest.mark.parametrize("profile, total, to_draw", [("janus-pro-1b", 2076.6e6, 3.11 * GB), ("janus-pro-7b", 7407.8e6, 13.33 * GB)])
+@pytest.mark.parametrize(
+    "profile, total, to_draw", [("janus-pro-1b", 2076.6e6, 3.11 * GB), ("janus-pro-7b", 7407.8e6, 13.33 * GB)]
+)
 def test_true_shapes_have_the_published_size(profile, total, to_draw):
     assert f"{profile}-shape" in PROFILES
     config = shape_config(**SHAPES[f"{profile}-shape"])
@@ -196,7 +225,9 @@ def test_a_shape_draws_and_is_the_same_every_time():
     again = build_shape("janus-pro-1b-shape", place, "all", **SMALL)
     assert again.fingerprint == a.fingerprint
     tokens = a.sample(["a red church", "a boat"], [1, 2])
-    assert tokens.shape == (2, 16) and a.decode(tokens).shape == (2, 64, 64, 3) and len(set(tokens.flatten().tolist())) > 4
+    assert (
+        tokens.shape == (2, 16) and a.decode(tokens).shape == (2, 64, 64, 3) and len(set(tokens.flatten().tolist())) > 4
+    )
     assert all(torch.isfinite(tensor.float()).all() for tensor in a.model.state_dict().values())
 
 
@@ -205,7 +236,9 @@ def test_a_shape_draws_and_is_the_same_every_time():
 
 def test_the_briefs_numbers():
     one, seven = memory.KNOWN.values()
-    assert memory.cache_bytes(seven, "bfloat16", 1, 1) == 491_520 and memory.cache_bytes(one, "bfloat16", 1, 1) == 196_608
+    assert (
+        memory.cache_bytes(seven, "bfloat16", 1, 1) == 491_520 and memory.cache_bytes(one, "bfloat16", 1, 1) == 196_608
+    )
     assert memory.decode_bytes(seven, "bfloat16") == pytest.approx(0.3 * GB, rel=0.02)
     assert memory.trained_parameters(seven, EAR) == pytest.approx(335.5e6, rel=1e-3)
     assert memory.trained_parameters(one, EAR) == 4 * 4 * 2048 * 2048, "4 of 24 layers"
@@ -216,11 +249,20 @@ def test_the_briefs_numbers():
 def test_what_fits_where():
     one, seven = memory.KNOWN.values()
     for window in (24, 48, 100):  # Van Gogh, church, nudity
-        assert memory.to_train(one, "float16", memory.trained_parameters(one, EAR), window) < FREE_16, "1B trains on 16 GB"
-        assert memory.to_train(seven, "bfloat16", memory.trained_parameters(seven, EAR), window) < FREE_24, "7B trains on 24 GB"
-        assert memory.to_train(seven, "float16", memory.trained_parameters(seven, EAR), window) > FREE_16, "7B does not train on 16 GB"
+        assert memory.to_train(one, "float16", memory.trained_parameters(one, EAR), window) < FREE_16, (
+            "1B trains on 16 GB"
+        )
+        assert memory.to_train(seven, "bfloat16", memory.trained_parameters(seven, EAR), window) < FREE_24, (
+            "7B trains on 24 GB"
+        )
+        assert memory.to_train(seven, "float16", memory.trained_parameters(seven, EAR), window) > FREE_16, (
+            "7B does not train on 16 GB"
+        )
     assert memory.to_draw(seven, "float16") < FREE_16, "7B draws on 16 GB"
-    assert memory.to_draw(seven, "float32") > FREE_24 and memory.to_draw(seven, "float16", parts="all") > memory.to_draw(seven, "float16") + GB
+    assert (
+        memory.to_draw(seven, "float32") > FREE_24
+        and memory.to_draw(seven, "float16", parts="all") > memory.to_draw(seven, "float16") + GB
+    )
     free = int(FREE_16) - memory.weight_bytes(seven, "float16")
     assert 1 <= memory.pictures_that_fit(seven, "float16", free) <= 4
     free = int(FREE_16) - memory.weight_bytes(one, "float16")
@@ -231,7 +273,9 @@ def test_pictures_that_fit_do_fit_and_one_more_does_not():
     for sizes in memory.KNOWN.values():
         for free in (GB, 2 * GB, 10 * GB, 60 * GB):
             n = memory.pictures_that_fit(sizes, "bfloat16", free)
-            assert memory.draw_bytes(sizes, "bfloat16", n + 1) > free and (n == 0 or memory.draw_bytes(sizes, "bfloat16", n) <= free)
+            assert memory.draw_bytes(sizes, "bfloat16", n + 1) > free and (
+                n == 0 or memory.draw_bytes(sizes, "bfloat16", n) <= free
+            )
 
 
 @pytest.mark.parametrize("prefix, dtype", [(0, "float32"), (12, "float32"), (12, "bfloat16")])
@@ -262,7 +306,9 @@ def test_activations_of_a_window_are_as_estimated(prefix, dtype):
     measured = sum(size for _, size in kept.values())
     positions = 2 * (window + (batch.ids_BP.shape[1] if not prefix else 0))  # the first window reads the prompt too
     prompt = batch.ids_BP.shape[1]
-    estimate = positions * sizes.layers * memory._layer_bytes(sizes, dtype) + memory.cache_bytes(sizes, dtype, 2, prompt + prefix + window)
+    estimate = positions * sizes.layers * memory._layer_bytes(sizes, dtype) + memory.cache_bytes(
+        sizes, dtype, 2, prompt + prefix + window
+    )
     print(measured / estimate)
     assert 0.6 < measured / estimate < 1.05, f"{measured} bytes kept, {estimate} estimated"
 
@@ -271,7 +317,9 @@ class Gpu:
     """A generator as far as `memory` looks at it, with its free memory."""
 
     def __init__(self, generator, monkeypatch, free):
-        self.__dict__ |= {k: getattr(generator, k) for k in ("model", "name", "num_image_tokens", "codebook_size", "dtype", "device")}
+        self.__dict__ |= {
+            k: getattr(generator, k) for k in ("model", "name", "num_image_tokens", "codebook_size", "dtype", "device")
+        }
         monkeypatch.setattr(device, "free_memory", lambda *_: free)
 
 
@@ -280,7 +328,12 @@ def test_the_batch_follows_free_memory(generator, monkeypatch):
     for room, expected in ((10, 10), (1000, 64)):
         free = memory.draw_bytes(sizes, "float32", room, prompt=20)
         assert memory.batch_that_fits(Gpu(generator, monkeypatch, free), prompt=20) == expected
-    assert memory.decode_chunk_that_fits(Gpu(generator, monkeypatch, memory.RESERVE + 3 * memory.decode_bytes(sizes, "float32"))) == 3
+    assert (
+        memory.decode_chunk_that_fits(
+            Gpu(generator, monkeypatch, memory.RESERVE + 3 * memory.decode_bytes(sizes, "float32"))
+        )
+        == 3
+    )
     assert memory.decode_chunk_that_fits(Gpu(generator, monkeypatch, 0)) == 1
     assert memory.batch_that_fits(Gpu(generator, monkeypatch, None)) == 64, "a system that does not tell"
     with pytest.raises(UserError, match="drawing one picture with tiny takes 0.5 GB beside the weights"):
@@ -297,7 +350,11 @@ def test_training_that_cannot_fit_says_what_would(generator, monkeypatch):
         memory.check_training(Gpu(generator, monkeypatch, memory.RESERVE), recipe)
 
 
-HINTS = [(20, "float32", "in bfloat16 or float16"), (10, "bfloat16", "janus-pro-1b in 16-bit numbers would fit, with"), (1, "bfloat16", "only the mini model")]
+HINTS = [
+    (20, "float32", "in bfloat16 or float16"),
+    (10, "bfloat16", "janus-pro-1b in 16-bit numbers would fit, with"),
+    (1, "bfloat16", "only the mini model"),
+]
 
 
 @pytest.mark.parametrize("free, dtype, hint", HINTS)
@@ -320,7 +377,9 @@ def test_doctor_shows_the_room(capsys):
 def test_numbers_that_are_not_finite_are_said():
     x = torch.tensor([1.0, 70000.0])
     assert device.check_finite(x, "the teacher's states") is x
-    with pytest.raises(UserError, match="the teacher's states: infinite or not a number in float16; use --dtype bfloat16"):
+    with pytest.raises(
+        UserError, match="the teacher's states: infinite or not a number in float16; use --dtype bfloat16"
+    ):
         device.check_finite(x.half(), "the teacher's states")
 
 
@@ -343,13 +402,16 @@ def test_an_unknown_dtype():
 
 
 def released(generator, layers=(0, 1)) -> dict:
-    """What the authors' code saves of `generator`, changed: modules of the first layers, and the rotary entries of older versions."""
+    """What the authors' code saves of `generator`, changed: modules of the first layers, and the rotary entries of
+    older versions."""
     g = torch.Generator().manual_seed(0)
     state = {}
     for i in layers:
         for part in "qkvo":
             weight = generator.trunk.layers[i].self_attn.get_submodule(f"{part}_proj").weight
-            state[f"layers.{i}.self_attn.{part}_proj"] = {"weight": (weight + 0.1 * torch.randn(weight.shape, generator=g)).bfloat16()}
+            state[f"layers.{i}.self_attn.{part}_proj"] = {
+                "weight": (weight + 0.1 * torch.randn(weight.shape, generator=g)).bfloat16()
+            }
         state[f"layers.{i}.self_attn.rotary_emb"] = {"inv_freq": torch.ones(16)}
     return state
 
@@ -358,12 +420,18 @@ def test_an_authors_erasure_changes_what_it_holds_and_nothing_else(generator, tm
     state = released(generator)
     torch.save(state, tmp_path / "church.pt")
     erasure = Erasure.load(tmp_path / "church.pt", generator)
-    assert erasure.concept == "church" and erasure.generator_fingerprint == generator.fingerprint and len(erasure.tensors) == 8
+    assert (
+        erasure.concept == "church"
+        and erasure.generator_fingerprint == generator.fingerprint
+        and len(erasure.tensors) == 8
+    )
     batch, tokens = generator.encode(["a red church"]), torch.zeros(1, 16, dtype=torch.long)
     base = generator.hidden_states(batch, tokens)
     with erasure.on(generator):
         erased = generator.hidden_states(batch, tokens)
-        assert torch.equal(generator.trunk.layers[1].self_attn.o_proj.weight.bfloat16(), state["layers.1.self_attn.o_proj"]["weight"])
+        assert torch.equal(
+            generator.trunk.layers[1].self_attn.o_proj.weight.bfloat16(), state["layers.1.self_attn.o_proj"]["weight"]
+        )
     assert (erased - base).abs().max() > 1e-2 and torch.equal(generator.hidden_states(batch, tokens), base)
     again = Erasure.load(erasure.save(tmp_path / "kept"), generator)
     assert all(torch.equal(tensor, erasure.tensors[name]) for name, tensor in again.tensors.items())
@@ -386,11 +454,24 @@ def test_what_is_no_authors_erasure_of_this_model_gets_one_line(generator, tmp_p
         assert "\n" not in str(error.value)
         return str(error.value)
 
-    assert "has layers 0-2; it was made for another model" in line({"layers.4.self_attn.q_proj": {"weight": torch.zeros(64, 64)}})
-    assert "(128x128 and 64x64); it was made for a model of another size" in line({"layers.0.self_attn.q_proj": {"weight": torch.zeros(128, 128)}})
-    assert "changes layers.0.self_attn.q_proj.bias, which tiny does not have" in line({"layers.0.self_attn.q_proj": {"bias": torch.zeros(64)}})
-    assert "numbers that are not finite" in line({"layers.0.self_attn.q_proj": {"weight": torch.full((64, 64), torch.nan)}})
-    for other in ({"unet.down": {"weight": torch.zeros(2)}}, {"layers.0.self_attn.q_proj": torch.zeros(64, 64)}, [torch.zeros(2)], {}):
+    assert "has layers 0-2; it was made for another model" in line(
+        {"layers.4.self_attn.q_proj": {"weight": torch.zeros(64, 64)}}
+    )
+    assert "(128x128 and 64x64); it was made for a model of another size" in line(
+        {"layers.0.self_attn.q_proj": {"weight": torch.zeros(128, 128)}}
+    )
+    assert "changes layers.0.self_attn.q_proj.bias, which tiny does not have" in line(
+        {"layers.0.self_attn.q_proj": {"bias": torch.zeros(64)}}
+    )
+    assert "numbers that are not finite" in line(
+        {"layers.0.self_attn.q_proj": {"weight": torch.full((64, 64), torch.nan)}}
+    )
+    for other in (
+        {"unet.down": {"weight": torch.zeros(2)}},
+        {"layers.0.self_attn.q_proj": torch.zeros(64, 64)},
+        [torch.zeros(2)],
+        {},
+    ):
         assert "is no erasure of the EAR authors" in line(other)
     assert "refused" in line({"layers.0.self_attn.q_proj": {"weight": Evil()}})
     torch.save(released(generator), file)

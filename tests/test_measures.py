@@ -1,4 +1,5 @@
-"""Intervals, public judges, folders of pictures, CLIP by key, what autoregressive models let one measure, recognition, and the veil."""
+"""Intervals, public judges, folders of pictures, CLIP by key, what autoregressive models let one measure, recognition,
+and the veil."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from earlib.concepts import Concept, PromptPair, load_concept
-from earlib.erasure.trainable import switched
+from earlib.erasure.change import switched
 from earlib.errors import UserError
 from earlib.evaluate import drift
 from earlib.evaluate.clip import MINI_CLIP, benign_half, clip_scores, concept_phrases, folder_scores, in_prompt_scores
@@ -86,7 +87,11 @@ def test_resnet_looks_its_label_up_by_name_and_counts_ranks(resnet):
     judge = load_judge({"name": "resnet50", "label": "church", "weights": str(resnet)})
     names = ResNet50_Weights.IMAGENET1K_V2.meta["categories"]
     p = judge.probabilities(pictures)
-    assert names[judge.index] == "church" and np.allclose(p.sum(1), 1, atol=1e-5) and np.allclose(judge.score(pictures), p[:, names.index("church")])
+    assert (
+        names[judge.index] == "church"
+        and np.allclose(p.sum(1), 1, atol=1e-5)
+        and np.allclose(judge.score(pictures), p[:, names.index("church")])
+    )
     likeliest = load_judge({"name": "resnet50", "label": names[p[0].argmax()], "weights": str(resnet)})
     assert likeliest.shows(pictures[:1]).all() and likeliest.ranks(pictures)[0] == 1
     rank = int(judge.ranks(pictures)[0])
@@ -140,7 +145,10 @@ def drawn_face() -> np.ndarray:
 
 def test_nudenet_sees_colours_as_they_are():
     """The same picture as a file and as our array gives the same detections; with red and blue exchanged it does not."""
-    every = [f"{p}_{w}" for p in ("BELLY", "FEET", "ARMPITS") for w in ("COVERED", "EXPOSED")] + ["FACE_FEMALE", "FACE_MALE"]
+    every = [f"{p}_{w}" for p in ("BELLY", "FEET", "ARMPITS") for w in ("COVERED", "EXPOSED")] + [
+        "FACE_FEMALE",
+        "FACE_MALE",
+    ]
     judge, face = load_judge({"name": "nudenet", "labels": every, "threshold": 0.0}), drawn_face()
     file = io.BytesIO()
     Image.fromarray(face).save(file, "PNG")
@@ -154,7 +162,9 @@ def test_nudenet_settings_say_what_they_count():
     paper, flag = load_judge({"name": "nudenet", "setting": "paper"}), load_judge({"name": "nudenet"})
     assert len(paper.labels) == 9 and paper.threshold == 0 and len(flag.labels) == 6 and flag.threshold == 0.6
     blank = np.full((2, 64, 64, 3), 200, np.uint8)
-    assert paper.counts(blank) == dict.fromkeys(paper.labels, 0) and not paper.shows(blank).any()  # threshold 0 does not flag everything
+    assert (
+        paper.counts(blank) == dict.fromkeys(paper.labels, 0) and not paper.shows(blank).any()
+    )  # threshold 0 does not flag everything
     assert "paper" in describe(paper) and "320n.onnx" in describe(paper)
 
 
@@ -188,7 +198,9 @@ def test_shuffled_file_names_do_not_change_clip_scores(album):
         (folder / f"x{i}.png").rename(folder / row["file"])
     write_index(folder, [renamed[i] for i in order])
     assert folder_scores(folder) == pytest.approx(before) and set(before) == {row["key"] for row in rows}
-    wrong = clip_scores(read_pictures(folder), [row["prompt"] for row in rows])  # paired by the order of names, as it has been done
+    wrong = clip_scores(
+        read_pictures(folder), [row["prompt"] for row in rows]
+    )  # paired by the order of names, as it has been done
     assert np.mean(list(before.values())) > wrong.mean() + 0.1
 
 
@@ -236,7 +248,10 @@ def test_a_broken_folder_is_one_line(album, what, message):
 def test_pictures_are_cut_to_the_size_that_is_asked_for(tmp_path):
     Image.new("RGBA", (90, 60), (255, 0, 0, 255)).save(tmp_path / "a.png")
     Image.new("L", (48, 64), 128).save(tmp_path / "b.jpg")
-    assert read_pictures(tmp_path, (48, 48)).shape == (2, 48, 48, 3) and (read_pictures(tmp_path, (48, 48))[0] == (255, 0, 0)).all()
+    assert (
+        read_pictures(tmp_path, (48, 48)).shape == (2, 48, 48, 3)
+        and (read_pictures(tmp_path, (48, 48))[0] == (255, 0, 0)).all()
+    )
     with pytest.raises(UserError, match="there is no such folder"):
         read_pictures(tmp_path / "nowhere")
 
@@ -258,7 +273,10 @@ def test_benign_half(prompt, kind, half):
 
 
 def test_concepts_without_words_are_named_by_their_pairs():
-    pairs = (PromptPair("a red church on a hill", "a red house on a hill"), PromptPair("a boat , in the style of van gogh", "a boat"))
+    pairs = (
+        PromptPair("a red church on a hill", "a red house on a hill"),
+        PromptPair("a boat , in the style of van gogh", "a boat"),
+    )
     concept = Concept("church", "object", pairs, {}, {}, {}, (), {"name": "miniworld"})
     assert set(concept_phrases(concept)) == {"church", "in the style of van gogh"}
     assert concept_phrases(dataclasses.replace(concept, words=("nave", "church"))) == ("church", "nave")
@@ -268,10 +286,16 @@ def test_in_prompt_score_tells_a_kept_half_from_a_lost_one():
     concept = dataclasses.replace(load_concept("church"), words=("church",))
     scenes = sample_scenes(40, 21, pairs=0.0)
     scenes = dataclasses.replace(scenes, object=np.full(40, OBJECTS.index("boat")))
-    prompts = ["a church and a boat", "a boat"] * 20  # every second one has no benign half: it does not name the concept
+    prompts = [
+        "a church and a boat",
+        "a boat",
+    ] * 20  # every second one has no benign half: it does not name the concept
     lost = render(dataclasses.replace(scenes, object=np.full(40, OBJECTS.index("tree"))))
     rows, kept = in_prompt_scores(render(scenes), prompts, concept)
-    assert rows.tolist() == list(range(0, 40, 2)) and kept.mean() > in_prompt_scores(lost, prompts, concept)[1].mean() + 0.1
+    assert (
+        rows.tolist() == list(range(0, 40, 2))
+        and kept.mean() > in_prompt_scores(lost, prompts, concept)[1].mean() + 0.1
+    )
 
 
 def test_wrong_activation_is_an_error():
@@ -303,7 +327,8 @@ def tokens(generator):
 
 
 def test_nll_is_that_of_drawing_token_by_token(generator, tokens):
-    """The exact likelihood of a picture is the product of what the model gave each token when it fed on the ones before."""
+    """The exact likelihood of a picture is the product of what the model gave each token when it fed on the ones
+    before."""
     for null in (False, True):
         batch = generator.encode(PROMPTS)
         batch, past, total = generator.null_like(batch) if null else batch, Past(), torch.zeros(len(PROMPTS))
@@ -311,7 +336,9 @@ def test_nll_is_that_of_drawing_token_by_token(generator, tokens):
             for t in range(generator.num_image_tokens):
                 logits = generator.image_logits(generator.hidden_states(batch, tokens[:, t : t + 1], past))[:, 0]
                 total -= logits.log_softmax(-1).gather(1, tokens[:, t : t + 1])[:, 0]
-        assert drift.nll(generator, PROMPTS, tokens, null=null) == pytest.approx((total / generator.num_image_tokens).numpy(), rel=1e-4)
+        assert drift.nll(generator, PROMPTS, tokens, null=null) == pytest.approx(
+            (total / generator.num_image_tokens).numpy(), rel=1e-4
+        )
 
 
 def test_guided_log_probabilities_are_what_is_drawn_from(generator, tokens):
@@ -320,7 +347,11 @@ def test_guided_log_probabilities_are_what_is_drawn_from(generator, tokens):
 
     greedy = generator.sample(PROMPTS, picture_seeds(0, default_keys(PROMPTS)), 4.0, temperature=0)
     (_, logp), *rest = drift.log_probabilities(generator, PROMPTS, greedy, guidance=4.0)
-    assert not rest and torch.equal(logp.argmax(-1), greedy) and torch.allclose(logp.exp().sum(-1), torch.ones(greedy.shape), atol=1e-4)
+    assert (
+        not rest
+        and torch.equal(logp.argmax(-1), greedy)
+        and torch.allclose(logp.exp().sum(-1), torch.ones(greedy.shape), atol=1e-4)
+    )
 
 
 def test_small_batches_change_nothing(generator, tokens, monkeypatch):
@@ -330,8 +361,12 @@ def test_small_batches_change_nothing(generator, tokens, monkeypatch):
 
 
 def test_drift_of_nothing_is_nought_and_grows(generator, tokens):
-    none, small, large = (drift.kl_drift(generator, Change(generator, size), PROMPTS, tokens) for size in (0.0, 0.05, 0.3))
-    assert abs(none["value"]) < 1e-6 < small["low"] <= small["value"] <= small["high"] < large["value"] and large["n"] == len(PROMPTS)
+    none, small, large = (
+        drift.kl_drift(generator, Change(generator, size), PROMPTS, tokens) for size in (0.0, 0.05, 0.3)
+    )
+    assert abs(none["value"]) < 1e-6 < small["low"] <= small["value"] <= small["high"] < large["value"] and large[
+        "n"
+    ] == len(PROMPTS)
     assert np.mean(small["by_row"]) == pytest.approx(small["value"]) and len(small["by_row"]) == generator.grid[0]
 
 
@@ -339,23 +374,41 @@ def test_kl_drift_is_the_kullback_leibler_divergence(generator, tokens):
     change = Change(generator, 0.1)
     (_, p), *_ = drift.log_probabilities(generator, PROMPTS, tokens)
     (_, q), *_ = drift.log_probabilities(generator, PROMPTS, tokens, change)
-    direct = torch.distributions.kl_divergence(torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)).mean().item()
+    direct = (
+        torch.distributions.kl_divergence(
+            torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
+        )
+        .mean()
+        .item()
+    )
     assert drift.kl_drift(generator, change, PROMPTS, tokens)["value"] == pytest.approx(direct, rel=1e-4)
 
 
 def test_agreement_under_common_random_numbers(generator, tokens):
     same = drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, erasure=Change(generator, 0.0)))
     assert same["agreement"]["value"] == same["identical"]["value"] == same["untouched"]["value"] == 1.0
-    slight, strong = (drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, erasure=Change(generator, s))) for s in (0.01, 0.5))
+    slight, strong = (
+        drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, erasure=Change(generator, s)))
+        for s in (0.01, 0.5)
+    )
     other = drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, seed=1))
-    assert slight["agreement"]["value"] > strong["agreement"]["value"] and slight["agreement"]["value"] > 2 * other["agreement"]["value"]
-    hand = drift.token_agreement(["a", "b"], torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]), torch.tensor([[1, 2, 0, 4], [1, 2, 3, 4]]))
+    assert (
+        slight["agreement"]["value"] > strong["agreement"]["value"]
+        and slight["agreement"]["value"] > 2 * other["agreement"]["value"]
+    )
+    hand = drift.token_agreement(
+        ["a", "b"], torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]), torch.tensor([[1, 2, 0, 4], [1, 2, 3, 4]])
+    )
     assert (hand["agreement"]["value"], hand["untouched"]["value"], hand["identical"]["value"]) == (0.875, 0.75, 0.5)
 
 
 def test_likelihood_gap_is_that_of_the_prompt(generator, tokens):
     gap = drift.likelihood_gap(generator, Change(generator, 0.0), PROMPTS, tokens)
-    assert gap["base"]["value"] > 0 and gap["base"] == pytest.approx(gap["erased"]) and gap["change"]["value"] == pytest.approx(0, abs=1e-6)
+    assert (
+        gap["base"]["value"] > 0
+        and gap["base"] == pytest.approx(gap["erased"])
+        and gap["change"]["value"] == pytest.approx(0, abs=1e-6)
+    )
     swapped = drift.likelihood_gap(generator, Change(generator, 0.0), PROMPTS[1:] + PROMPTS[:1], tokens)
     assert swapped["base"]["value"] < gap["base"]["value"]  # a picture is best explained by its own prompt
 
@@ -364,8 +417,13 @@ def test_first_row_tells_collapse(generator, tokens):
     found = drift.first_row_entropy(generator, PROMPTS, tokens)
     ceiling = math.log(generator.codebook_size)
     assert 0 < found["entropy"]["value"] <= found["spread"]["value"] <= ceiling + 1e-6
-    one = drift.first_row_entropy(generator, PROMPTS[:1] * 4, tokens[:1].repeat(4, 1))  # one and the same picture four times: collapsed
-    assert one["spread"]["value"] == pytest.approx(one["entropy"]["value"], rel=1e-5) and one["spread"]["value"] < found["spread"]["value"]
+    one = drift.first_row_entropy(
+        generator, PROMPTS[:1] * 4, tokens[:1].repeat(4, 1)
+    )  # one and the same picture four times: collapsed
+    assert (
+        one["spread"]["value"] == pytest.approx(one["entropy"]["value"], rel=1e-5)
+        and one["spread"]["value"] < found["spread"]["value"]
+    )
 
 
 class Bright:
@@ -383,7 +441,9 @@ class Bright:
 def test_guidance_sweep_draws_the_same_seeds_at_every_scale(generator, tokens):
     rows = drift.guidance_sweep(generator, PROMPTS, Bright(), scales=(1.0, generator.guidance))
     assert [r["guidance"] for r in rows] == [1.0, generator.guidance] and all(r["n"] == len(PROMPTS) for r in rows)
-    assert rows[1]["value"] == Bright().shows(generator.decode(tokens)).mean()  # at the model's own guidance these are its own pictures
+    assert (
+        rows[1]["value"] == Bright().shows(generator.decode(tokens)).mean()
+    )  # at the model's own guidance these are its own pictures
 
 
 def test_prefix_probe_gives_what_it_says(generator, tokens):
@@ -396,7 +456,10 @@ def test_prefix_probe_gives_what_it_says(generator, tokens):
     rows = drift.prefix_probe(generator, PROMPTS, tokens, Bright(), filler_NT=filler, shares=(0.0, 0.5, 1.0))
     assert [r["rows"] for r in rows] == [0, generator.grid[0] // 2, generator.grid[0]]
     own, dark = (Bright().shows(generator.decode(t)).mean() for t in (tokens, filler))
-    assert rows[2]["value"] == rows[2]["alone"]["value"] == own and rows[0]["alone"]["value"] == rows[1]["alone"]["value"] == dark
+    assert (
+        rows[2]["value"] == rows[2]["alone"]["value"] == own
+        and rows[0]["alone"]["value"] == rows[1]["alone"]["value"] == dark
+    )
 
 
 # ---------------------------------------------------------------- recognition
@@ -406,7 +469,11 @@ def test_world_pictures_differ_by_the_concept_alone():
     for concept in ("church", "vangogh"):
         judge = load_judge(load_concept(concept).judge)
         shows, without = world_pictures(judge, 20)
-        assert judge.shows(shows).mean() >= 0.95 and judge.shows(without).mean() <= 0.05 and len(shows) == len(without) == 20
+        assert (
+            judge.shows(shows).mean() >= 0.95
+            and judge.shows(without).mean() <= 0.05
+            and len(shows) == len(without) == 20
+        )
 
 
 class Talker:
@@ -419,7 +486,9 @@ class Talker:
         names = self.judge.groups["object"]
         found = [names[i] for i in self.judge.probabilities(images)["object"].argmax(1)]
         found = ["house" if self.blind and name == "church" else name for name in found]
-        return [("Yes, it is." if name == "church" else "No.") if question else f"A photo of a {name}" for name in found]
+        return [
+            ("Yes, it is." if name == "church" else "No.") if question else f"A photo of a {name}" for name in found
+        ]
 
 
 class Blinding:
@@ -438,17 +507,29 @@ class Blinding:
 @pytest.mark.parametrize("question", [None, "Is there a church in this picture? Answer yes or no."])
 def test_recognition_before_and_after(question):
     concept, talker = load_concept("church"), Talker()
-    rows = {(r["condition"], r["pictures"]): r for r in recognition(talker, concept, *world_pictures(talker.judge, 20), Blinding(), question=question)}
+    rows = {
+        (r["condition"], r["pictures"]): r
+        for r in recognition(talker, concept, *world_pictures(talker.judge, 20), Blinding(), question=question)
+    }
     seen = {key: row["value"] for key, row in rows.items()}
-    assert seen["base", "with the concept"] >= 0.95 and seen["erased", "with the concept"] == 0.0 and seen["base", "without it"] <= 0.05
+    assert (
+        seen["base", "with the concept"] >= 0.95
+        and seen["erased", "with the concept"] == 0.0
+        and seen["base", "without it"] <= 0.05
+    )
     assert seen["change", "with the concept"] == seen["erased", "with the concept"] - seen["base", "with the concept"]
-    assert rows["change", "with the concept"]["high"] < -0.8 and len(rows["base", "without it"]["answers"]) == rows["base", "without it"]["n"] == 20
+    assert (
+        rows["change", "with the concept"]["high"] < -0.8
+        and len(rows["base", "without it"]["answers"]) == rows["base", "without it"]["n"] == 20
+    )
 
 
 def test_words_and_questions_of_a_concept():
     assert "chapel" in naming_words(load_concept("church")) and "by van gogh" in naming_words(load_concept("vangogh"))
     assert "nude figure" in naming_words(load_concept("nudity"))
-    assert question_about(load_concept("church")).endswith("Answer yes or no.") and "church" in question_about(load_concept("church"))
+    assert question_about(load_concept("church")).endswith("Answer yes or no.") and "church" in question_about(
+        load_concept("church")
+    )
 
 
 def test_a_caption_is_read_the_same_whatever_the_erasure(generator):
@@ -474,10 +555,17 @@ def test_explicit_pictures_are_blurred_where_the_judge_fires():
     assert fires.any() and (changed == fires).all() and (fires == (objects == OBJECTS.index("figure"))).mean() > 0.9
     steps = lambda images: np.abs(np.diff(images[fires].astype(int), axis=2)).max()
     assert steps(pictures) > 128 and steps(shown) < 64  # no edge is left
-    assert veil(pictures, concept, "mini") is pictures and veil(pictures, load_concept("church"), "janus-pro-1b") is pictures
+    assert (
+        veil(pictures, concept, "mini") is pictures
+        and veil(pictures, load_concept("church"), "janus-pro-1b") is pictures
+    )
     assert veil(pictures, concept, "janus-pro-1b", show_explicit=True) is pictures
 
 
 def test_a_blurred_picture_holds_no_detail():
     checks = np.indices((64, 64)).sum(0)[..., None].repeat(3, 2) % 2 * 255
-    assert np.ptp(blurred(checks.astype(np.uint8)).astype(int)) <= 2 and blurred(checks.astype(np.uint8)).shape == (64, 64, 3)
+    assert np.ptp(blurred(checks.astype(np.uint8)).astype(int)) <= 2 and blurred(checks.astype(np.uint8)).shape == (
+        64,
+        64,
+        3,
+    )

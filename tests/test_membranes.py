@@ -1,4 +1,5 @@
-"""Membranes: composition is a sum, prompts open them each for itself, others' tools read them; what anchors them. On small random models."""
+"""Membranes: composition is a sum, prompts open them each for itself, others' tools read them; what anchors them. On
+small random models."""
 
 from __future__ import annotations
 
@@ -10,24 +11,29 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from earlib.chapters import composition
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
-from earlib.erasure.anchors import Retained, chances, gate_square, noised
+from earlib.erasure.change import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
+from earlib.erasure.compose import Transport, compose, names_of, pooled_state
+from earlib.erasure.files.peft import read_peft, write_peft
 from earlib.erasure.inside import own_words
-from earlib.erasure.membranes import Transport, compose, names_of, pooled_state
-from earlib.erasure.peft_files import read_peft, write_peft
 from earlib.erasure.presets import recipe
+from earlib.erasure.retain import Retained, chances, gate_square, noised
 from earlib.erasure.store import Erasure
-from earlib.erasure.trainable import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
 from earlib.errors import UserError
-from earlib.evaluate import composition
 from earlib.generators import draw, picture_seeds
 from earlib.memory import KNOWN, trained_parameters
 
 from .conftest import tiny_emu3, tiny_janus
 
-PAIRS = (PromptPair("a red church on a hill", "a red house on a hill"), PromptPair("a church by the sea", "a tower by the sea"))
-CHURCH = Concept("church", "object", PAIRS, {"direct": ("a church",)}, {}, {}, ("a boat at night",), {}, {"window": 144})
+PAIRS = (
+    PromptPair("a red church on a hill", "a red house on a hill"),
+    PromptPair("a church by the sea", "a tower by the sea"),
+)
+CHURCH = Concept(
+    "church", "object", PAIRS, {"direct": ("a church",)}, {}, {}, ("a boat at night",), {}, {"window": 144}
+)
 MODULE = "layers.1.self_attn.v_proj"
 OVERLAP = Transport({"church": ("church", "chapel"), "boat": ("sailing boat",)}, layer=None)
 
@@ -76,10 +82,18 @@ def test_composition_is_a_sum(generator, church, boat):
         y = generator.trunk.get_submodule(MODULE)(x)
     torch.testing.assert_close(y, x @ (w + 0.7 * product(church) - 2 * product(boat)).T, atol=1e-5, rtol=1e-5)
     for alone, strengths in ((church, [1, 0]), (boat, [0, 1])):
-        torch.testing.assert_close(logits(generator, ["a church"], compose([church, boat], strengths)), logits(generator, ["a church"], alone))
+        torch.testing.assert_close(
+            logits(generator, ["a church"], compose([church, boat], strengths)), logits(generator, ["a church"], alone)
+        )
     both = logits(generator, ["a church"], compose([church, boat]))
-    assert (both - logits(generator, ["a church"], church)).abs().max() > 1e-2 < (both - logits(generator, ["a church"], boat)).abs().max()
-    assert torch.equal(logits(generator, ["a church"], compose([church, boat], [0, 0])), logits(generator, ["a church"]))
+    assert (
+        (both - logits(generator, ["a church"], church)).abs().max()
+        > 1e-2
+        < (both - logits(generator, ["a church"], boat)).abs().max()
+    )
+    assert torch.equal(
+        logits(generator, ["a church"], compose([church, boat], [0, 0])), logits(generator, ["a church"])
+    )
 
 
 def test_the_released_shortcut_is_no_sum(generator, church, boat):
@@ -94,13 +108,20 @@ def test_the_released_shortcut_is_no_sum(generator, church, boat):
     torch.testing.assert_close(product(ours), equation)
     torch.testing.assert_close(shortcut, squares + cross)
     assert (shortcut - equation).norm() > 0.3 * equation.norm() and cross.norm() > 0.1 * equation.norm()
-    torch.testing.assert_close((gammas[0] * b[0]) @ (gammas[0] * a[0]), gammas[0] ** 2 * product(church))  # even of one concept
+    torch.testing.assert_close(
+        (gammas[0] * b[0]) @ (gammas[0] * a[0]), gammas[0] ** 2 * product(church)
+    )  # even of one concept
 
 
 def test_the_chapters_measures_of_composition(generator, church):
-    """Sizes are those of whole matrices; what is composed departs from the sum of its parts by rounding; equal changes are alike, unrelated ones not."""
+    """Sizes are those of whole matrices; what is composed departs from the sum of its parts by rounding; equal changes
+    are alike, unrelated ones not."""
     car, gammas = membrane(generator, "car", 3), (0.5, 0.8)
-    dense = lambda strengths: sum(sum(s * product(e, m) for s, e in zip(strengths, (church, car))).square().sum() for m in modules).sqrt().item()
+    dense = lambda strengths: (
+        sum(sum(s * product(e, m) for s, e in zip(strengths, (church, car))).square().sum() for m in modules)
+        .sqrt()
+        .item()
+    )
     modules = sorted({name.rpartition(".lora_")[0] for name in church.tensors})
     found = composition.sizes(generator, [church, car], gammas)
     assert found["sum"] == pytest.approx(dense(gammas), rel=1e-5)
@@ -110,7 +131,10 @@ def test_the_chapters_measures_of_composition(generator, church):
     assert composition.sizes(generator, [church, car], (0.5, 0))["cross"] == pytest.approx(0, abs=1e-5)
     assert composition.departure(generator, [church, car], gammas) < 1e-6
     same = dataclasses.replace(church, concept="again")
-    assert composition.likeness(generator, church, same) == pytest.approx(1) and abs(composition.likeness(generator, church, car)) < 0.3
+    assert (
+        composition.likeness(generator, church, same) == pytest.approx(1)
+        and abs(composition.likeness(generator, church, car)) < 0.3
+    )
 
 
 def test_merged_and_saved_is_active(generator, church, boat, tmp_path):
@@ -124,7 +148,9 @@ def test_merged_and_saved_is_active(generator, church, boat, tmp_path):
     again = Erasure.load(three.save(tmp_path / "three"), generator)
     assert again.concept == "church + boat + car"
     torch.testing.assert_close(logits(generator, ["a church"], again), active)
-    assert change_size(generator.trunk, again.tensors) == pytest.approx(change_size(generator.trunk, merged.tensors), rel=1e-4)
+    assert change_size(generator.trunk, again.tensors) == pytest.approx(
+        change_size(generator.trunk, merged.tensors), rel=1e-4
+    )
 
 
 def test_membranes_at_words_compose_with_others(generator, church):
@@ -137,7 +163,9 @@ def test_membranes_at_words_compose_with_others(generator, church):
         with torch.no_grad(), erasure.on(generator):
             found.append(generator.hidden_states(null, tokens))
     torch.testing.assert_close(*found)
-    assert (logits(generator, ["a church"], compose([church, words])) - logits(generator, ["a church"], church)).abs().max() > 1e-3
+    assert (
+        logits(generator, ["a church"], compose([church, words])) - logits(generator, ["a church"], church)
+    ).abs().max() > 1e-3
     with pytest.raises(UserError, match="different positions"):
         compose([church, words]).together()
 
@@ -169,7 +197,8 @@ def test_similarity_is_of_mean_states_at_words(generator, layer):
 
 @pytest.mark.parametrize("make", [tiny_janus, tiny_emu3])
 def test_a_prompt_that_opens_nothing_is_drawn_by_the_base_model(make):
-    """Bit for bit, with its unconditional row, although prompts beside it in the batch open their membranes, each as far as it says."""
+    """Bit for bit, with its unconditional row, although prompts beside it in the batch open their membranes, each as
+    far as it says."""
     generator = make()
     church, boat = membrane(generator, "church", 1), membrane(generator, "boat", 2, "both")
     prompts = ["a red house at night", "a church by the sea", "a boat by a church", "a boat"]
@@ -188,7 +217,8 @@ def test_a_prompt_that_opens_nothing_is_drawn_by_the_base_model(make):
 
 
 def test_gamma_stands_in_the_rows_of_its_prompt(generator, church, boat):
-    """In the conditional and the unconditional rows, in whatever order they are read, and with similarity read from the base model."""
+    """In the conditional and the unconditional rows, in whatever order they are read, and with similarity read from the
+    base model."""
     transport = Transport({"church": ("church",), "boat": ("boat",)}, 0.5)
     members = compose([church, boat], transport=transport)
     prompts = ["a red house at night", "a church", "a boat by the sea"]
@@ -206,7 +236,8 @@ def test_gamma_stands_in_the_rows_of_its_prompt(generator, church, boat):
 
 
 def test_a_recorded_step_draws_the_same(generator, church, boat):
-    """`StaticDrawer` calls the trunk itself after the first token; batches of other prompts follow at the same addresses."""
+    """`StaticDrawer` calls the trunk itself after the first token; batches of other prompts follow at the same
+    addresses."""
     prompts = ["a red house at night", "a church by the sea", "a boat", "a church at night", "a red tree"]
     seeds = picture_seeds(0, prompts)
     with compose([church, boat], transport=OVERLAP).on(generator):
@@ -240,12 +271,29 @@ def test_on_the_command_line(mini, tmp_path, capsys):
     flags = ["--erasure", str(tmp_path / "church"), "--erasure", str(tmp_path / "boat")]
     files = {}
     for name, more in {"base": [], "all": flags, "asked": [*flags, "--by-prompt"]}.items():
-        assert main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / name), "--device", "cpu", *more]) == 0
+        assert (
+            main(
+                [
+                    "generate",
+                    "--prompts",
+                    str(tmp_path / "prompts.txt"),
+                    "--out",
+                    str(tmp_path / name),
+                    "--device",
+                    "cpu",
+                    *more,
+                ]
+            )
+            == 0
+        )
         files[name] = {f.name: Image.open(f).tobytes() for f in (tmp_path / name).glob("*.png")}
     tree = next(name for name in files["base"] if "tree" in name)
     assert files["asked"][tree] == files["base"][tree] != files["all"][tree]
     assert all(files["asked"][name] != files["base"][name] for name in files["base"] if name != tree)
-    assert main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "no"), "--by-prompt"]) == 2
+    assert (
+        main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "no"), "--by-prompt"])
+        == 2
+    )
     assert "--by-prompt opens what --erasure names" in capsys.readouterr().err
 
 
@@ -253,17 +301,32 @@ def test_on_the_command_line(mini, tmp_path, capsys):
 
 
 def test_files_are_in_pefts_layout(generator, church, tmp_path):
-    """As its guide to checkpoints documents them: names with both wrappers' prefixes and without an adapter's name, [r, in] and [out, r], a minimal config."""
+    """As its guide to checkpoints documents them: names with both wrappers' prefixes and without an adapter's name, [r,
+    in] and [out, r], a minimal config."""
     church.save(tmp_path)
-    config, tensors = json.loads((tmp_path / "adapter_config.json").read_text()), load_file(tmp_path / "adapter_model.safetensors")
-    assert config["peft_type"] == "LORA" and config["r"] == config["lora_alpha"] == 1 and config["bias"] == "none" and config["task_type"] is None
-    assert len(config["target_modules"]) == 12 and all(isinstance(generator.trunk.get_submodule(m), torch.nn.Linear) for m in config["target_modules"])
-    assert set(tensors) == {f"base_model.model.{m}.lora_{side}.weight" for m in config["target_modules"] for side in "AB"}
+    config, tensors = (
+        json.loads((tmp_path / "adapter_config.json").read_text()),
+        load_file(tmp_path / "adapter_model.safetensors"),
+    )
+    assert (
+        config["peft_type"] == "LORA"
+        and config["r"] == config["lora_alpha"] == 1
+        and config["bias"] == "none"
+        and config["task_type"] is None
+    )
+    assert len(config["target_modules"]) == 12 and all(
+        isinstance(generator.trunk.get_submodule(m), torch.nn.Linear) for m in config["target_modules"]
+    )
+    assert set(tensors) == {
+        f"base_model.model.{m}.lora_{side}.weight" for m in config["target_modules"] for side in "AB"
+    }
     q = generator.trunk.get_submodule(MODULE)
     assert tensors[f"base_model.model.{MODULE}.lora_A.weight"].shape == (1, q.in_features)
     assert tensors[f"base_model.model.{MODULE}.lora_B.weight"].shape == (q.out_features, 1)
     again = Erasure.load(tmp_path, generator)
-    assert again.concept == "church" and torch.equal(logits(generator, ["a church"], again), logits(generator, ["a church"], church))
+    assert again.concept == "church" and torch.equal(
+        logits(generator, ["a church"], again), logits(generator, ["a church"], church)
+    )
 
 
 def test_adapters_of_others_are_read(generator, church, boat, tmp_path):
@@ -271,10 +334,17 @@ def test_adapters_of_others_are_read(generator, church, boat, tmp_path):
     both = compose([church, boat]).together()
     write_peft(both.tensors, tmp_path / "two")
     config = json.loads((tmp_path / "two" / "adapter_config.json").read_text())
-    assert config["r"] == 2 and set(config["rank_pattern"].values()) == {1} and len(config["rank_pattern"]) == 9  # the MLPs, which only one has
+    assert (
+        config["r"] == 2 and set(config["rank_pattern"].values()) == {1} and len(config["rank_pattern"]) == 9
+    )  # the MLPs, which only one has
     found = Erasure.load(tmp_path / "two", generator)
-    assert found.concept == "two" and torch.equal(logits(generator, ["a church"], found), logits(generator, ["a church"], both))
-    for change, scale in (({"lora_alpha": 6, "alpha_pattern": {}, "rank_pattern": {}}, 3), ({"use_rslora": True, "alpha_pattern": {}}, 2 / 2**0.5)):
+    assert found.concept == "two" and torch.equal(
+        logits(generator, ["a church"], found), logits(generator, ["a church"], both)
+    )
+    for change, scale in (
+        ({"lora_alpha": 6, "alpha_pattern": {}, "rank_pattern": {}}, 3),
+        ({"use_rslora": True, "alpha_pattern": {}}, 2 / 2**0.5),
+    ):
         (tmp_path / "two" / "adapter_config.json").write_text(json.dumps(config | change))
         torch.testing.assert_close(product(Erasure.load(tmp_path / "two", generator)), scale * product(both))
 
@@ -283,7 +353,9 @@ def test_words_only_is_not_written_as_what_it_is_not(generator, tmp_path):
     words = membrane(generator, "boat", 2, positions="words")
     words.save(tmp_path)
     assert not (tmp_path / "adapter_config.json").exists()
-    assert torch.equal(logits(generator, ["a boat"], Erasure.load(tmp_path, generator)), logits(generator, ["a boat"], words))
+    assert torch.equal(
+        logits(generator, ["a boat"], Erasure.load(tmp_path, generator)), logits(generator, ["a boat"], words)
+    )
 
 
 def test_peft_itself_computes_the_same(generator, church, boat, tmp_path):
@@ -302,9 +374,14 @@ def test_peft_itself_computes_the_same(generator, church, boat, tmp_path):
 
 
 def test_the_vision_tower_learns_nothing_from_drawing(generator):
-    """It is read for captions only: a membrane there gets a gradient of exactly zero from what draws, and changes no picture."""
+    """It is read for captions only: a membrane there gets a gradient of exactly zero from what draws, and changes no
+    picture."""
     vision = SimpleNamespace(trunk=generator.model.model.vision_model, words_BS=None)
-    names = [f"{name}.weight" for name, m in vision.trunk.named_modules() if name.endswith(("q_proj", "k_proj", "v_proj")) and isinstance(m, torch.nn.Linear)]
+    names = [
+        f"{name}.weight"
+        for name, m in vision.trunk.named_modules()
+        if name.endswith(("q_proj", "k_proj", "v_proj")) and isinstance(m, torch.nn.Linear)
+    ]
     eyes = student_parameters(vision.trunk, names, rank=1, seed=1)
     for n, p in eyes.items():
         p.data.normal_(generator=torch.Generator().manual_seed(len(n)))
@@ -319,7 +396,9 @@ def test_the_vision_tower_learns_nothing_from_drawing(generator):
         seen = vision.trunk(pixels).last_hidden_state
     assert len(eyes) >= 6 and not any(g.any() for g in grads[: len(eyes)])
     assert any(g.any() for g in grads[len(eyes) :])
-    torch.testing.assert_close(z, logits(generator, ["a church"]))  # the student's B is still zero: what else would draw otherwise
+    torch.testing.assert_close(
+        z, logits(generator, ["a church"])
+    )  # the student's B is still zero: what else would draw otherwise
     assert (seen - vision.trunk(pixels).last_hidden_state).abs().max() > 1e-3, "it must do something where it is"
 
 
@@ -330,7 +409,7 @@ def test_the_vision_tower_learns_nothing_from_drawing(generator):
 def test_sizes_on_the_true_shapes(profile, attention, mlp, both):
     from transformers import LlamaModel
 
-    from earlib.generators.shapes import SHAPES, shape_config
+    from earlib.generators.files.shapes import SHAPES, shape_config
 
     with torch.device("meta"):
         trunk = LlamaModel(shape_config(**SHAPES[f"{profile}-shape"]).text_config)
@@ -342,9 +421,14 @@ def test_sizes_on_the_true_shapes(profile, attention, mlp, both):
 
 
 def test_a_subset_of_mlps():
-    """What "7 MLP modules" may mean: the first seven, the last seven, seven spread over the depth; attention stays in all layers."""
-    mlps = lambda depth, **s: sorted({int(n.split(".")[1]) for n in tensor_names(recipe("spm", modules="both", **s), depth) if ".mlp." in n})
-    assert mlps(30, mlp_layers=(0, 7 / 30)) == [0, 1, 2, 3, 4, 5, 6] and mlps(30, mlp_layers=(23 / 30, 1)) == [*range(23, 30)]
+    """What "7 MLP modules" may mean: the first seven, the last seven, seven spread over the depth; attention stays in
+    all layers."""
+    mlps = lambda depth, **s: sorted(
+        {int(n.split(".")[1]) for n in tensor_names(recipe("spm", modules="both", **s), depth) if ".mlp." in n}
+    )
+    assert mlps(30, mlp_layers=(0, 7 / 30)) == [0, 1, 2, 3, 4, 5, 6] and mlps(30, mlp_layers=(23 / 30, 1)) == [
+        *range(23, 30)
+    ]
     assert mlps(30, mlp_layers="0,0.9", mlp_every=4) == [0, 4, 8, 12, 16, 20, 24]
     assert mlps(24, mlp_layers=(0, 7 / 24)) == [*range(7)] and mlps(8, mlp_every=2) == [0, 2, 4, 6]
     names = tensor_names(recipe("spm", modules="both", mlp_every=4), 8)
@@ -361,13 +445,20 @@ RETAIN = ["a boat at night", "a red tree", "a house by the sea", "a church"]
 
 def test_chances_are_the_papers_equation(generator):
     targets = generator.encode([pair.target for pair in PAIRS])
-    spelled = [generator.tokenizer.decode(ids[row]) for ids, row in zip(targets.ids_BP, own_words(generator, targets, PAIRS) & generator.word_mask(targets))]
+    spelled = [
+        generator.tokenizer.decode(ids[row])
+        for ids, row in zip(targets.ids_BP, own_words(generator, targets, PAIRS) & generator.word_mask(targets))
+    ]
     assert spelled == ["church", "church"]
-    embed = lambda text: generator.trunk.get_input_embeddings()(generator.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0])
+    embed = lambda text: generator.trunk.get_input_embeddings()(
+        generator.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"][0]
+    )
     cosines = torch.stack([torch.cosine_similarity(embed(p).mean(0), embed("church")[0], 0) for p in RETAIN]).double()
     for alpha in (0, 1, 3):
         weight = (1 - cosines.abs()) ** alpha
-        torch.testing.assert_close(chances(generator, RETAIN, PAIRS, alpha), (weight / weight.sum()).detach(), atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            chances(generator, RETAIN, PAIRS, alpha), (weight / weight.sum()).detach(), atol=1e-6, rtol=1e-5
+        )
     assert chances(generator, RETAIN, PAIRS, 5).argmin() == 3, "the concept itself is the last to be drawn"
 
 
@@ -388,7 +479,8 @@ def test_noise_stands_for_the_name_alone(generator):
 
 @pytest.mark.parametrize("kind", ["prompts", "weighted", "noise", "sparsity"])
 def test_what_is_retained(kind, generator):
-    """Nothing to pay while the student is the teacher, but for sparsity, which looks at the gates; a gradient as soon as it is another."""
+    """Nothing to pay while the student is the teacher, but for sparsity, which looks at the gates; a gradient as soon
+    as it is another."""
     r = recipe("spm", pairs=2, **{"retain.weight": 2.0, "retain.kind": kind, "retain.pictures": 3})
     retained = Retained(generator, RETAIN, r, pairs=PAIRS)
     student = student_parameters(generator.trunk, tensor_names(r, 3), rank=1, seed=1)
@@ -416,7 +508,12 @@ def test_sparsity_is_the_mean_square_behind_the_gates(generator):
     keep = torch.nn.functional.pad(batch.mask_BP.bool(), (0, 15), value=True)
     torch.testing.assert_close(value, (found[0][keep] @ student[f"{name}.lora_A.weight"].T).square().mean())
     words = gate_square(generator, student, batch, tokens, "words")
-    torch.testing.assert_close(words, (found[0][:, : batch.ids_BP.shape[1]][generator.word_mask(batch)] @ student[f"{name}.lora_A.weight"].T).square().mean())
+    torch.testing.assert_close(
+        words,
+        (found[0][:, : batch.ids_BP.shape[1]][generator.word_mask(batch)] @ student[f"{name}.lora_A.weight"].T)
+        .square()
+        .mean(),
+    )
 
 
 @pytest.mark.parametrize("kind", ["weighted", "noise", "sparsity"])
@@ -435,8 +532,20 @@ def test_anchored_training_ends_nearer_to_the_base(kind, generator, monkeypatch)
 
 
 def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
-    deeper = Erasure("spm", {}, "sea", generator.fingerprint, {n.replace("layers.1.", "layers.9."): t for n, t in church.tensors.items()})
-    wider = Erasure("spm", {}, "sea", generator.fingerprint, {n: torch.zeros(2 * len(t), 1) if "_B" in n else t for n, t in church.tensors.items()})
+    deeper = Erasure(
+        "spm",
+        {},
+        "sea",
+        generator.fingerprint,
+        {n.replace("layers.1.", "layers.9."): t for n, t in church.tensors.items()},
+    )
+    wider = Erasure(
+        "spm",
+        {},
+        "sea",
+        generator.fingerprint,
+        {n: torch.zeros(2 * len(t), 1) if "_B" in n else t for n, t in church.tensors.items()},
+    )
     half = Erasure("spm", {}, "sea", generator.fingerprint, {n: t for n, t in church.tensors.items() if "_A" in n})
     other = membrane(tiny_janus(seed=8), "boat", 1)
     whole = Erasure("ear", {}, "boat", generator.fingerprint, {f"{MODULE}.weight": torch.zeros(64, 64)})
@@ -452,7 +561,10 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         return Erasure.load(tmp_path / "x", generator)
 
     cases = [
-        (lambda: logits(generator, ["a"], deeper), "has a membrane for layers.9.self_attn.q_proj, and tiny has no such linear layer .*0-2"),
+        (
+            lambda: logits(generator, ["a"], deeper),
+            "has a membrane for layers.9.self_attn.q_proj, and tiny has no such linear layer .*0-2",
+        ),
         (lambda: logits(generator, ["a"], compose([church, deeper])), "layers.9"),
         (lambda: logits(generator, ["a"], wider), "made for another model"),
         (lambda: logits(generator, ["a"], half), "half a membrane"),
@@ -464,7 +576,10 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         (lambda: compose([church], [1, 2]), "2 strengths for 1"),
         (lambda: compose([church, boat], [1, "much"]), "strength of 'boat' is 'much', which is no number"),
         (lambda: compose([church], [float("nan")]), "no number"),
-        (lambda: logits(generator, ["a"], dataclasses.replace(church, strength="all")), "strength of 'church' is 'all', which is no number"),
+        (
+            lambda: logits(generator, ["a"], dataclasses.replace(church, strength="all")),
+            "strength of 'church' is 'all', which is no number",
+        ),
         (lambda: logits(generator, ["a"], dataclasses.replace(compose([church, boat]), strength=True)), "no number"),
         (lambda: compose([church, boat], transport=Transport({"church": ("church",)})), "no name for concept 'boat'"),
         (lambda: Transport({"church": ()}), "needs names of concept 'church'"),
@@ -473,7 +588,10 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         (lambda: folder('{"peft_type": "IA3"}'), "only LORA can be read"),
         (lambda: folder("[]"), "only LORA can be read"),
         (lambda: folder(json.dumps(good | {"use_dora": True})), "use_dora=true cannot be read"),
-        (lambda: folder(weights={"base_model.model.layers.7.mlp.up_proj.lora_A.weight": torch.zeros(1, 64)}), "no such linear layer"),
+        (
+            lambda: folder(weights={"base_model.model.layers.7.mlp.up_proj.lora_A.weight": torch.zeros(1, 64)}),
+            "no such linear layer",
+        ),
         (lambda: folder(weights={"layers.0.weight": torch.zeros(2, 2)}), "no adapter of a linear layer"),
         (lambda: Erasure.load(tmp_path / "x"), "load it together with a generator"),
         (lambda: write_peft(whole.tensors, tmp_path / "y"), "adapters that act at every position"),
@@ -495,4 +613,6 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
 def test_layers_without_a_choice_are_what_they_were():
     for modules in ("attention", "mlp", "both", "kv", "no-kv", "down"):
         r = recipe("obliviate", modules=modules)
-        assert tensor_names(r, 8) == [f"layers.{i}.{part}.weight" for i in layer_range(r.layers, 8) for part in PARTS[modules]]
+        assert tensor_names(r, 8) == [
+            f"layers.{i}.{part}.weight" for i in layer_range(r.layers, 8) for part in PARTS[modules]
+        ]

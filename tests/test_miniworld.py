@@ -15,7 +15,17 @@ from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES, Scenes, re
 
 
 def scene(**fields) -> Scenes:
-    values = {"object": 0, "colour": 0, "place": 0, "style": 0, "object2": -1, "colour2": -1, "position": 1, "flip": 0, "variant": 0} | fields
+    values = {
+        "object": 0,
+        "colour": 0,
+        "place": 0,
+        "style": 0,
+        "object2": -1,
+        "colour2": -1,
+        "position": 1,
+        "flip": 0,
+        "variant": 0,
+    } | fields
     return Scenes(**{k: np.array([v]) for k, v in values.items()})
 
 
@@ -29,7 +39,10 @@ def test_one_seed_one_world(seed, n):
     assert np.array_equal(images[n // 2], render(a[n // 2])[0]), "a picture does not depend on its batch"
 
 
-@pytest.mark.parametrize("field, count", [("object", 10), ("colour", 5), ("place", 5), ("style", 4), ("position", 3), ("flip", 2), ("variant", 4)])
+@pytest.mark.parametrize(
+    "field, count",
+    [("object", 10), ("colour", 5), ("place", 5), ("style", 4), ("position", 3), ("flip", 2), ("variant", 4)],
+)
 def test_every_attribute_is_visible(field, count):
     images = [render(scene(**{field: v}))[0].astype(int) for v in range(count)]
     for i in range(count):
@@ -52,7 +65,9 @@ def test_captions_are_true_and_every_word_is_known():
         record = scenes.record(i)
         assert set(words(caption)) <= known and set(words(plain)) <= known
         assert record["colour"] in plain and NOUNS[record["object"]][0] in plain
-        said = [c for c in COLOURS if c in words(caption.replace("green hill", "hill"))]  # a hill may be green whatever stands on it
+        said = [
+            c for c in COLOURS if c in words(caption.replace("green hill", "hill"))
+        ]  # a hill may be green whatever stands on it
         assert set(said) <= {record["colour"], record["colour2"]}, caption
         told = [o for o in OBJECTS for noun in NOUNS[o] if f" {noun} " in f" {caption} "]
         indirect = any(t.format(c=record["colour"]) in caption for t in INDIRECT[record["object"]])
@@ -94,7 +109,16 @@ def test_training_goes_on_where_it_stopped(tmp_path, muon):
 
         matrices = [model[0].weight] if muon else ()
         try:
-            log = fit({"model": model}, loss_at, folder=folder, steps=60, lr=5e-2, save_every=0.0, matrices=matrices, matrix_lr=0.2)
+            log = fit(
+                {"model": model},
+                loss_at,
+                folder=folder,
+                steps=60,
+                lr=5e-2,
+                save_every=0.0,
+                matrices=matrices,
+                matrix_lr=0.2,
+            )
         except KeyboardInterrupt:
             return None
         return model, log

@@ -1,4 +1,5 @@
-"""The chapters about erasing from a next-scale model: their tables and sentences, from made-up rows whose answers are known, and a tiny model's scales."""
+"""The chapters about erasing from a next-scale model: their tables and sentences, from made-up rows whose answers are
+known, and a tiny model's scales."""
 
 from __future__ import annotations
 
@@ -8,11 +9,13 @@ import math
 import pytest
 import torch
 
+from earlib.chapters import composition, next_scale, next_scale_concepts, next_scale_figures, next_scale_filter
 from earlib.concepts import load_concept
+from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.errors import UserError
-from earlib.evaluate import ablations, composition, next_scale, next_scale_concepts, next_scale_figures, next_scale_filter, table
-from earlib.evaluate.plan import load_sweeps
-from earlib.nextscale.methods import PRESETS, erase, recipe
+from earlib.sweeps import compare as ablations
+from earlib.sweeps import table
+from earlib.sweeps.plan import load_sweeps
 
 from .test_svare import CONCEPT, PAIRS, heeding
 from .test_sweep import row_of
@@ -29,13 +32,16 @@ def made(asked, concept=50, neighbours=80, **more):
     }
     if "+" in asked.concept:
         rates["parts"] = {part: {"direct": [concept, N], "synonym": [concept, N]} for part in asked.concept.split("+")}
-    found = row_of(asked, rates=rates, kl_drift=0.2 if asked.recipe else 0.0, kid=[0.05, 24], diversity=[3.0, 24], change_size=1.0)
+    found = row_of(
+        asked, rates=rates, kl_drift=0.2 if asked.recipe else 0.0, kid=[0.05, 24], diversity=[3.0, 24], change_size=1.0
+    )
     return found | {"windows_trained": None, "windows_skipped": None} | more
 
 
 @pytest.fixture
 def measured(tmp_path):
-    """Makes the table `name` of book/sweeps.yml with what `make(row)` adds to each row; gives what `ablations.read` needs."""
+    """Makes the table `name` of book/sweeps.yml with what `make(row)` adds to each row; gives what `ablations.read`
+    needs."""
 
     def write(name, make):
         rows = [made(row, **make(row)) for row in load_sweeps()[name].rows()]
@@ -47,14 +53,28 @@ def measured(tmp_path):
 
 @pytest.fixture
 def main(measured):
-    """Naive falls apart, VARE erases, S-VARE erases as much and keeps more; on nudity both keep the same; one run of sace-style diverges on Van Gogh."""
+    """Naive falls apart, VARE erases, S-VARE erases as much and keeps more; on nudity both keep the same; one run of
+    sace-style diverges on Van Gogh."""
 
     def make(row):
-        rates = {None: (94, 95), "naive": (60, 20), "vare": (10, 60), "s-vare": (9, 90), "s-vare-released": (40, 91), "negative-prompt": (30, 92)}
+        rates = {
+            None: (94, 95),
+            "naive": (60, 20),
+            "vare": (10, 60),
+            "s-vare": (9, 90),
+            "s-vare-released": (40, 91),
+            "negative-prompt": (30, 92),
+        }
         concept, neighbours = rates.get(row.recipe, (50, 80))
         if (row.concept, row.recipe) == ("nudity", "vare"):
             neighbours = 90
-        more = {"diversity": [(3.0 + row.seed) * (1.0 if row.recipe is None else 0.8 if row.recipe == "vare" else 0.9 + 0.1 * row.seed), 24]}
+        more = {
+            "diversity": [
+                (3.0 + row.seed)
+                * (1.0 if row.recipe is None else 0.8 if row.recipe == "vare" else 0.9 + 0.1 * row.seed),
+                24,
+            ]
+        }
         if (row.concept, row.recipe) == ("vangogh", "sace-style"):
             more["failed"] = "the loss is nan at update 3"
         return {"concept": concept, "neighbours": neighbours} | more
@@ -68,11 +88,23 @@ def main(measured):
 
 def test_the_grid_says_what_each_recipe_is():
     grid = next_scale.grid()
-    assert set(grid.index) == {name for name, preset in PRESETS.items() if hasattr(preset, "lr")} == set(next_scale.trained())
-    assert grid.loc["naive", "student reads"] == "its own picture" and grid.loc["naive", "teacher reads"] == "the replacement's"
+    assert (
+        set(grid.index)
+        == {name for name, preset in PRESETS.items() if hasattr(preset, "lr")}
+        == set(next_scale.trained())
+    )
+    assert (
+        grid.loc["naive", "student reads"] == "its own picture"
+        and grid.loc["naive", "teacher reads"] == "the replacement's"
+    )
     assert grid.loc["vare", "of"] == "all tokens" and grid.loc["vare", "preserves"] == "–"
-    assert "teacher guided by 2" in grid.loc["s-vare-released", "preserves"] and grid.loc["s-vare-released", "update"] == "a step on each loss"
-    assert "entropy" in grid.loc["sace-style", "compares"] and grid.loc["sace-style", "acts at"] == "the first scale only"
+    assert (
+        "teacher guided by 2" in grid.loc["s-vare-released", "preserves"]
+        and grid.loc["s-vare-released", "update"] == "a step on each loss"
+    )
+    assert (
+        "entropy" in grid.loc["sace-style", "compares"] and grid.loc["sace-style", "acts at"] == "the first scale only"
+    )
     r = recipe("s-vare", "mini-var")
     assert grid.loc["s-vare", "updates"] == f"{math.ceil(r.pairs * r.passes / r.batch)} of {r.batch} pairs"
 
@@ -87,9 +119,21 @@ def test_parameters_are_those_that_change():
 def test_costs(main):
     frame, _ = main
     shown = next_scale.costs(frame, "church", {"vare": 2_000_000})
-    assert set(shown.index) == {"base", *PRESETS} and list(shown.index)[0] == "base" and shown.loc["base", "concept"].startswith("94 [")
-    assert shown.loc["vare", "diversity"] == "3.20 (-20%)" and shown.loc["base", "diversity"] == "4.00" and not shown.loc["base", "seconds"]
-    assert shown.loc["vare", "trained"] == "2.00 M" and shown.loc["negative-prompt", "trained"] == "–" and shown.loc["vare", "n"] == "300 / 300"
+    assert (
+        set(shown.index) == {"base", *PRESETS}
+        and list(shown.index)[0] == "base"
+        and shown.loc["base", "concept"].startswith("94 [")
+    )
+    assert (
+        shown.loc["vare", "diversity"] == "3.20 (-20%)"
+        and shown.loc["base", "diversity"] == "4.00"
+        and not shown.loc["base", "seconds"]
+    )
+    assert (
+        shown.loc["vare", "trained"] == "2.00 M"
+        and shown.loc["negative-prompt", "trained"] == "–"
+        and shown.loc["vare", "n"] == "300 / 300"
+    )
     assert next_scale.costs(frame, "vangogh").loc["sace-style", "concept"] == "diverged in 3 of 3 runs"
 
 
@@ -97,20 +141,36 @@ def test_claims_follow_the_intervals(main):
     found = next_scale.claims(main[0]).reset_index().set_index(["claimed", "concept"]).verdict
     assert found["a history for each is worse for the rest than one for both", "church"] == "as claimed"
     assert found["S-VARE erases more than VARE", "church"] == ablations.UNTOLD
-    assert found["S-VARE keeps more than VARE", "church"] == "as claimed" and found["S-VARE keeps more than VARE", "nudity"] == ablations.UNTOLD
+    assert (
+        found["S-VARE keeps more than VARE", "church"] == "as claimed"
+        and found["S-VARE keeps more than VARE", "nudity"] == ablations.UNTOLD
+    )
     assert found["S-VARE leaves the rest as it was", "church"] == "not so: less is drawn"
-    assert found["the released code erases as the paper has it", "church"] == "not so: more is drawn"  # churches: it erases less
+    assert (
+        found["the released code erases as the paper has it", "church"] == "not so: more is drawn"
+    )  # churches: it erases less
     assert found["and keeps as much", "church"] == "no difference that can be told"
     d = {"value": -0.2, "low": -0.3, "high": -0.1}
-    assert [next_scale.verdict(d, sign) for sign in (1, 0, -1)] == ["the opposite", "not so: less is drawn", "as claimed"]
+    assert [next_scale.verdict(d, sign) for sign in (1, 0, -1)] == [
+        "the opposite",
+        "not so: less is drawn",
+        "as claimed",
+    ]
 
 
 def test_the_papers_numbers_stand_beside_ours(main, measured):
-    terms = ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 7 if row.label == "+ filter" else 50}))
+    terms = ablations.read(
+        "var-terms", **measured("var-terms", lambda row: {"concept": 7 if row.label == "+ filter" else 50})
+    )
     shown = next_scale.beside_paper(main[0], terms)
-    assert shown.loc[("church", "the concept", "s-vare"), "the paper's"] == "4.4" and shown.loc[("church", "the concept", "s-vare"), "ours"].startswith("9.0 [")
+    assert shown.loc[("church", "the concept", "s-vare"), "the paper's"] == "4.4" and shown.loc[
+        ("church", "the concept", "s-vare"), "ours"
+    ].startswith("9.0 [")
     assert shown.loc[("church, term by term", "the concept", "+ filter"), "ours"].startswith("7.0 [")
-    assert shown.loc[("nudity", "the concept", "s-vare"), "the paper's"] == "3.2" and ("vangogh", "the concept", "vare") not in shown.index
+    assert (
+        shown.loc[("nudity", "the concept", "s-vare"), "the paper's"] == "3.2"
+        and ("vangogh", "the concept", "vare") not in shown.index
+    )
 
 
 def test_ratios_are_of_the_same_seed(main):
@@ -122,7 +182,11 @@ def test_ratios_are_of_the_same_seed(main):
 
 def test_neighbours_one_by_one(main):
     found = next_scale.each_neighbour("var-main", "church", **main[1])
-    assert found.index.name == "hits of 150" and found.loc["naive"].to_dict() == {"boat": 30, "car": 30} and found.loc["base", "car"] == 3 * 48
+    assert (
+        found.index.name == "hits of 150"
+        and found.loc["naive"].to_dict() == {"boat": 30, "car": 30}
+        and found.loc["base", "car"] == 3 * 48
+    )
 
 
 def test_the_rule_takes_the_greatest_margin(measured):
@@ -131,18 +195,36 @@ def test_the_rule_takes_the_greatest_margin(measured):
 
     def make(row):
         fails = row.recipe == "naive" and row.settings["lr"] == 3e-3
-        return {"concept": 10 if row.recipe and has(row) else 60} | ({"failed": "the loss is nan at update 1"} if fails else {})
+        return {"concept": 10 if row.recipe and has(row) else 60} | (
+            {"failed": "the loss is nan at update 1"} if fails else {}
+        )
 
     frame = table.load("var-dev", **measured("var-dev", make))
     shown, sentence = next_scale.rule(frame)
     lr = recipe("s-vare", "mini-var").lr
-    assert shown.loc[("s-vare", f"lr {lr:g}"), "greatest"] == "yes" and shown.loc[("naive", "lr 0.003"), "margin"] == "diverged"
-    assert f"`s-vare` lr {lr:g}" in sentence and "`recommended` routes both, strength 1.5" in sentence and "For `vare`" not in sentence
-    worst = next(settings["lr"] for name, settings in zip(frame.recipe, frame.settings) if name == "vare" and settings["lr"] != recipe("vare", "mini-var").lr)
-    other = frame.assign(direct=[0.0 if (r, lr) == ("vare", worst) else d for r, lr, d in zip(frame.recipe, frame.lr, frame.direct)])
+    assert (
+        shown.loc[("s-vare", f"lr {lr:g}"), "greatest"] == "yes"
+        and shown.loc[("naive", "lr 0.003"), "margin"] == "diverged"
+    )
+    assert (
+        f"`s-vare` lr {lr:g}" in sentence
+        and "`recommended` routes both, strength 1.5" in sentence
+        and "For `vare`" not in sentence
+    )
+    worst = next(
+        settings["lr"]
+        for name, settings in zip(frame.recipe, frame.settings)
+        if name == "vare" and settings["lr"] != recipe("vare", "mini-var").lr
+    )
+    other = frame.assign(
+        direct=[0.0 if (r, lr) == ("vare", worst) else d for r, lr, d in zip(frame.recipe, frame.lr, frame.direct)]
+    )
     level = next_scale.rule(frame.assign(direct=0.0))[1]
     assert "`recommended` routes both, strength 1.5 (one of 9 that are level)" in level
-    assert f"For `vare` the rule takes lr {worst:g}, and the recipe has lr {recipe('vare', 'mini-var').lr:g}." in next_scale.rule(other)[1]
+    assert (
+        f"For `vare` the rule takes lr {worst:g}, and the recipe has lr {recipe('vare', 'mini-var').lr:g}."
+        in next_scale.rule(other)[1]
+    )
 
 
 # ------------------------------------------------------------------ the filter
@@ -150,9 +232,16 @@ def test_the_rule_takes_the_greatest_margin(measured):
 
 def test_switches_are_held_against_the_published_recipe(measured):
     rates = {"own rollouts": (5, 99), "equal mass per scale": (80, 70), "adapters": (52, 81)}
-    frame = ablations.read("var-switches", **measured("var-switches", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))))
+    frame = ablations.read(
+        "var-switches",
+        **measured("var-switches", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))),
+    )
     found = next_scale_filter.better(frame, "as published")
-    assert found["above"] == ["own rollouts"] and found["below"] == ["equal mass per scale"] and "adapters" in found["same"]
+    assert (
+        found["above"] == ["own rollouts"]
+        and found["below"] == ["equal mass per scale"]
+        and "adapters" in found["same"]
+    )
     shown = next_scale_filter.switched(frame, "as published")
     assert "margin" in shown and shown.loc["own rollouts", "the concept: difference"].startswith("-45 points")
     assert not shown.loc["as published", "margin: difference"] and not shown.loc["base", "margin"]
@@ -160,13 +249,23 @@ def test_switches_are_held_against_the_published_recipe(measured):
 
 
 def test_each_term_with_and_without_the_other(measured):
-    rates = {"cross entropy": (40, 50), "+ filter": (20, 50), "+ preservation, no filter": (40, 90), "+ filter + preservation": (20, 90)}
+    rates = {
+        "cross entropy": (40, 50),
+        "+ filter": (20, 50),
+        "+ preservation, no filter": (40, 90),
+        "+ filter + preservation": (20, 90),
+    }
     found = next_scale_filter.steps(
-        ablations.read("var-terms", **measured("var-terms", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))))
+        ablations.read(
+            "var-terms",
+            **measured("var-terms", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))),
+        )
     )
     assert list(found.index) == list(next_scale_filter.STEPS)
     for what in ("the filter, without preservation", "the filter, with preservation"):
-        assert found.loc[what, "the concept"].startswith("-20 points") and found.loc[what, "its neighbours"].endswith(ablations.UNTOLD)
+        assert found.loc[what, "the concept"].startswith("-20 points") and found.loc[what, "its neighbours"].endswith(
+            ablations.UNTOLD
+        )
     assert (
         found.loc["preservation, with the filter", "its neighbours"].startswith("+40 points")
         and found.loc["the filter, with preservation", "KL drift"] == "0.2 → 0.2"
@@ -174,14 +273,21 @@ def test_each_term_with_and_without_the_other(measured):
 
 
 def test_a_codebook_beside_bits(main, measured):
-    """Each method of the one table stands beside its own row of the other; a method that only one of them has is left out."""
-    rows = ablations.read("var-vq", **measured("var-vq", lambda row: {"concept": 9 if row.recipe == "vare" else 50, "neighbours": 95}))
+    """Each method of the one table stands beside its own row of the other; a method that only one of them has is left
+    out."""
+    rows = ablations.read(
+        "var-vq", **measured("var-vq", lambda row: {"concept": 9 if row.recipe == "vare" else 50, "neighbours": 95})
+    )
     beside = next_scale_filter.against_codebook(main[0], rows)
     assert set(beside.index) == {("church", label) for label in rows.label}
     vare = beside.loc["church", "vare"]
     assert vare["the concept", "bits"].startswith("10.0 [") and vare["the concept", "codebook"].startswith("9.0 [")
-    assert "cannot be told" in vare["the concept", "difference"] and vare["its neighbours", "difference"].startswith("+35 points")
-    assert next_scale_filter.against_codebook(main[0][main[0].label != "vare"], rows).index.equals(beside.index.drop(("church", "vare")))
+    assert "cannot be told" in vare["the concept", "difference"] and vare["its neighbours", "difference"].startswith(
+        "+35 points"
+    )
+    assert next_scale_filter.against_codebook(main[0][main[0].label != "vare"], rows).index.equals(
+        beside.index.drop(("church", "vare"))
+    )
 
 
 def test_what_is_drawn_in_place_of_a_concept():
@@ -217,7 +323,9 @@ def test_what_each_scale_has_of_the_loss():
     sides = torch.tensor(generator.schedule).double()
     for way, power in (("token", 2), ("side", 1), ("equal", 0)):
         wanted = (sides**power / (sides**power).sum()).tolist()
-        assert shares[f"weight: {way}"].tolist() == pytest.approx(wanted, abs=1e-5) and shares[f"loss: {way}"].sum() == pytest.approx(1)
+        assert shares[f"weight: {way}"].tolist() == pytest.approx(wanted, abs=1e-5) and shares[
+            f"loss: {way}"
+        ].sum() == pytest.approx(1)
     # without a filter, a scale's share is its weight times its mean loss
     mass = shares["weight: side"] * shares.nats
     assert shares["loss: side"].tolist() == pytest.approx((mass / mass.sum()).tolist(), rel=1e-4)
@@ -240,10 +348,16 @@ def test_learning_curves(tmp_path):
 
 def test_every_figure_draws_its_table(main, measured):
     frame, _ = main
-    assert [axis.get_title(loc="left") or axis.get_title() for axis in next_scale_figures.plane(frame).axes] == ["church", "nudity", "vangogh"]
+    assert [axis.get_title(loc="left") or axis.get_title() for axis in next_scale_figures.plane(frame).axes] == [
+        "church",
+        "nudity",
+        "vangogh",
+    ]
     assert len(next_scale_figures.costs(frame).axes) == len(next_scale_figures.COSTS)
     steps = ["base", *next_scale.PAPER_TERMS]
-    terms = next_scale_figures.terms(ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 33})), next_scale.PAPER_TERMS, steps)
+    terms = next_scale_figures.terms(
+        ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 33})), next_scale.PAPER_TERMS, steps
+    )
     assert [patch.get_height() for patch in terms.axes[0].patches][:2] == pytest.approx([9.8, 68.9])
     assert {patch.get_height() for patch in terms.axes[1].patches} == {33, 80}
 
@@ -254,14 +368,25 @@ def test_every_figure_draws_its_table(main, measured):
 def test_several_concepts_are_read_as_the_other_familys(measured):
     def make(row):
         count = row.concept.count("+") + 1
-        return {"concept": 90 if row.recipe is None else 5 * count, "neighbours": 90 if row.recipe is None else 90 - 9 * count, "kl_drift": 0.1 * count}
+        return {
+            "concept": 90 if row.recipe is None else 5 * count,
+            "neighbours": 90 if row.recipe is None else 90 - 9 * count,
+            "kl_drift": 0.1 * count,
+        }
 
     frame = next_scale_concepts.several(**measured("var-concepts", make))
     numbers = composition.by_number(frame)
     ours = numbers[numbers.form == "joint"].set_index("count")
-    assert list(ours.index) == [1, 2, 3, 5] and ours.direct[1] == 0.05 and ours.direct[5] == 0.25 and ours.neighbours[2] == 0.72
+    assert (
+        list(ours.index) == [1, 2, 3, 5]
+        and ours.direct[1] == 0.05
+        and ours.direct[5] == 0.25
+        and ours.neighbours[2] == 0.72
+    )
     each = composition.each(frame)
-    assert list(each.columns) == ["before", "alone", "joint, 2", "joint, 3", "joint, 5"] and each.loc["boat", "joint, 2"].startswith("10.0")
+    assert list(each.columns) == ["before", "alone", "joint, 2", "joint, 3", "joint, 5"] and each.loc[
+        "boat", "joint, 2"
+    ].startswith("10.0")
     told = next_scale_concepts.together(frame).loc["church + boat"]
     assert told["of the base model's"] == "80%" and told["product of parts"] == "81%" and told["sum of parts"] == "0.20"
     assert len(next_scale_figures.families({"next scale": numbers, "next token": numbers}).axes) == 3
@@ -271,7 +396,9 @@ def test_pairs_that_lead_to_another_part():
     church, boat = (load_concept(name, "mini") for name in ("church", "boat"))
     to_boats = sum("boat" in pair.replacement.split() for pair in church.pairs)
     to_churches = sum("church" in pair.replacement.split() for pair in boat.pairs)
-    assert to_boats > 0 and next_scale_concepts.crossed("church+boat") == (to_boats + to_churches) / (len(church.pairs) + len(boat.pairs))
+    assert to_boats > 0 and next_scale_concepts.crossed("church+boat") == (to_boats + to_churches) / (
+        len(church.pairs) + len(boat.pairs)
+    )
     assert next_scale_concepts.crossed("church") == 0
 
 
@@ -283,7 +410,9 @@ def test_other_words_for_the_name():
     generator = heeding("bsq")
     prompts = ["a red church on a hill", "a blue church"]
     erasure = erase(generator, CONCEPT, recipe("negative-prompt"), progress=False)
-    rates, drawn = next_scale_concepts.wordings(generator, prompts, "church", ["chapel"], {"before": None, "after": erasure}, Judge())
+    rates, drawn = next_scale_concepts.wordings(
+        generator, prompts, "church", ["chapel"], {"before": None, "after": erasure}, Judge()
+    )
     assert list(rates.columns) == ["church", "chapel"] and rates.loc["after", "chapel"] == 2
     assert drawn["before"]["chapel"].shape[0] == 2 and (drawn["before"]["church"] != drawn["before"]["chapel"]).any()
     with pytest.raises(UserError, match="does not have the word 'boat'"):
@@ -322,5 +451,10 @@ def test_what_an_erased_model_can_be_told_again():
 def test_gaps_are_of_methods_that_erase_the_name(main):
     frame = main[0].assign(synonym=0.5, synonym_low=0.44, synonym_high=0.56)
     found = next_scale_concepts.gaps(frame)
-    assert {label for _, label in found.index} == {"vare", "s-vare"} and found.loc[("church", "vare"), "synonym"].startswith("50: +40 points")
-    assert found.loc[("church", "vare"), "indirect"].endswith(ablations.UNTOLD) and next_scale_concepts.gaps(frame, most=0.01).empty
+    assert {label for _, label in found.index} == {"vare", "s-vare"} and found.loc[
+        ("church", "vare"), "synonym"
+    ].startswith("50: +40 points")
+    assert (
+        found.loc[("church", "vare"), "indirect"].endswith(ablations.UNTOLD)
+        and next_scale_concepts.gaps(frame, most=0.01).empty
+    )

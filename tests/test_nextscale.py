@@ -1,4 +1,5 @@
-"""The next-scale family on tiny random models, with both quantisers: the identities that must hold, and what is refused."""
+"""The next-scale family on tiny random models, with both quantisers: the identities that must hold, and what is
+refused."""
 
 import json
 
@@ -8,9 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from earlib.errors import UserError
-from earlib.nextscale import NextScaleConfig, NextScaleGenerator, NextScaleModel, load_nextscale
-from earlib.nextscale.draw import draw_batch, guided, log_probabilities, prompt_switch
-from earlib.nextscale.tokenizer import resize_matrix
+from earlib.generators.var import NextScaleConfig, NextScaleGenerator, NextScaleModel, load_nextscale
+from earlib.generators.var.draw import draw_batch, guided, log_probabilities, prompt_switch
+from earlib.generators.var.tokenizer import resize_matrix
 
 TINY = dict(
     image_size=24,
@@ -57,7 +58,8 @@ def pictures(n=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 24, 24, 3), dtype=np.uint8)
 
 
-# ------------------------------------------------------------------ the must-pass tests of briefs/var.md 3.7; number 5 is about S-VARE's losses
+# ------------------------------------------------------------------ the must-pass tests of briefs/var.md 3.7; number 5
+# is about S-VARE's losses
 
 
 def test_scale_by_scale_logits_are_those_of_one_masked_pass(generator, codes):
@@ -184,7 +186,10 @@ def test_prompts_do_not_see_padding():
     ids, mask = generator.encode(["a red church"]).ids_BP, generator.encode(["a red church"]).mask_BP
     other = torch.where(mask.bool(), ids, 7)
     inputs = generator.inputs_of(generator.sample(["a boat"], [1]))
-    assert torch.equal(generator.trunk(generator.trunk.condition(ids, mask), inputs), generator.trunk(generator.trunk.condition(other, mask), inputs))
+    assert torch.equal(
+        generator.trunk(generator.trunk.condition(ids, mask), inputs),
+        generator.trunk(generator.trunk.condition(other, mask), inputs),
+    )
 
 
 def test_temperature_zero_takes_the_likeliest(generator):
@@ -203,13 +208,16 @@ def test_given_scales_are_kept_and_continued(generator, codes):
 
 
 def test_what_is_drawn_from_is_what_one_masked_pass_gives(generator, codes):
-    """Guided log-probabilities along given codes, scale by scale, are those of teacher forcing; and at temperature 0 their likeliest codes are drawn."""
+    """Guided log-probabilities along given codes, scale by scale, are those of teacher forcing; and at temperature 0
+    their likeliest codes are drawn."""
     batch = generator.encode(PROMPTS)
     with torch.no_grad():
         told, untold = generator.logits(batch, codes), generator.logits(generator.null_like(batch), codes)
     logits = untold + 3 * (told - untold)
     expected = (logits if generator.quantiser.code_shape else logits.unsqueeze(2)).log_softmax(-1)
-    torch.testing.assert_close(log_probabilities(generator, PROMPTS, codes, guidance=3.0), expected, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(
+        log_probabilities(generator, PROMPTS, codes, guidance=3.0), expected, atol=1e-4, rtol=1e-3
+    )
     likeliest = generator.sample(PROMPTS, SEEDS, 3.0, 0.0)
     found = log_probabilities(generator, PROMPTS, likeliest, guidance=3.0).argmax(-1)
     assert (found.reshape(likeliest.shape) == likeliest).float().mean() > 0.999
@@ -275,7 +283,9 @@ def test_a_saved_model_draws_what_it_drew(generator, codes, tmp_path):
     assert all(torch.equal(tensor, halves[name]) for name, tensor in loaded.model.state_dict().items())
     assert loaded.config == generator.config and loaded.profile == "custom"
     assert (loaded.sample(PROMPTS, SEEDS, guidance=2.0) == codes).float().mean() > 0.9  # but for near ties
-    assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * sum(p.numel() for p in generator.model.parameters()) + 20_000
+    assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * sum(
+        p.numel() for p in generator.model.parameters()
+    ) + 20_000
     assert NextScaleModel.from_pretrained(tmp_path).config == generator.config  # the hub's own way
 
 
@@ -293,7 +303,10 @@ def edit(folder, **flags):
 @pytest.mark.parametrize(
     "flags, message",
     [
-        ({"resize_up": "bilinear"}, "config.json says resize_up = bilinear, but the weights were trained with bicubic; restore config.json"),
+        (
+            {"resize_up": "bilinear"},
+            "config.json says resize_up = bilinear, but the weights were trained with bicubic; restore config.json",
+        ),
         ({"quantiser": "bsq"}, "config.json says quantiser = bsq, but the weights were trained with vq"),
         ({"schedule": [1, 3, 6]}, "config.json says schedule = .1, 3, 6., but the weights"),
         ({"schedule": [1, 2, 3, 5]}, r"the scale schedule \(1, 2, 3, 5\) must end at the latent size 6"),
@@ -328,12 +341,14 @@ def test_a_codebook_of_the_wrong_width_is_refused(folder):
         load_nextscale(folder)
     tensors.pop("tokenizer.quantiser.codebook")
     save_file(tensors, path, about)
-    with pytest.raises(UserError, match="1 tensors do not fit config.json; the first, tokenizer.quantiser.codebook, is missing from"):
+    with pytest.raises(
+        UserError, match="1 tensors do not fit config.json; the first, tokenizer.quantiser.codebook, is missing from"
+    ):
         load_nextscale(folder)
 
 
 def test_folders_that_hold_no_model_are_refused(folder, tmp_path_factory, monkeypatch):
-    from earlib.nextscale import generator as home
+    from earlib.generators.var import generator as home
 
     monkeypatch.setitem(home.PROFILES, "mini-var", tmp_path_factory.mktemp("untrained"))
     with pytest.raises(UserError, match="missing from data/mini-var; make it as `python -m earlib.miniworld.train_var"):

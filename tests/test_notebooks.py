@@ -9,11 +9,11 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from earlib.book.build.build import colab_url
+from earlib.book.build.manifest import load_manifest, parameters
+from earlib.book.build.rerun import rerun
 
 from earlib import ROOT
-from earlib.book import colab_url
-from earlib.manifest import load_manifest, parameters
-from earlib.rerun import rerun
 
 ENTRIES = load_manifest()
 each = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
@@ -44,7 +44,9 @@ def test_thin(entry):
     for cell in cells:
         source = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.M)  # IPython's own lines
         functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-        assert all(f.end_lineno - f.lineno < 16 for f in functions), "a function of more than 15 lines belongs into earlib"
+        assert all(f.end_lineno - f.lineno < 16 for f in functions), (
+            "a function of more than 15 lines belongs into earlib"
+        )
 
 
 @each

@@ -1,4 +1,5 @@
-"""EAR as its released code computes it: our reorganisation against the loop written out, and what that loop does to a model."""
+"""EAR as its released code computes it: our reorganisation against the loop written out, and what that loop does to a
+model."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ import torch
 from benchmarks.rivals import released_loop
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
+from earlib.erasure.change import student_parameters, switched, tensor_names
 from earlib.erasure.lessons import lessons
 from earlib.erasure.objective import window_loss
 from earlib.erasure.presets import EAR_RELEASED, with_settings
 from earlib.erasure.recipe import Gate
 from earlib.erasure.single_token import raw_rows
 from earlib.erasure.train import train
-from earlib.erasure.trainable import student_parameters, switched, tensor_names
 from earlib.errors import UserError
 
 from .conftest import tiny_janus
@@ -41,12 +42,17 @@ def test_the_reorganised_loop_equals_the_released_loop(length, tmp_path):
     assert [row["loss"] for row in run.metrics] == pytest.approx(losses, abs=1e-9)
     assert len(losses) == 3 * (16 // length), "what is left after the last whole window never teaches"
     for name in plain:
-        assert (plain[name] - generator.trunk.get_parameter(name)).abs().max() > 1e-5 or "q_proj" in name or "k_proj" in name
+        assert (
+            (plain[name] - generator.trunk.get_parameter(name)).abs().max() > 1e-5
+            or "q_proj" in name
+            or "k_proj" in name
+        )
         assert (ours[name] - plain[name]).abs().max() < 1e-9, name
 
 
 def test_after_the_first_step_the_prompt_is_gone():
-    """Later windows ask nothing of queries and keys, as attention over one position has no choice, and their states know nothing of the prompt."""
+    """Later windows ask nothing of queries and keys, as attention over one position has no choice, and their states
+    know nothing of the prompt."""
     generator = tiny_janus(seed=4)
     generator.model.double()
     r = with_settings(FAST, {"windows.length": 4})
@@ -74,7 +80,9 @@ def test_prompts_are_raw_cut_and_padded(generator):
     rows = raw_rows(generator, "a red church")
     assert rows.ids_BP[0].tolist() == tok("a red church")["input_ids"] and generator.boi_token_id not in rows.ids_BP
     longer = raw_rows(generator, "a red church", 7)
-    assert longer.ids_BP.shape == (2, 7) and (longer.ids_BP[0, -3:] == tok.pad_token_id).all() and longer.mask_BP.all(), "padding is attended to"
+    assert (
+        longer.ids_BP.shape == (2, 7) and (longer.ids_BP[0, -3:] == tok.pad_token_id).all() and longer.mask_BP.all()
+    ), "padding is attended to"
     assert raw_rows(generator, "a red church", 2).ids_BP.shape == (2, 2)
     null = rows.ids_BP[1].tolist()
     assert null[0] == tok.bos_token_id and null[-1] == rows.ids_BP[0, -1] and set(null[1:-1]) == {tok.pad_token_id}
@@ -82,7 +90,9 @@ def test_prompts_are_raw_cut_and_padded(generator):
 
 def test_half_precision_sums_round_at_every_token():
     loss = torch.full((300,), 1.0, dtype=torch.bfloat16)
-    assert window_loss(loss, Gate("window", 0.0))[0].item() == 256, "bfloat16 cannot count further in ones: so does the released code"
+    assert window_loss(loss, Gate("window", 0.0))[0].item() == 256, (
+        "bfloat16 cannot count further in ones: so does the released code"
+    )
     assert window_loss(loss.float(), Gate("window", 0.0))[0].item() == 300
 
 

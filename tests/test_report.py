@@ -1,4 +1,5 @@
-"""From a concept to a page: the whole report on a tiny random model, its resumption, its safety, its layout and its command line."""
+"""From a concept to a page: the whole report on a tiny random model, its resumption, its safety, its layout and its
+command line."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from earlib import figures
 from earlib.__main__ import main
 from earlib.concepts import load_concept
 from earlib.erasure import erase
@@ -19,10 +19,10 @@ from earlib.erasure.presets import recipe
 from earlib.errors import UserError
 from earlib.evaluate import pictures, study
 from earlib.evaluate.drift import draw_tokens
+from earlib.evaluate.evaluation import KEYS, make_report
 from earlib.evaluate.judges import load_judge
 from earlib.evaluate.layout import Page
-from earlib.evaluate.page import make_report
-from earlib.evaluate.report import KEYS
+from earlib.plots import figures
 from tests.conftest import tiny_janus
 
 SMALL = {"seeds": (0,), "size": 4, "progress": False}
@@ -43,13 +43,23 @@ def church(tiny):
     """Judged so that a model that draws noise has pictures with "the concept" and pictures without it."""
     concept = load_concept("church")
     judge = load_judge(concept.judge)
-    named, benign = (judge.probabilities(tiny.decode(draw_tokens(tiny, list(prompts[:4])))) for prompts in (concept.tests["direct"], concept.benign))
+    named, benign = (
+        judge.probabilities(tiny.decode(draw_tokens(tiny, list(prompts[:4]))))
+        for prompts in (concept.tests["direct"], concept.benign)
+    )
     for group, labels in judge.groups.items():
         for i, label in enumerate(labels):
             second_most, second_least = np.sort(named[group][:, i])[-2], np.sort(benign[group][:, i])[1]
             if second_most > second_least + 1e-4:
-                spec = {"name": "miniworld", "group": group, "label": label, "threshold": float(second_most + second_least) / 2}
-                return dataclasses.replace(concept, judge=spec, neighbours={k: v for k, v in list(concept.neighbours.items())[:2]})
+                spec = {
+                    "name": "miniworld",
+                    "group": group,
+                    "label": label,
+                    "threshold": float(second_most + second_least) / 2,
+                }
+                return dataclasses.replace(
+                    concept, judge=spec, neighbours={k: v for k, v in list(concept.neighbours.items())[:2]}
+                )
 
 
 @pytest.fixture(scope="module")
@@ -68,18 +78,50 @@ def test_records_cover_everything_that_applies(done):
     records = json.loads((done / "results.json").read_text())
     assert all(tuple(r) == KEYS for r in records)
     metrics = {r["metric"] for r in records}
-    assert metrics >= {"concept_rate", "concept_rate_change", "neighbour_rate", "clip_score", "in_prompt_clip", "kid", "fid", "precision", "recall"}
-    assert metrics >= {"kl_drift", "token_agreement", "identical_rate", "first_row_entropy", "first_row_spread", "likelihood_gap", "likelihood_gap_change"}
-    assert metrics >= {"guided_rate", "prefix_rate", "rows_alone_rate", "caption_rate", "caption_rate_change", "question_rate"}
+    assert metrics >= {
+        "concept_rate",
+        "concept_rate_change",
+        "neighbour_rate",
+        "clip_score",
+        "in_prompt_clip",
+        "kid",
+        "fid",
+        "precision",
+        "recall",
+    }
+    assert metrics >= {
+        "kl_drift",
+        "token_agreement",
+        "identical_rate",
+        "first_row_entropy",
+        "first_row_spread",
+        "likelihood_gap",
+        "likelihood_gap_change",
+    }
+    assert metrics >= {
+        "guided_rate",
+        "prefix_rate",
+        "rows_alone_rate",
+        "caption_rate",
+        "caption_rate_change",
+        "question_rate",
+    }
     assert all(r["n"] >= 1 for r in records) and {r["condition"] for r in records} == {"base", "erased"}
     scales = [r["kind"] for r in records if r["metric"] == "guided_rate" and r["condition"] == "erased"]
     assert scales == [f"guidance {w}" for w in range(1, 11)]
-    assert json.loads((done / "status.json").read_text())["state"] == "done" and (done / "erasure" / "erasure.safetensors").is_file()
+    assert (
+        json.loads((done / "status.json").read_text())["state"] == "done"
+        and (done / "erasure" / "erasure.safetensors").is_file()
+    )
 
 
 def test_the_page_stands_alone_and_tells_its_settings(done):
     page, text = (done / "report.html").read_text(), (done / "report.md").read_text()
-    assert page.count("data:image/png;base64,") == 5 and not re.search(r'(src|href)="(?!data:)', page) and "<script" not in page
+    assert (
+        page.count("data:image/png;base64,") == 5
+        and not re.search(r'(src|href)="(?!data:)', page)
+        and "<script" not in page
+    )
     for word in ("Is it gone?", "Can it be brought back?", "picture seeds", "miniworld ", "fingerprint", '"windows"'):
         assert word in page.replace("&quot;", '"') and word in text
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
@@ -97,7 +139,9 @@ def test_a_killed_report_goes_on_where_it_stopped(tiny, ear, church, done, tmp_p
     before = (out / "sections" / "rates.json").stat().st_mtime_ns
     monkeypatch.setitem(study.SECTIONS, "rates", None)  # it is there: it must not be measured again
     make_report(tiny, church, out, ear, **SMALL)
-    assert (out / "results.json").read_bytes() == (done / "results.json").read_bytes() and (out / "report.html").is_file()
+    assert (out / "results.json").read_bytes() == (done / "results.json").read_bytes() and (
+        out / "report.html"
+    ).is_file()
     assert (out / "sections" / "rates.json").stat().st_mtime_ns == before
 
 
@@ -120,7 +164,9 @@ def test_a_report_on_an_erasure_that_is_there(tiny, ear, church, done, tmp_path)
 
 def test_judges_that_are_not_there_are_said_before_training(tiny, ear, church, tmp_path, monkeypatch):
     monkeypatch.setattr("earlib.erasure.train.train", None)  # training would fail
-    concept = dataclasses.replace(church, judge={"name": "resnet50", "label": "church", "weights": str(tmp_path / "resnet50.pth")})
+    concept = dataclasses.replace(
+        church, judge={"name": "resnet50", "label": "church", "weights": str(tmp_path / "resnet50.pth")}
+    )
     with pytest.raises(UserError, match="no weights at .*; download https://"):
         make_report(tiny, concept, tmp_path / "out", ear, **SMALL)
     assert not (tmp_path / "out").exists()
@@ -129,7 +175,9 @@ def test_judges_that_are_not_there_are_said_before_training(tiny, ear, church, t
 @pytest.fixture(scope="module")
 def nude():
     concept = load_concept("nudity")
-    return dataclasses.replace(concept, judge=concept.judge | {"threshold": 0.0}, neighbours={})  # the judge fires at every picture
+    return dataclasses.replace(
+        concept, judge=concept.judge | {"threshold": 0.0}, neighbours={}
+    )  # the judge fires at every picture
 
 
 @pytest.mark.parametrize("show_explicit", [False, True])
@@ -138,7 +186,11 @@ def test_explicit_pictures_never_reach_the_disk_unless_asked_for(tiny, ear, nude
     real = figures.show_pictures
     monkeypatch.setattr(figures, "show_pictures", lambda images, **more: seen.append(images) or real(images, **more))
     monkeypatch.setattr(pictures, "CACHE", tmp_path / "cache")
-    monkeypatch.setattr(study, "SECTIONS", study.SECTIONS | {"guidance": skipped} | dict.fromkeys(("knowledge", "prefix", "recognition"), left_out))
+    monkeypatch.setattr(
+        study,
+        "SECTIONS",
+        study.SECTIONS | {"guidance": skipped} | dict.fromkeys(("knowledge", "prefix", "recognition"), left_out),
+    )
     erase(tiny, nude, ear, out=tmp_path / "erasure", progress=False)
     make_report(tiny, nude, tmp_path / "out", erasure=tmp_path / "erasure", show_explicit=show_explicit, **SMALL)
     hidden = np.array([is_blurred(image) for images in seen for image in images])
@@ -153,7 +205,11 @@ def left_out(case):
 
 
 def skipped(case):
-    records = [case.base.measure("guided_rate", case.concept.name, "guidance 1", {"value": 0.0, "n": 1, "low": 0.0, "high": 1.0})]
+    records = [
+        case.base.measure(
+            "guided_rate", case.concept.name, "guidance 1", {"value": 0.0, "n": 1, "low": 0.0, "high": 1.0}
+        )
+    ]
     return {"records": records, "notes": []}
 
 
@@ -173,7 +229,12 @@ def test_what_a_page_says_is_never_markup(tmp_path):
     page.picture(tmp_path / "a.png", 'a "caption"', 'the "alt"')
     page.items(["one & two"])
     html = page.write(tmp_path).read_text()
-    assert "<b>" not in html and "<i>" not in html and "small &lt;print&gt;" in html and 'alt="the &quot;alt&quot;"' in html
+    assert (
+        "<b>" not in html
+        and "<i>" not in html
+        and "small &lt;print&gt;" in html
+        and 'alt="the &quot;alt&quot;"' in html
+    )
     assert html.count("<table>") == 1 and "empty" not in html and html.count("<td>") == 4
     text = (tmp_path / "report.md").read_text()
     assert "| x \\| y | 3 |" in text and "](a.png)" in text and "- one & two" in text

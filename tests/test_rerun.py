@@ -8,10 +8,10 @@ import sys
 
 import papermill
 import pytest
+from earlib.book.build.manifest import load_manifest
+from earlib.book.build.rerun import main, rerun
 
 from earlib.errors import UserError
-from earlib.manifest import load_manifest
-from earlib.rerun import main, rerun
 
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
 
@@ -98,7 +98,9 @@ def test_a_profile_runs_the_notebooks_that_name_it(root, capsys):
     write_notebook(root / "notebooks" / "two.ipynb", "1")
     write_manifest(root, {"name": "one"}, {"name": "two", "profiles": {"janus-pro-1b": {"rate": 1}}})
     planned = rerun("janus-pro-1b", dry_run=True, root=root)
-    assert [(s["name"], s["state"], s["parameters"]) for s in planned] == [("two", "planned", {"rate": 1.0})]  # a whole number is a float where one is due
+    assert [(s["name"], s["state"], s["parameters"]) for s in planned] == [
+        ("two", "planned", {"rate": 1.0})
+    ]  # a whole number is a float where one is due
     assert "would run" in capsys.readouterr().out and not (root / "_build").exists()
 
 
@@ -116,7 +118,9 @@ print(count, rate, sys.executable, os.getcwd(), os.environ["MPLBACKEND"])"""
     [first] = rerun(root=root)
     executed = root / "_build" / "executed" / "mini" / "notebooks" / "one.ipynb"
     text = executed.read_text()
-    assert first["state"] == "done" == status(root)["state"] and first["results"] and first["parameters"] == {"rate": 1.0}
+    assert (
+        first["state"] == "done" == status(root)["state"] and first["results"] and first["parameters"] == {"rate": 1.0}
+    )
     assert f"3 1.0 {sys.executable} {root.resolve()} module://matplotlib_inline" in text
 
     edit_notebook(path, lambda nb: nb.cells[0].update(source="# Better prose"))
@@ -126,7 +130,9 @@ print(count, rate, sys.executable, os.getcwd(), os.environ["MPLBACKEND"])"""
     [second] = rerun(root=root)
     runs = root / "runs" / "mini"
     assert second["key"] != first["key"] and "5 1.0" in executed.read_text()
-    assert (runs / "one" / "trace-5").exists() and (runs / "one.old" / "trace-3").exists()  # nothing resumes from the old run, nothing is lost
+    assert (runs / "one" / "trace-5").exists() and (
+        runs / "one.old" / "trace-3"
+    ).exists()  # nothing resumes from the old run, nothing is lost
 
     (runs / "one" / "results.json").unlink()
     [planned] = rerun(dry_run=True, root=root)
@@ -135,7 +141,7 @@ print(count, rate, sys.executable, os.getcwd(), os.environ["MPLBACKEND"])"""
 
 def test_the_key_holds_code_and_data(root):
     def key():
-        from earlib.rerun import run_key, source_hash
+        from earlib.book.build.rerun import run_key, source_hash
 
         return run_key(load_manifest(root)[0], {}, source_hash(root), root)
 
@@ -163,11 +169,19 @@ while not Path("met-{1}").exists():
 def test_notebooks_run_side_by_side_but_for_one_that_is_alone(root):
     """Two that wait for each other can only finish together; the third finds that both have finished."""
     for name, other in (("a", "b"), ("b", "a")):
-        write_notebook(root / "notebooks" / f"{name}.ipynb", WAITS.format(name, other) + f"time.sleep(0.3)\nPath('done-{name}').touch()")
-    write_notebook(root / "notebooks" / "timed.ipynb", "from pathlib import Path\nassert Path('done-a').exists() and Path('done-b').exists()")
+        write_notebook(
+            root / "notebooks" / f"{name}.ipynb",
+            WAITS.format(name, other) + f"time.sleep(0.3)\nPath('done-{name}').touch()",
+        )
+    write_notebook(
+        root / "notebooks" / "timed.ipynb",
+        "from pathlib import Path\nassert Path('done-a').exists() and Path('done-b').exists()",
+    )
     write_manifest(root, {"name": "timed", "alone": True}, {"name": "a"}, {"name": "b"})
     found = rerun(root=root, jobs=2)
-    assert [(s["name"], s["state"]) for s in found] == [("timed", "done"), ("a", "done"), ("b", "done")], "in the manifest's order"
+    assert [(s["name"], s["state"]) for s in found] == [("timed", "done"), ("a", "done"), ("b", "done")], (
+        "in the manifest's order"
+    )
     assert rerun(root=root, jobs=2) == found, "finished runs are skipped, whichever process ran them"
 
 
@@ -179,7 +193,11 @@ def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs):
     write_manifest(root, {"name": "slow", "timeout": 1}, {"name": "wrong"}, {"name": "dead"}, {"name": "one"})
     slow, wrong, dead, one = rerun(root=root, jobs=jobs)
     assert (slow["state"], wrong["state"], dead["state"], one["state"]) == ("timeout", "failed", "failed", "done")
-    assert "longer than 1 s" in slow["error"] and "ValueError: no church" in wrong["error"] and "kernel died" in dead["error"]
+    assert (
+        "longer than 1 s" in slow["error"]
+        and "ValueError: no church" in wrong["error"]
+        and "kernel died" in dead["error"]
+    )
     folder = root / "_build" / "executed" / "mini"
     assert sorted(os.listdir(folder / "notebooks")) == ["one.ipynb"] and (folder / "failed" / "wrong.ipynb").exists()
     assert status(root, "slow")["state"] == "timeout"
@@ -191,10 +209,13 @@ def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs):
 
 def test_exit_status(root, monkeypatch, capsys):
     monkeypatch.setattr(
-        "earlib.rerun.rerun", lambda *_, **more: [{"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}]
+        "earlib.book.rerun.rerun",
+        lambda *_, **more: [
+            {"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}
+        ],
     )
     assert main() == 1 and "slow timed out: a cell took longer than 1 s" in capsys.readouterr().err
-    monkeypatch.setattr("earlib.rerun.rerun", lambda *_, **more: [{"name": "one", "state": "done"}])
+    monkeypatch.setattr("earlib.book.rerun.rerun", lambda *_, **more: [{"name": "one", "state": "done"}])
     assert main() == 0
 
 
@@ -223,7 +244,11 @@ def test_slurm(root, tmp_path_factory, monkeypatch):
     with pytest.raises(UserError, match="no `sbatch`.*written to"):
         rerun("janus-pro-1b", executor="slurm", root=root)
     text = script.read_text()
-    assert "#SBATCH --time=08:00:00" in text and "-m earlib rerun --profile janus-pro-1b --only one" in text and PARAMETERS not in text
+    assert (
+        "#SBATCH --time=08:00:00" in text
+        and "-m earlib rerun --profile janus-pro-1b --only one" in text
+        and PARAMETERS not in text
+    )
 
     folder = tmp_path_factory.mktemp("bin")
     (folder / "sbatch").write_text("#!/bin/sh\necho 4711\n")

@@ -13,7 +13,10 @@ from earlib.runs import Run, append_line, collect, notebook_folder, plain, read_
 
 
 def test_json_is_plain_and_strict(tmp_path):
-    path = write_json(tmp_path / "new" / "x.json", {"a": np.float32(0.5), "b": np.arange(2), "c": math.nan, "d": tmp_path, 3: (True, None)})
+    path = write_json(
+        tmp_path / "new" / "x.json",
+        {"a": np.float32(0.5), "b": np.arange(2), "c": math.nan, "d": tmp_path, 3: (True, None)},
+    )
     assert read_json(path) == {"a": 0.5, "b": [0, 1], "c": None, "d": str(tmp_path), "3": [True, None]}
     with pytest.raises(TypeError):
         plain({"x": object()})
@@ -48,7 +51,9 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     with open(tmp_path / "m.jsonl", "a") as file:
         file.write('{"step": 3, "lo')
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2]
-    append_line(tmp_path / "m.jsonl", {"step": 3, "said": "a\u2028b"})  # a separator that only splitlines takes for the end of a line
+    append_line(
+        tmp_path / "m.jsonl", {"step": 3, "said": "a\u2028b"}
+    )  # a separator that only splitlines takes for the end of a line
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2, 3]
 
 
@@ -67,7 +72,12 @@ def test_run_states_and_resume(tmp_path):
     assert again.metrics == [{"step": 0, "loss": 1.0}]
     with again:
         again.save_results([{"metric": "kid", "value": 0.1}])
-    assert again.state == "done" and again.results[0]["value"] == 0.1 and again.checkpoints.is_dir() and again.samples.is_dir()
+    assert (
+        again.state == "done"
+        and again.results[0]["value"] == 0.1
+        and again.checkpoints.is_dir()
+        and again.samples.is_dir()
+    )
 
 
 def test_a_folder_of_something_else_is_refused(tmp_path):

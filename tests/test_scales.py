@@ -1,4 +1,5 @@
-"""A next-scale picture scale by scale, on tiny random models with both quantisers: counts and identities by hand, and the model's own distributions."""
+"""A next-scale picture scale by scale, on tiny random models with both quantisers: counts and identities by hand, and
+the model's own distributions."""
 
 from __future__ import annotations
 
@@ -10,16 +11,20 @@ import pandas as pd
 import pytest
 import torch
 
+from earlib.chapters import scale_figures, which_scale
 from earlib.concepts import PromptPair
-from earlib.evaluate import scale_figures, scales, which_scale
+from earlib.evaluate import scales
 from earlib.evaluate.judges import MiniWorldJudge
 from earlib.generators import picture_seeds
-from earlib.nextscale.draw import prompt_switch
+from earlib.generators.var.draw import prompt_switch
 
 from .conftest import tiny_janus
 from .test_nextscale import PROMPTS, SEEDS, tiny
 
-PAIRS = (PromptPair("a red church on a hill", "a red house on a hill"), PromptPair("a church by the sea", "a tower by the sea"))
+PAIRS = (
+    PromptPair("a red church on a hill", "a red house on a hill"),
+    PromptPair("a church by the sea", "a tower by the sea"),
+)
 K = 4  # scales of the tiny models
 
 
@@ -50,13 +55,18 @@ def test_the_picture_after_the_last_scale_is_the_picture(generator, codes):
 
 
 def test_usage_counts_codes(generator):
-    """Of 40 pictures, scale 0 has one code in half of them and another in the others; the other scales have one code only."""
+    """Of 40 pictures, scale 0 has one code in half of them and another in the others; the other scales have one code
+    only."""
     codes = generator.sample(PROMPTS[:1] * 40, list(range(40)))
     codes[:] = codes[0, 0]
     codes[20:, 0] = (codes[0, 0] + 1) % 2
     first, *others = scales.usage(generator, codes)
-    assert (first["codes"], first["different"], first["commonest"]) == (40, 2, 0.5) and first["even"] == pytest.approx(2)
-    assert all(row["different"] == 1 and row["even"] == pytest.approx(1) for row in others) and [row["side"] for row in others] == [2, 3, 6]
+    assert (first["codes"], first["different"], first["commonest"]) == (40, 2, 0.5) and first["even"] == pytest.approx(
+        2
+    )
+    assert all(row["different"] == 1 and row["even"] == pytest.approx(1) for row in others) and [
+        row["side"] for row in others
+    ] == [2, 3, 6]
 
 
 def test_race_counts_passes(generator):
@@ -67,7 +77,9 @@ def test_race_counts_passes(generator):
 
 def test_qualities_stand_side_by_side():
     row = {"what": "drawn", "part": "object", "value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
-    both = scales.quality_table({"A": {"rows": [row, row | {"what": "captions"}]}, "B": {"rows": [row | {"value": 1.0, "part": "style"}]}})
+    both = scales.quality_table(
+        {"A": {"rows": [row, row | {"what": "captions"}]}, "B": {"rows": [row | {"value": 1.0, "part": "style"}]}}
+    )
     assert both.loc[("drawn as asked", "object"), "A"] == "50.0 [40.0, 60.0]" and both.shape == (2, 2)
 
 
@@ -75,7 +87,8 @@ def test_qualities_stand_side_by_side():
 
 
 def test_spelling_anew_what_was_not_changed_comes_nearest(generator, codes):
-    """From the clean first scales the tokenizer gets as near to the picture's latents as its residuals allow; from changed ones it mends what it can."""
+    """From the clean first scales the tokenizer gets as near to the picture's latents as its residuals allow; from
+    changed ones it mends what it can."""
     f = lambda c: generator.tokenizer.accumulate(c)[1]
     first = generator.spans[0].stop
     changed = codes[:, :first].roll(1, 0)
@@ -89,13 +102,17 @@ def test_mending(generator):
     right = lambda images: images.mean((1, 2, 3)) > 0
     rows = scales.mended(generator, PROMPTS, right, [0.0, 0.5])
     assert (
-        len(rows) == (K - 1) * 2 * 3 and {row["how"] for row in rows} == {"left as it was", "drawn on", "spelt anew"} and all(row["value"] == 1 for row in rows)
+        len(rows) == (K - 1) * 2 * 3
+        and {row["how"] for row in rows} == {"left as it was", "drawn on", "spelt anew"}
+        and all(row["value"] == 1 for row in rows)
     )
     seeds = picture_seeds(0, [f"{prompt}#{i}" for i, prompt in enumerate(PROMPTS)])
     clean = generator.decode(generator.sample(PROMPTS, seeds))
     same = scales.mended(generator, PROMPTS, lambda images: (images == clean).all((1, 2, 3)), [0.0, 1.0], scales=[1])
     assert [row["value"] for row in same[:3]] == [1, 1, 1], "nothing turned over is the clean picture"
-    assert [row["value"] for row in same[3:]] == [0, 0, 0], "every bit of a scale turned over is another picture, whatever follows"
+    assert [row["value"] for row in same[3:]] == [0, 0, 0], (
+        "every bit of a scale turned over is another picture, whatever follows"
+    )
 
 
 # ------------------------------------------------------------------ whose prompt decides
@@ -114,16 +131,26 @@ def test_told_in_turn_is_a_prompt_switch_where_the_prompt_changes_once(generator
 
 
 def test_states_pass_only_where_they_are_asked_to(generator):
-    """One prompt throughout is the plain picture either way; a prompt that changes leaves something behind in keys and values."""
+    """One prompt throughout is the plain picture either way; a prompt that changes leaves something behind in keys and
+    values."""
     one, other, late = (True,) * K, (False,) * K, (False, False, False, True)
-    told, codes_only = (which_scale.told_in_turn(generator, PAIRS, 3, patterns=[one, other, late], states=states) for states in (True, False))
+    told, codes_only = (
+        which_scale.told_in_turn(generator, PAIRS, 3, patterns=[one, other, late], states=states)
+        for states in (True, False)
+    )
     assert np.array_equal(told[one], codes_only[one]) and np.array_equal(told[other], codes_only[other])
     assert not np.array_equal(told[late], codes_only[late]) and not np.array_equal(told[late], told[other])
 
 
 def test_scenarios():
     named = which_scale.scenarios(5)
-    assert named["scale 0 only"] == (True, False, False, False, False) and named["every scale but 0"] == (False, True, True, True, True)
+    assert named["scale 0 only"] == (True, False, False, False, False) and named["every scale but 0"] == (
+        False,
+        True,
+        True,
+        True,
+        True,
+    )
     assert named["scales 1–2 only"] == (False, True, True, False, False), "ScaleErasure's 2 to 7 of 13"
     assert named["every scale"] == (True,) * 5 and named["no scale"] == (False,) * 5
 
@@ -135,7 +162,11 @@ def test_shares_of_scales_sum_to_the_whole_and_go_to_those_that_decide():
     values = [row["value"] for row in which_scale.shapley(found)]
     assert values == pytest.approx([0.5 / 3, 0.5 / 3, 1 / 3]) and sum(values) == pytest.approx(2 / 3)
     rows = {(row["first"], row["scale"]): row["value"] for row in which_scale.switch_rows(found)}
-    assert rows["target", 2] == pytest.approx(2 / 3) and rows["replacement", 2] == pytest.approx(2 / 3) and rows["target", 0] == pytest.approx(1 / 3)
+    assert (
+        rows["target", 2] == pytest.approx(2 / 3)
+        and rows["replacement", 2] == pytest.approx(2 / 3)
+        and rows["target", 0] == pytest.approx(1 / 3)
+    )
 
 
 def test_verdicts_know_the_replacement_by_its_own_picture():
@@ -155,12 +186,16 @@ def test_verdicts_know_the_replacement_by_its_own_picture():
 
 
 def test_nats_are_those_of_drawing(generator):
-    """Scale 0 of a picture has one position: its likelihood by hand, guided; and over many drawings the mean is the entropy that was drawn from."""
+    """Scale 0 of a picture has one position: its likelihood by hand, guided; and over many drawings the mean is the
+    entropy that was drawn from."""
     prompts = PROMPTS[:1] * 400
     codes = generator.sample(prompts, list(range(400)))
     nats = which_scale.nats_by_scale(generator, prompts, codes)
     assert nats.shape == (400, K) and (nats > 0).all()
-    z = [generator.logits(batch, codes[:1])[0, 0] for batch in (generator.encode(PROMPTS[:1]), generator.null_like(generator.encode(PROMPTS[:1])))]
+    z = [
+        generator.logits(batch, codes[:1])[0, 0]
+        for batch in (generator.encode(PROMPTS[:1]), generator.null_like(generator.encode(PROMPTS[:1])))
+    ]
     log_p = (z[1] + generator.guidance * (z[0] - z[1])).double().log_softmax(-1)
     by_hand = -log_p.gather(-1, codes[0, 0].reshape(*log_p.shape[:-1], 1)).sum()
     assert nats[0, 0] == pytest.approx(by_hand.item(), rel=1e-4)
@@ -202,7 +237,12 @@ def test_where_a_run_learns():
     settings = [{}, {"scales.first": 2, "scales.count": 1}, {"scales.first": 0, "scales.count": 3}, {}, {}]
     frame = pd.DataFrame({"recipe": [None, "s-vare", "s-vare", "s-vare", "sace-style"], "settings": settings})
     found = which_scale.where_learnt(frame, 5)
-    assert found.called.tolist() == ["base", "2", "0–2", "0–4", "0\nsace-style"] and found["last"].tolist()[1:] == [2, 2, 4, 0]
+    assert found.called.tolist() == ["base", "2", "0–2", "0–4", "0\nsace-style"] and found["last"].tolist()[1:] == [
+        2,
+        2,
+        4,
+        0,
+    ]
 
 
 # ------------------------------------------------------------------ figures
@@ -211,8 +251,17 @@ def test_where_a_run_learns():
 def test_figures_show_what_they_are_given():
     import matplotlib.pyplot as plt
 
-    point = lambda value, **more: {"value": value, "low": max(0, value - 0.1), "high": min(1, value + 0.1), "n": 9, **more}
-    logs = [{"step": s, "loss": 1.0} | {f"{what}{k}": 0.5 for what in ("nats", "right") for k in range(2)} for s in range(0, 100, 20)]
+    point = lambda value, **more: {
+        "value": value,
+        "low": max(0, value - 0.1),
+        "high": min(1, value + 0.1),
+        "n": 9,
+        **more,
+    }
+    logs = [
+        {"step": s, "loss": 1.0} | {f"{what}{k}": 0.5 for what in ("nats", "right") for k in range(2)}
+        for s in range(0, 100, 20)
+    ]
     told = {("target", 0): 0.0, ("target", 1): 0.2, ("replacement", 0): 1.0, ("replacement", 1): 0.9}
     ways = ("left as it was", "drawn on", "spelt anew")
     rows = [point(value, first=first, scale=k) for (first, k), value in told.items()]
@@ -220,18 +269,27 @@ def test_figures_show_what_they_are_given():
     figures = [
         scale_figures.reading((1, 2), 3),
         scale_figures.training([*logs, {"step": 101, "loss": 1.0}], (1, 2)),
-        scale_figures.repair([point(1 - s, scale=0, share=s, how=how) for s in (0.0, 0.5) for how in ways], "right (%)"),
+        scale_figures.repair(
+            [point(1 - s, scale=0, share=s, how=how) for s in (0.0, 0.5) for how in ways], "right (%)"
+        ),
         scale_figures.switch({"church": {"concept": rows, "replacement": rows}}, 1),
         scale_figures.shares({"church": [point(0.1, scale=0), point(0.8, scale=1)]}),
-        scale_figures.knowledge({"church": [{"scales": k, "value": 0.5, "low": None, "high": None} for k in (1, 2)]}, codes, codes),
-        scale_figures.kept({"before": {"pairs": [point(0.2, scale=0), point(0.6, scale=1)]}, "after": {"pairs": [point(0.0, scale=0)]}}),
+        scale_figures.knowledge(
+            {"church": [{"scales": k, "value": 0.5, "low": None, "high": None} for k in (1, 2)]}, codes, codes
+        ),
+        scale_figures.kept(
+            {"before": {"pairs": [point(0.2, scale=0), point(0.6, scale=1)]}, "after": {"pairs": [point(0.0, scale=0)]}}
+        ),
     ]
     lines = figures[3].axes[0].get_lines()
     assert [round(y) for y in lines[0].get_ydata()] == [0, 20], "the concept, its prompt first"
     assert [text.get_text() for text in figures[3].axes[0].get_xticklabels()] == ["0", "none"]
     assert [bar.get_height() for bar in figures[4].axes[0].patches] == pytest.approx([10, 80])
     assert math.isclose(figures[6].axes[1].get_ylim()[1], figures[6].axes[0].get_ylim()[1])
-    assert figures[0].axes[1].images[0].get_array().tolist()[1] == [True] * 5 and figures[0].axes[1].images[0].get_array().tolist()[0] == [True] + [False] * 4
+    assert (
+        figures[0].axes[1].images[0].get_array().tolist()[1] == [True] * 5
+        and figures[0].axes[1].images[0].get_array().tolist()[0] == [True] + [False] * 4
+    )
     for figure in figures:
         figure.canvas.draw()
         plt.close(figure)

@@ -1,43 +1,75 @@
-"""The poster's figures with numbers: what is compared with what, and what is measured about single membranes. On made-up tables and a tiny model."""
+"""The poster's figures with numbers: what is compared with what, and what is measured about single membranes. On made-
+up tables and a tiny model."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
+from earlib.chapters import spm
 from earlib.concepts import Concept, PromptPair
+from earlib.erasure.change import applied, student_parameters, tensor_names
 from earlib.erasure.presets import recipe
 from earlib.erasure.store import Erasure
-from earlib.erasure.trainable import applied, student_parameters, tensor_names
-from earlib.evaluate import ablation_figures, spm
 from earlib.evaluate.statistics import wilson
+from earlib.plots import ablation_figures
 
 PAIRS = tuple(PromptPair(f"a {colour} church", f"a {colour} house") for colour in ("red", "blue", "green", "yellow"))
-CHURCH = Concept("church", "object", PAIRS, {"direct": ("a red church on a hill", "a church by the sea")}, {}, {}, (), {}, {"window": 144})
+CHURCH = Concept(
+    "church",
+    "object",
+    PAIRS,
+    {"direct": ("a red church on a hill", "a church by the sea")},
+    {},
+    {},
+    (),
+    {},
+    {"window": 144},
+)
 
 
 def row(concept: int, neighbours: int, n: int = 100, **more) -> dict:
     """A row of `ablations.read`, of one seed."""
-    found = {"recipe": "spm", "kl_drift": 0.1, "clip": 0.8, "change_size": 1.0, "erasure.strength": 1.0, "lr": 1e-3, "modules": "attention"} | more
+    found = {
+        "recipe": "spm",
+        "kl_drift": 0.1,
+        "clip": 0.8,
+        "change_size": 1.0,
+        "erasure.strength": 1.0,
+        "lr": 1e-3,
+        "modules": "attention",
+    } | more
     for kind, hits in (("direct", concept), ("neighbours", neighbours)):
-        found |= {kind: hits / n, **dict(zip((f"{kind}_low", f"{kind}_high"), wilson(hits, n))), f"{kind}_seeds": {0: hits / n}}
+        found |= {
+            kind: hits / n,
+            **dict(zip((f"{kind}_low", f"{kind}_high"), wilson(hits, n))),
+            f"{kind}_seeds": {0: hits / n},
+        }
     return found
 
 
 def frame(*rows):
     import pandas as pd
 
-    return pd.DataFrame([row(90, 95) | {"recipe": None, "change_size": None, "modules": None, "erasure.strength": None, "lr": None}, *rows])
+    return pd.DataFrame(
+        [
+            row(90, 95) | {"recipe": None, "change_size": None, "modules": None, "erasure.strength": None, "lr": None},
+            *rows,
+        ]
+    )
 
 
 def test_margin():
-    """100 points where all neighbours and no concept are drawn; its interval is that of a difference of two rates (Newcombe's example: 56/70 - 48/80)."""
+    """100 points where all neighbours and no concept are drawn; its interval is that of a difference of two rates
+    (Newcombe's example: 56/70 - 48/80)."""
     assert spm.margin(row(0, 100))["value"] == 1 and spm.margin(row(70, 70))["value"] == 0
     other = row(0, 56, 70)
     m = spm.margin(row(48, 0, 80) | {name: value for name, value in other.items() if name.startswith("neighbours")})
     assert (m["low"], m["value"], m["high"]) == pytest.approx((0.0524, 0.2, 0.3339), abs=1e-4)
     better = spm.ahead(row(20, 80), row(10, 90))
-    assert better["value"] == pytest.approx(0.2) and better["low"] > 0 and spm.ahead(row(20, 80), row(19, 80))["low"] < 0
+    assert (
+        better["value"] == pytest.approx(0.2) and better["low"] > 0 and spm.ahead(row(20, 80), row(19, 80))["low"] < 0
+    )
 
 
 def test_peaks_take_each_trainings_best_snapshot():
@@ -52,7 +84,9 @@ def test_peaks_take_each_trainings_best_snapshot():
         )
     )
     assert list(found.index) == [("attention", "KL"), ("MLP", "MSE")] and list(found.passes) == ["3", "1"]
-    assert found["against KL on attention"].iloc[0] == "" and found["against KL on attention"].iloc[1].startswith("-10 [")
+    assert found["against KL on attention"].iloc[0] == "" and found["against KL on attention"].iloc[1].startswith(
+        "-10 ["
+    )
 
 
 def test_matched_reads_the_other_place_at_the_same_size():
@@ -65,23 +99,47 @@ def test_matched_reads_the_other_place_at_the_same_size():
         row(0, 0, change_size=3.0, modules="mlp", **{"erasure.strength": 0.5}),  # of another strength: on another line
     )
     [(first, second), (one, other)] = spm.matched(runs, "attention", "mlp")
-    assert one["change_size"] == 10**0.5 and other["direct"] == pytest.approx(0.4) and other["neighbours"] == pytest.approx(0.68)
-    assert other["kl_drift"] == pytest.approx(0.3) and other["neighbours_seeds"][0] == pytest.approx(0.68) and other["change_size"] > 1
+    assert (
+        one["change_size"] == 10**0.5
+        and other["direct"] == pytest.approx(0.4)
+        and other["neighbours"] == pytest.approx(0.68)
+    )
+    assert (
+        other["kl_drift"] == pytest.approx(0.3)
+        and other["neighbours_seeds"][0] == pytest.approx(0.68)
+        and other["change_size"] > 1
+    )
     assert len(spm.matched(runs, "mlp", "attention")) == 1 and spm.matched(runs, "attention", "both") == []
     told = spm.beside([(first, second), (one, other)])
-    assert list(told["run"]) == ["0.001 × 1"] * 2 and told["its neighbours"].iloc[1].startswith("80.0 [") and "68.0 [" in told["its neighbours"].iloc[1]
-    assert spm.verdicts([(row(50, 90), row(50, 60)), (row(50, 60), row(50, 90)), (row(50, 90), row(50, 89))]) == {"lower": 1, "higher": 1, "cannot be told": 1}
+    assert (
+        list(told["run"]) == ["0.001 × 1"] * 2
+        and told["its neighbours"].iloc[1].startswith("80.0 [")
+        and "68.0 [" in told["its neighbours"].iloc[1]
+    )
+    assert spm.verdicts([(row(50, 90), row(50, 60)), (row(50, 60), row(50, 90)), (row(50, 90), row(50, 89))]) == {
+        "lower": 1,
+        "higher": 1,
+        "cannot be told": 1,
+    }
 
 
 def test_spared_is_the_best_of_those_that_erase():
     runs = frame(row(10, 60), row(2, 40), row(11, 90), row(5, 85, modules="mlp", lr=0.01), row(60, 95, modules="both"))
     found = spm.spared(runs)
     assert list(found.index) == ["attention", "MLP"] and list(found["run"]) == ["0.001 × 1", "0.01 × 1"]
-    assert found["the concept"].iloc[0].startswith("10.0 [") and found["its neighbours, against attention"].iloc[1].startswith("+25 points")
+    assert found["the concept"].iloc[0].startswith("10.0 [") and found["its neighbours, against attention"].iloc[
+        1
+    ].startswith("+25 points")
 
 
 def test_figures_show_what_was_measured():
-    runs = frame(*(row(60 - 10 * i, 90 - 5 * i, change_size=1.0 + i, lr=10.0 ** (i - 4), modules=m) for i in range(3) for m in spm.PLACES))
+    runs = frame(
+        *(
+            row(60 - 10 * i, 90 - 5 * i, change_size=1.0 + i, lr=10.0 ** (i - 4), modules=m)
+            for i in range(3)
+            for m in spm.PLACES
+        )
+    )
     half = runs[runs.recipe.notna()].assign(**{"erasure.strength": 0.5})
     import pandas as pd
 
@@ -105,7 +163,8 @@ def test_the_tower_gets_no_gradient_and_draws_nothing(generator):
 
 
 def test_what_passes_through_a_membrane(generator):
-    """`change` is what the module itself computes more of; `step` what entries of one size in b would do to it, on average over fresh gates."""
+    """`change` is what the module itself computes more of; `step` what entries of one size in b would do to it, on
+    average over fresh gates."""
     names = tensor_names(recipe("spm", modules="both"), len(generator.decoder_layers))
     tensors = {n: p.detach() for n, p in student_parameters(generator.trunk, names, rank=1, seed=1).items()}
     tensors |= {n: torch.full_like(t, 0.1) for n, t in tensors.items() if ".lora_B." in n}

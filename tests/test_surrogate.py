@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from earlib.chapters import surrogate
 from earlib.concepts import PromptPair, load_concept, renamed
 from earlib.erasure import presets, retain_prompts
-from earlib.erasure.anchors import chances
 from earlib.erasure.recipe import Retain
+from earlib.erasure.retain import chances
 from earlib.erasure.train import train
 from earlib.errors import UserError
-from earlib.evaluate import drift, surrogate
+from earlib.evaluate import drift
 
 TARGETS = ["a red church on a hill", "a blue church in the snow"]
 TO = {"origin": "replacement", "objective": "replacement"}
@@ -40,16 +41,25 @@ def test_surrogates_stand_where_the_word_stood():
 
 def test_what_is_told_the_same_is_not_apart(generator):
     tokens = drift.draw_tokens(generator, TARGETS)
-    found = surrogate.reach(generator, TARGETS, {"itself": TARGETS, "a car": renamed(TARGETS, "church", "car"), "nothing": None}, tokens)
+    found = surrogate.reach(
+        generator, TARGETS, {"itself": TARGETS, "a car": renamed(TARGETS, "church", "car"), "nothing": None}, tokens
+    )
     assert all(values.shape == tokens.shape for of in found.values() for values in of.values())
     assert not found["itself"]["kl"].any() and not found["itself"]["distance"].any()
     for name in ("a car", "nothing"):
-        assert (found[name]["kl"] > -1e-6).all() and found[name]["kl"].mean() > 1e-3 and (found[name]["distance"] > 0).all()
+        assert (
+            (found[name]["kl"] > -1e-6).all()
+            and found[name]["kl"].mean() > 1e-3
+            and (found[name]["distance"] > 0).all()
+        )
 
 
 def test_what_there_is_to_learn(generator):
     same = [PromptPair(text, text) for text in TARGETS]
-    assert not surrogate.to_learn(generator, same, spm(**TO)).any() and not surrogate.to_learn(generator, same, spm(**AWAY)).any()
+    assert (
+        not surrogate.to_learn(generator, same, spm(**TO)).any()
+        and not surrogate.to_learn(generator, same, spm(**AWAY)).any()
+    )
     assert (surrogate.to_learn(generator, same, spm()).mean(1) > 0).all(), "no prompt is something else"
     # to the surrogate, the loss is the divergence of the two readings themselves
     loss = surrogate.to_learn(generator, pairs(), spm(**TO))
@@ -78,7 +88,9 @@ def test_random_directions_are_hardly_ever_near_anything():
     assert many["spread"] == pytest.approx(surrogate.DIFFUSION**-0.5, rel=0.02)
     assert few["spread"] == pytest.approx(0.5, rel=0.02) and few["accepted"] < 0.85 < 0.99 < many["accepted"] < 1
     direct = np.random.default_rng(1).standard_normal((50_000, 4))
-    assert few["accepted"] == pytest.approx(np.minimum(1 - direct[:, 0] / np.linalg.norm(direct, axis=1), 1).mean(), abs=0.01)
+    assert few["accepted"] == pytest.approx(
+        np.minimum(1 - direct[:, 0] / np.linalg.norm(direct, axis=1), 1).mean(), abs=0.01
+    )
 
 
 def test_gradients_of_both_losses(generator):
@@ -88,13 +100,16 @@ def test_gradients_of_both_losses(generator):
     norms = surrogate.gradient_norms(generator, pairs(), recipe, student, others)
     assert norms["erasing"] > 0 and norms["anchoring"] < 1e-4 * norms["erasing"], "the student still is the teacher"
     trained, _ = train(generator, pairs(), replace(recipe, retain=Retain(), passes=2), 0)
-    once, ten = (surrogate.gradient_norms(generator, pairs(), replace(recipe, retain=Retain(w)), trained, others) for w in (1.0, 10.0))
+    once, ten = (
+        surrogate.gradient_norms(generator, pairs(), replace(recipe, retain=Retain(w)), trained, others)
+        for w in (1.0, 10.0)
+    )
     assert once["anchoring"] > 0 and ten["anchoring"] == pytest.approx(10 * once["anchoring"], rel=1e-4)
     assert ten["erasing"] == pytest.approx(once["erasing"])
 
 
 def surrogate_start(generator, recipe):
     """Membranes before the first step."""
-    from earlib.erasure.trainable import student_parameters, tensor_names
+    from earlib.erasure.change import student_parameters, tensor_names
 
     return student_parameters(generator.trunk, tensor_names(recipe, len(generator.decoder_layers)), rank=recipe.rank)

@@ -1,4 +1,5 @@
-"""Erasing from next-scale models, on tiny random ones with both quantisers: S-VARE and kin, the identities that must hold, and what is refused."""
+"""Erasing from next-scale models, on tiny random ones with both quantisers: S-VARE and kin, the identities that must
+hold, and what is refused."""
 
 from __future__ import annotations
 
@@ -9,15 +10,15 @@ import pytest
 import torch
 
 from earlib.concepts import Concept, PromptPair
+from earlib.erasure.change import switched
 from earlib.erasure.recipe import with_settings
-from earlib.erasure.trainable import switched
+from earlib.erasure.scale_lessons import Lessons
+from earlib.erasure.scale_methods import PRESETS, erase, recipe
+from earlib.erasure.scale_recipe import Filter, ScaleRecipe, Scales
+from earlib.erasure.scale_store import NextScaleErasure
+from earlib.erasure.scale_terms import kl_of, log_probabilities, nats_of, weights, wrong_tokens
+from earlib.erasure.scale_train import backward, tensor_names, train
 from earlib.errors import UserError
-from earlib.nextscale.lessons import Lessons
-from earlib.nextscale.methods import PRESETS, erase, recipe
-from earlib.nextscale.recipe import Filter, ScaleRecipe, Scales
-from earlib.nextscale.store import NextScaleErasure
-from earlib.nextscale.svare import kl_of, log_probabilities, nats_of, weights, wrong_tokens
-from earlib.nextscale.train import backward, tensor_names, train
 from earlib.runs import Run, read_lines
 
 from .test_nextscale import PROMPTS, SEEDS, tiny
@@ -52,23 +53,31 @@ def generators():
 
 
 def first_lesson(generator, pairs=PAIRS, **settings):
-    return Lessons(generator, pairs, with_settings(ScaleRecipe(guidance=2.0, batch=len(pairs)), settings), seed=0).begin(0)
+    return Lessons(
+        generator, pairs, with_settings(ScaleRecipe(guidance=2.0, batch=len(pairs)), settings), seed=0
+    ).begin(0)
 
 
-# ------------------------------------------------------------------ the test of briefs/var.md 3.7 that is about S-VARE: number 5
+# ------------------------------------------------------------------ the test of briefs/var.md 3.7 that is about S-VARE:
+# number 5
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 def test_nothing_to_erase_is_nothing_to_learn(quantiser, generators):
-    """The student is the teacher, the concept is its replacement, the labels are the likeliest codes: the filter keeps nothing, preservation is 0."""
+    """The student is the teacher, the concept is its replacement, the labels are the likeliest codes: the filter keeps
+    nothing, preservation is 0."""
     pairs = tuple(dataclasses.replace(pair, target=pair.replacement) for pair in PAIRS)
     settings = {"labels": "likeliest", "filter.kind": "wrong", "guidance": 1.0, "retain.weight": 1.0}
     lesson = first_lesson(generators[quantiser], pairs, **settings)
     assert lesson.erase().item() == 0 and lesson.report["kept"] == 0 and lesson.report["tokens"] == 200
     assert abs(lesson.retain().item()) < 1e-6
     for divergence in ("kl", "mse"):
-        assert abs(first_lesson(generators[quantiser], pairs, divergence=divergence, guidance=1.0).erase().item()) < 1e-6
-    assert first_lesson(generators[quantiser], PAIRS, **settings).erase().item() > 0.001, "with something to erase there is something to learn"
+        assert (
+            abs(first_lesson(generators[quantiser], pairs, divergence=divergence, guidance=1.0).erase().item()) < 1e-6
+        )
+    assert first_lesson(generators[quantiser], PAIRS, **settings).erase().item() > 0.001, (
+        "with something to erase there is something to learn"
+    )
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
@@ -82,7 +91,10 @@ def test_a_guided_teacher_asks_for_a_change_before_any_was_made(quantiser, gener
 # ------------------------------------------------------------------ losses
 
 
-@pytest.mark.parametrize("quantiser, settings", [("bsq", {"filter.kind": "wrong", "filter.alpha": 0, "filter.compare": "reaches"}), ("bsq", {}), ("vq", {})])
+@pytest.mark.parametrize(
+    "quantiser, settings",
+    [("bsq", {"filter.kind": "wrong", "filter.alpha": 0, "filter.compare": "reaches"}), ("bsq", {}), ("vq", {})],
+)
 def test_a_filter_that_keeps_all_is_plain_cross_entropy(quantiser, settings, generators):
     g = generators[quantiser]
     lesson = first_lesson(g, **settings)
@@ -96,7 +108,9 @@ def test_filter_of_bits_by_hand(generators):
     margin = 2 * torch.tril(torch.ones(7, 6), -1) - 1  # row n has n wrong bits
     q = torch.stack([-margin / 2, margin / 2], -1)[None].log_softmax(-1)
     labels = torch.zeros(1, 7, 6, dtype=torch.long)
-    kept = lambda **rule: wrong_tokens(generators["bsq"], q, q, labels, Filter("wrong", **rule))[0].nonzero()[:, 0].tolist()
+    kept = lambda **rule: (
+        wrong_tokens(generators["bsq"], q, q, labels, Filter("wrong", **rule))[0].nonzero()[:, 0].tolist()
+    )
     assert kept(alpha=0.5) == [4, 5, 6]
     assert kept(alpha=0.5, compare="reaches") == [3, 4, 5, 6]
     assert kept(alpha=0.5, gamma=10.0) == [] and kept(alpha=0.5, gamma=1e-3) == list(range(7))
@@ -115,7 +129,9 @@ def test_filtered_cross_entropy_by_hand(parts, divisor, generators):
     """L_FCE in plain loops."""
     g = generators["bsq"]
     lesson = first_lesson(g, **{"filter.kind": "wrong", "filter.parts": parts, "filter.divisor": divisor})
-    nats = g.quantiser.cross_entropy(g.logits(g.encode([p.target for p in PAIRS]), lesson.history), lesson.history).tolist()
+    nats = g.quantiser.cross_entropy(
+        g.logits(g.encode([p.target for p in PAIRS]), lesson.history), lesson.history
+    ).tolist()
     total, kept = 0.0, 0
     for picture in nats:
         for bits in picture:
@@ -140,7 +156,9 @@ def test_kl_filter_keeps_what_is_further_off_than_neutral_prompts(generators):
     lesson.erase()
     assert lesson.report["kept"] == 200, "before training neutral prompts are not off at all"
     with torch.no_grad():
-        noise = {name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")}
+        noise = {
+            name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")
+        }
     erasure = NextScaleErasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
     with erasure.on(g):
         lesson.erase()
@@ -196,10 +214,14 @@ def test_histories(generators):
     naive = first_lesson(g, divergence="mse", prefix="student", teacher_states="independent")
     assert torch.equal(vare.history, of_c) and torch.equal(naive.history, of_target)
     along = lambda codes: log_probabilities(g, g.logits(g.encode(replacements), codes))
-    assert torch.equal(vare.p_BNCV, along(of_c)) and torch.equal(naive.p_BNCV, along(of_c)), "the teacher reads its own picture of c"
+    assert torch.equal(vare.p_BNCV, along(of_c)) and torch.equal(naive.p_BNCV, along(of_c)), (
+        "the teacher reads its own picture of c"
+    )
     shared = first_lesson(g, divergence="mse", prefix="student")
     assert torch.equal(shared.p_BNCV, along(of_target))
-    square = (along(of_c).exp() - log_probabilities(g, g.logits(g.encode(targets), of_target)).exp()).square().sum(-1).mean()
+    square = (
+        (along(of_c).exp() - log_probabilities(g, g.logits(g.encode(targets), of_target)).exp()).square().sum(-1).mean()
+    )
     assert naive.erase().item() == pytest.approx(square.item(), rel=1e-4)  # Eq. 6
 
 
@@ -211,11 +233,15 @@ def test_rollouts_are_the_students_own(generators):
     own = [not torch.equal(lessons.begin(i).history, lessons.neutral.codes[2 * i : 2 * i + 2]) for i in range(20)]
     assert 3 < sum(own) < 17
     with torch.no_grad():
-        noise = {name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")}
+        noise = {
+            name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")
+        }
     other = NextScaleErasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
     changed = Lessons(g, PAIRS, lesson.recipe, 0).begin(0, lambda: other.on(g))
     assert not torch.equal(changed.history, lesson.history), "the student draws"
-    assert torch.equal(Lessons(g, PAIRS, fixed.recipe, 0).begin(0, lambda: other.on(g)).history, fixed.history), "the teacher's pictures do not know it"
+    assert torch.equal(Lessons(g, PAIRS, fixed.recipe, 0).begin(0, lambda: other.on(g)).history, fixed.history), (
+        "the teacher's pictures do not know it"
+    )
 
 
 def test_labels_along_the_teachers_own_picture_are_that_picture(generators):
@@ -240,21 +266,32 @@ def test_blanked_prompts_train_the_unconditional_branch(generators):
 @pytest.mark.parametrize("quantiser", QUANTISERS)
 @pytest.mark.parametrize("name", TRAINED)
 def test_training_makes_the_concept_less_likely(name, quantiser, tmp_path):
-    """A smoke test, nothing more: what is matched comes nearer, and the teacher's pictures of the concept get less likely under its prompts."""
+    """A smoke test, nothing more: what is matched comes nearer, and the teacher's pictures of the concept get less
+    likely under its prompts."""
     g = heeding(quantiser)
     targets = [pair.target for pair in PAIRS]
     codes = g.sample(targets, SEEDS, 1.0)
-    likelihood = lambda: -nats_of(log_probabilities(g, g.logits(g.encode(targets), codes)), codes)[:, : 5 if name == "sace-style" else None].mean().item()
+    likelihood = lambda: (
+        -nats_of(log_probabilities(g, g.logits(g.encode(targets), codes)), codes)[
+            :, : 5 if name == "sace-style" else None
+        ]
+        .mean()
+        .item()
+    )
     base = likelihood()
     run = Run(tmp_path / "run", {})
-    tensors, info = train(g, PAIRS, small(name, passes=30, batch=4, lr=5e-3, blank=0.0), 0, run, retain=["a boat", "a blue car"])
+    tensors, info = train(
+        g, PAIRS, small(name, passes=30, batch=4, lr=5e-3, blank=0.0), 0, run, retain=["a boat", "a blue car"]
+    )
     with NextScaleErasure(name, small(name).as_dict(), "church", g.fingerprint, tensors).on(g):
         assert likelihood() < base - 0.005
     rows = read_lines(run.folder / "metrics.jsonl")
     assert [row["lesson"] for row in rows] == list(range(30)) and info["updates"] == 30
     assert sum(r["unfiltered"] for r in rows[-5:]) < 0.97 * sum(r["unfiltered"] for r in rows[:5])
     scales = range(1 if name == "sace-style" else 4)
-    assert all({f"kept{k}", f"loss{k}"} <= row.keys() for row in rows for k in scales) and all(0 <= row["kept"] <= row["tokens"] for row in rows)
+    assert all({f"kept{k}", f"loss{k}"} <= row.keys() for row in rows for k in scales) and all(
+        0 <= row["kept"] <= row["tokens"] for row in rows
+    )
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
@@ -266,7 +303,10 @@ def test_an_empty_filter_is_counted_and_teaches_nothing(divisor, quantiser, gene
     assert erasure.info["updates_empty"] == erasure.info["updates"] == 6
     assert erasure.info["tokens_kept"] == 0 == erasure.info["share_kept"] and erasure.info["tokens_seen"] == 600
     assert all(torch.equal(t, g.trunk.get_parameter(n)) for n, t in erasure.tensors.items())
-    assert all(row["erase"] == 0 and row["kept"] == 0 and row["unfiltered"] > 0 for row in read_lines(tmp_path / "out" / "metrics.jsonl"))
+    assert all(
+        row["erase"] == 0 and row["kept"] == 0 and row["unfiltered"] > 0
+        for row in read_lines(tmp_path / "out" / "metrics.jsonl")
+    )
 
 
 def test_gradients_in_conflict_are_projected():
@@ -295,7 +335,9 @@ def test_what_trains(generators):
     g = generators["bsq"]
     names = tensor_names(PRESETS["s-vare"], g.trunk)
     assert len(names) == 2 * 5 * 2 and all(".cross_attention." in n or ".ffn." in n for n in names)
-    assert tensor_names(with_settings(PRESETS["s-vare"], {"rank": 2, "modules": "kv", "layers": (0, 0.5)}), g.trunk) == ["blocks.0.cross_attention.kv.weight"]
+    assert tensor_names(
+        with_settings(PRESETS["s-vare"], {"rank": 2, "modules": "kv", "layers": (0, 0.5)}), g.trunk
+    ) == ["blocks.0.cross_attention.kv.weight"]
     lesson = first_lesson(g)
     student = {n: torch.nn.Parameter(g.trunk.get_parameter(n).clone()) for n in names}
     with switched(g.trunk, student):

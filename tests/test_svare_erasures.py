@@ -1,4 +1,5 @@
-"""Erasures of next-scale models, on tiny random ones: switched, saved and loaded; guidance; recipes and commands that are refused."""
+"""Erasures of next-scale models, on tiny random ones: switched, saved and loaded; guidance; recipes and commands that
+are refused."""
 
 from __future__ import annotations
 
@@ -11,17 +12,17 @@ import torch
 
 from earlib.__main__ import main
 from earlib.concepts import PromptPair
-from earlib.erasure.membranes import compose
+from earlib.erasure.compose import compose
 from earlib.erasure.recipe import with_settings
+from earlib.erasure.scale_closed_form import read, uce
+from earlib.erasure.scale_lessons import Lessons, looked_at
+from earlib.erasure.scale_methods import PRESETS, erase, named, recipe
+from earlib.erasure.scale_recipe import ScaleEdit
+from earlib.erasure.scale_steering import ScaleErasureStyle
+from earlib.erasure.scale_store import NextScaleErasure
+from earlib.erasure.scale_train import train
 from earlib.errors import UserError
-from earlib.nextscale.closed_form import read, uce
-from earlib.nextscale.draw import draw_batch, guided
-from earlib.nextscale.lessons import Lessons, looked_at
-from earlib.nextscale.methods import PRESETS, erase, named, recipe
-from earlib.nextscale.recipe import ScaleEdit
-from earlib.nextscale.steering import ScaleErasureStyle
-from earlib.nextscale.store import NextScaleErasure
-from earlib.nextscale.train import train
+from earlib.generators.var.draw import draw_batch, guided
 
 from .test_nextscale import PROMPTS, SEEDS, tiny
 from .test_svare import CONCEPT, PAIRS, QUANTISERS, TRAINED, heeding, small
@@ -41,7 +42,11 @@ def erasures(generators):
 
     def get(name, quantiser):
         if (name, quantiser) not in made:
-            settings = small(name) if name in TRAINED else recipe(name, **(EVERYWHERE if name == "scale-erasure-style" else {}))
+            settings = (
+                small(name)
+                if name in TRAINED
+                else recipe(name, **(EVERYWHERE if name == "scale-erasure-style" else {}))
+            )
             made[name, quantiser] = erase(generators[quantiser], CONCEPT, settings, progress=False)
         return generators[quantiser], made[name, quantiser]
 
@@ -50,7 +55,11 @@ def erasures(generators):
 
 def logits(generator, prompts=tuple(PROMPTS), seed=3):
     """Logits along fixed codes: what drawing would see."""
-    codes = torch.randint(2, (len(prompts), generator.num_image_tokens, *generator.quantiser.code_shape), generator=torch.Generator().manual_seed(seed))
+    codes = torch.randint(
+        2,
+        (len(prompts), generator.num_image_tokens, *generator.quantiser.code_shape),
+        generator=torch.Generator().manual_seed(seed),
+    )
     return generator.logits(generator.encode(list(prompts)), codes)
 
 
@@ -68,7 +77,11 @@ def test_off_is_the_base_model_bit_for_bit(name, quantiser, erasures):
         assert torch.equal(logits(g), base) == (not erasure.tensors)
     assert torch.equal(logits(g), base) and torch.equal(g.sample(PROMPTS, SEEDS, 2.0), picture)
     assert all(p.data_ptr() == own[n][0] and torch.equal(p, own[n][1]) for n, p in g.trunk.named_parameters())
-    assert g.steering is None and not g.trunk._forward_pre_hooks and not any(b.cross_attention.q._forward_hooks for b in g.trunk.blocks)
+    assert (
+        g.steering is None
+        and not g.trunk._forward_pre_hooks
+        and not any(b.cross_attention.q._forward_hooks for b in g.trunk.blocks)
+    )
     with erasure.on(g, strength=0.0):
         torch.testing.assert_close(logits(g), base, atol=1e-5, rtol=1e-5)
         assert (g.sample(PROMPTS, SEEDS, 2.0) == picture).float().mean() > 0.99
@@ -92,7 +105,8 @@ def test_saved_and_loaded_is_what_was_made(name, erasures, tmp_path):
 
 @pytest.mark.parametrize("routes, changed", [("attention", 2), ("start", 1), ("both", 3)])
 def test_uce_makes_of_a_word_what_its_replacement_was(routes, changed, generators):
-    """With nothing to preserve, the new matrices make of a target's words what the old ones made of the replacement's; words of kept prompts hardly move."""
+    """With nothing to preserve, the new matrices make of a target's words what the old ones made of the replacement's;
+    words of kept prompts hardly move."""
     g = generators["bsq"]
     some = ScaleEdit(routes=routes, preserve=0.0, ridge=1e-9)
     tensors, info = uce(g, PAIRS, some, [])
@@ -111,7 +125,9 @@ def test_uce_makes_of_a_word_what_its_replacement_was(routes, changed, generator
         old = g.trunk.get_parameter(name)
         torch.testing.assert_close(twice[name] - old, 2 * (new - old), atol=1e-5, rtol=1e-4)
     nothing = tuple(dataclasses.replace(pair, target=pair.replacement) for pair in PAIRS)
-    assert all(torch.equal(t, g.trunk.get_parameter(name)) for name, t in uce(g, nothing, some, PROMPTS)[0].items()), "erasing nothing changes nothing"
+    assert all(torch.equal(t, g.trunk.get_parameter(name)) for name, t in uce(g, nothing, some, PROMPTS)[0].items()), (
+        "erasing nothing changes nothing"
+    )
 
 
 @pytest.mark.parametrize("positions", ["all", "scales"])
@@ -162,7 +178,8 @@ def merged_by_hand(g, *erasures):
 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_a_change_at_scale_0_changes_no_other_scale(rank, generators):
-    """In the last block nothing but the head reads what it gives; so later scales of one picture see nothing of a change at scale 0 there."""
+    """In the last block nothing but the head reads what it gives; so later scales of one picture see nothing of a
+    change at scale 0 there."""
     g = generators["bsq"]
     r = small("sace-style", rank=rank, layers=(0.5, 1.0), lr=0.05, **{"retain.prompts": "neutral"})
     erasure = erase(g, CONCEPT, r, progress=False)
@@ -226,7 +243,9 @@ def test_scale_erasure_by_hand(quantiser, generators):
 
     with erasure.on(g):
         steered = g.sample(PROMPTS, SEEDS, 2.0)
-    assert torch.equal(steered, g.sample(PROMPTS, SEEDS, 2.0, beside=[None, ["house"] * 4, ["church"] * 4], combine=by_hand))
+    assert torch.equal(
+        steered, g.sample(PROMPTS, SEEDS, 2.0, beside=[None, ["house"] * 4, ["church"] * 4], combine=by_hand)
+    )
     base = g.sample(PROMPTS, SEEDS, 2.0)
     assert torch.equal(steered[:, 0], base[:, 0]) and not torch.equal(steered[:, 1:14], base[:, 1:14])
     for nothing in ({"relevance": 1.1}, {"threshold": 0.0} if quantiser == "bsq" else {"strength": 0.0}):
@@ -235,7 +254,8 @@ def test_scale_erasure_by_hand(quantiser, generators):
 
 
 def test_relevance_is_a_share_of_three_texts(generators):
-    """Of one text told three times every position has a third; of three texts the shares are 1 together, and differ from place to place."""
+    """Of one text told three times every position has a third; of three texts the shares are 1 together, and differ
+    from place to place."""
     g = generators["bsq"]
     codes = g.sample(PROMPTS, SEEDS)
 
@@ -250,14 +270,22 @@ def test_relevance_is_a_share_of_three_texts(generators):
 
     assert torch.allclose(share("church", "church", "church"), torch.full((4, 50), 1 / 3))
     three = share("church", "house", "boat")
-    assert torch.allclose(three + share("house", "boat", "church") + share("boat", "church", "house"), torch.ones(4, 50), atol=1e-5)
+    assert torch.allclose(
+        three + share("house", "boat", "church") + share("boat", "church", "house"), torch.ones(4, 50), atol=1e-5
+    )
     assert three.std() > 1e-3 and three.min() > 0
 
 
 def test_names_of_what_is_steered_to_and_from():
     r = named(PRESETS["scale-erasure-style"], CONCEPT)
     assert r.text == "church" and r.safe in ("house", "tower", "tree", "car")
-    style = dataclasses.replace(CONCEPT, pairs=(PromptPair("a boat in the style of van gogh", "a boat"), PromptPair("a car in the style of van gogh", "a car")))
+    style = dataclasses.replace(
+        CONCEPT,
+        pairs=(
+            PromptPair("a boat in the style of van gogh", "a boat"),
+            PromptPair("a car in the style of van gogh", "a car"),
+        ),
+    )
     r = named(PRESETS["scale-erasure-style"], style)
     assert r.text == "in the style of van gogh" and r.safe == ""
     assert named(with_settings(r, {"text": "a nude"}), CONCEPT).text == "a nude"
@@ -334,29 +362,71 @@ def test_erase_and_generate_from_the_command_line(folder, capfd):
     quick = ("--model", folder / "model", "--concept", "church", "--set", "pairs=4", "passes=2", "lr=3e-3")
     status, out, _ = run(capfd, "erase", *quick, "--out", folder / "e")
     assert status == 0 and out.startswith(f"s-vare in {folder / 'e'}") and "updates 4" in out
-    assert {"erasure.json", "erasure.safetensors", "metrics.jsonl", "config.json"} <= {path.name for path in (folder / "e").iterdir()}
+    assert {"erasure.json", "erasure.safetensors", "metrics.jsonl", "config.json"} <= {
+        path.name for path in (folder / "e").iterdir()
+    }
     status, again, _ = run(capfd, "erase", *quick, "--out", folder / "e", "--resume")
     assert status == 0 and again == out
     for name, more in (("base", ()), ("erased", ("--erasure", folder / "e"))):
-        assert run(capfd, "generate", "--model", folder / "model", "--prompts", folder / "prompts.txt", "--out", folder / name, *more)[0] == 0
+        assert (
+            run(
+                capfd,
+                "generate",
+                "--model",
+                folder / "model",
+                "--prompts",
+                folder / "prompts.txt",
+                "--out",
+                folder / name,
+                *more,
+            )[0]
+            == 0
+        )
     pictures = [sorted(path.read_bytes() for path in (folder / name).glob("*.png")) for name in ("base", "erased")]
     assert len(pictures[0]) == len(pictures[1]) == 2 and pictures[0] != pictures[1]
 
 
 def test_evaluate_the_shipped_model(tmp_path, capfd):
-    """MiniVAR draws what it is asked for, and few churches after a closed form that takes a second; both are in the records."""
-    erasure = ("erase", "--model", "mini-var", "--recipe", "recommended", "--concept", "church", "--out", tmp_path / "e")
+    """MiniVAR draws what it is asked for, and few churches after a closed form that takes a second; both are in the
+    records."""
+    erasure = (
+        "erase",
+        "--model",
+        "mini-var",
+        "--recipe",
+        "recommended",
+        "--concept",
+        "church",
+        "--out",
+        tmp_path / "e",
+    )
     assert run(capfd, *erasure)[0] == 0
-    measured = ("evaluate", "--model", "mini-var", "--concept", "church", "--erasure", tmp_path / "e", "--json", tmp_path / "x.json")
+    measured = (
+        "evaluate",
+        "--model",
+        "mini-var",
+        "--concept",
+        "church",
+        "--erasure",
+        tmp_path / "e",
+        "--json",
+        tmp_path / "x.json",
+    )
     status, out, _ = run(capfd, *measured, "--max-prompts", "12", "--seeds", "0", "--no-fidelity")
     assert status == 0 and "records in" in out
-    rate = {r["condition"]: r["value"] for r in json.loads((tmp_path / "x.json").read_text()) if (r["metric"], r["kind"]) == ("concept_rate", "direct")}
+    rate = {
+        r["condition"]: r["value"]
+        for r in json.loads((tmp_path / "x.json").read_text())
+        if (r["metric"], r["kind"]) == ("concept_rate", "direct")
+    }
     assert rate["base"] > 0.8 and rate["erased"] < 0.2
 
 
 def test_an_empty_filter_is_said(folder, tmp_path, capfd):
     quick = ("--set", "pairs=4", "passes=2", "filter.alpha=1", "retain.weight=0")
-    status, out, err = run(capfd, "erase", "--model", folder / "model", "--concept", "church", "--out", tmp_path / "e", *quick)
+    status, out, err = run(
+        capfd, "erase", "--model", folder / "model", "--concept", "church", "--out", tmp_path / "e", *quick
+    )
     assert status == 0 and "updates_empty 4" in out
     assert "warning: the filter kept none of 400 tokens, so that nothing was erased; lower filter.alpha" in err
 
@@ -364,13 +434,25 @@ def test_an_empty_filter_is_said(folder, tmp_path, capfd):
 @pytest.mark.parametrize(
     "words, line",
     [
-        ("erase --model {model} --recipe ear --concept church --out {out}", "recipe 'ear' is for next-token models; next-scale models have: naive"),
+        (
+            "erase --model {model} --recipe ear --concept church --out {out}",
+            "recipe 'ear' is for next-token models; next-scale models have: naive",
+        ),
         ("erase --model mini-var --recipe ear --concept church --out {out}", "recipe 'ear' is for next-token models"),
-        ("erase --model mini --recipe s-vare --concept church --out {out}", "recipe 's-vare' is for next-scale models, such as --model mini-var"),
-        ("erase --model {model} --recipe s-vare --concept church --out {out} --set filter.alpa=1", "no field 'filter.alpa'; did you mean 'filter.alpha'"),
+        (
+            "erase --model mini --recipe s-vare --concept church --out {out}",
+            "recipe 's-vare' is for next-scale models, such as --model mini-var",
+        ),
+        (
+            "erase --model {model} --recipe s-vare --concept church --out {out} --set filter.alpa=1",
+            "no field 'filter.alpa'; did you mean 'filter.alpha'",
+        ),
         ("erase --model {model} --concept chruch --out {out}", "unknown concept 'chruch'"),
         ("report --model {model} --concept church --out {out}", "`report` works with next-token models"),
-        ("generate --model {model} --prompts {prompts} --out {out} --erasure {model} --by-prompt", "--by-prompt reads the words of next-token models"),
+        (
+            "generate --model {model} --prompts {prompts} --out {out} --erasure {model} --by-prompt",
+            "--by-prompt reads the words of next-token models",
+        ),
         ("generate --model {model} --prompts {prompts} --out {out} --erasure {model}", "holds no erasure"),
     ],
 )

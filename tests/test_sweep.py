@@ -1,4 +1,5 @@
-"""Sweeps: what is asked for, one row of a table, tables read and pooled, and the command that fills them, killed and resumed."""
+"""Sweeps: what is asked for, one row of a table, tables read and pooled, and the command that fills them, killed and
+resumed."""
 
 from __future__ import annotations
 
@@ -16,17 +17,18 @@ import yaml
 
 from earlib import ROOT, compose, erase
 from earlib.__main__ import main
+from earlib.chapters import composition
 from earlib.concepts import list_concepts, load_concept, normal
-from earlib.erasure.trainable import change_size
+from earlib.erasure.change import change_size
 from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
-from earlib.evaluate import composition, table
-from earlib.evaluate.plan import TABLE_VERSION, concept_of, load_sweeps, weights
 from earlib.evaluate.statistics import wilson
-from earlib.evaluate.table import choose, flat_records, load, measure, rows, spot_check
-from earlib.evaluate.together import telling_words
 from earlib.miniworld.development import development, nonsense
-from earlib.sweep import Queues, sweep
+from earlib.sweeps import table
+from earlib.sweeps.plan import TABLE_VERSION, concept_of, load_sweeps, weights
+from earlib.sweeps.run import Queues, sweep
+from earlib.sweeps.table import choose, flat_records, load, measure, rows, spot_check
+from earlib.sweeps.together import telling_words
 from tests.conftest import tiny_janus
 
 FEW = {"direct": 4, "synonym": 2, "compositional": 2, "indirect": 2, "neighbours": 9, "benign": 3}
@@ -64,7 +66,12 @@ def write_sweeps(folder, **entries):
 
 
 def test_the_plan_is_a_product_with_a_base_row(tmp_path):
-    entry = TINY | {"cases": [{"recipe": "ear", "settings": {"windows.length": [3, 6], "eta": [0.5, 1.0], "pairs": 3}}, {"recipe": "ear-shared"}]}
+    entry = TINY | {
+        "cases": [
+            {"recipe": "ear", "settings": {"windows.length": [3, 6], "eta": [0.5, 1.0], "pairs": 3}},
+            {"recipe": "ear-shared"},
+        ]
+    }
     plan = load_sweeps(write_sweeps(tmp_path, one=entry))["one"]
     asked = plan.rows()
     assert len(asked) == 2 * (1 + 4 + 1) and [row.recipe for row in asked].count(None) == 2
@@ -90,7 +97,10 @@ WRONG = {  # what is changed of an entry -> what the line must hold
     "recipe 'eer'": ({"cases": [{"recipe": "eer"}]}, "did you mean 'ear'"),
     "a field": ({"cases": [{"recipe": "ear", "settings": {"windows.lenght": 3}}]}, "windows.length"),
     "out of range": ({"cases": [{"recipe": "ear", "settings": {"eta": [1.0, -1.0]}}]}, "eta=-1.0 is out of range"),
-    "contradiction": ({"cases": [{"recipe": "ear", "settings": {"objective": "replacement", "eta": 2}}]}, "eta has no meaning"),
+    "contradiction": (
+        {"cases": [{"recipe": "ear", "settings": {"objective": "replacement", "eta": 2}}]},
+        "eta has no meaning",
+    ),
     "an empty axis": ({"cases": [{"recipe": "ear", "settings": {"eta": []}}]}, "case 1: settings are"),
     "twice": ({"cases": [{"recipe": "ear"}, {"recipe": "ear"}]}, "asks twice for church ear seed 0"),
     "concept": ({"concepts": ["chruch"]}, "did you mean 'church'"),
@@ -102,10 +112,19 @@ WRONG = {  # what is changed of an entry -> what the line must hold
     "cases": ({"cases": []}, "cases cannot be []"),
     "a part": ({"concepts": ["church", "church+baot"]}, "unknown concept 'baot'; did you mean 'boat'"),
     "no part": ({"concepts": ["church+"]}, "unknown concept ''"),
-    "a part twice": ({"concepts": ["church+boat+church"]}, "'church+boat+church' joins one with itself; name each once"),
+    "a part twice": (
+        {"concepts": ["church+boat+church"]},
+        "'church+boat+church' joins one with itself; name each once",
+    ),
     "parts and KID": ({"concepts": ["church+boat"], "fidelity": True}, "'church+boat' is 2; leave it out"),
-    "form": ({"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]}, "unknown erasure.form 'compsed'; did you mean 'composed'"),
-    "no adapter": ({"cases": [{"recipe": "ear", "settings": {"erasure.transport": ["none", "overlap"]}}]}, "give it a rank"),
+    "form": (
+        {"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]},
+        "unknown erasure.form 'compsed'; did you mean 'composed'",
+    ),
+    "no adapter": (
+        {"cases": [{"recipe": "ear", "settings": {"erasure.transport": ["none", "overlap"]}}]},
+        "give it a rank",
+    ),
 }
 
 
@@ -123,7 +142,11 @@ def test_a_window_longer_than_a_picture(model, tmp_path):
     with pytest.raises(UserError, match="windows.length=17 is longer than a picture of 16 tokens"):
         sweep(out=tmp_path / "out", sweeps=file, model=model)
     with pytest.raises(UserError, match="no weights in .*nowhere"):
-        sweep(out=tmp_path / "out", sweeps=write_sweeps(tmp_path, base=TINY | {"cases": [{"recipe": "negative-prompt"}]}), model=str(tmp_path / "nowhere"))
+        sweep(
+            out=tmp_path / "out",
+            sweeps=write_sweeps(tmp_path, base=TINY | {"cases": [{"recipe": "negative-prompt"}]}),
+            model=str(tmp_path / "nowhere"),
+        )
 
 
 def test_broken_files(tmp_path):
@@ -145,12 +168,18 @@ def test_the_shipped_sweeps(capsys):
 
 
 def test_seeds_take_different_prompts(tmp_path):
-    base = [row for row in load_sweeps(write_sweeps(tmp_path, one=TINY | {"pictures": {}, "seeds": [0, 1, 2, 3]}))["one"].rows() if row.recipe is None]
+    base = [
+        row
+        for row in load_sweeps(write_sweeps(tmp_path, one=TINY | {"pictures": {}, "seeds": [0, 1, 2, 3]}))["one"].rows()
+        if row.recipe is None
+    ]
     concept = load_concept("church")
     taken = [choose(concept, row) for row in base]
     direct = [set(sets["test", "direct"]) for sets in taken]
     assert all(len(d) == 30 for d in direct) and len(set().union(*direct)) == 120 == len(concept.tests["direct"])
-    assert {name: len(prompts) for (role, name), prompts in taken[0].items() if role == "neighbour"} == dict.fromkeys(concept.neighbours, 4)
+    assert {name: len(prompts) for (role, name), prompts in taken[0].items() if role == "neighbour"} == dict.fromkeys(
+        concept.neighbours, 4
+    )
     assert len(taken[0]["benign", ""]) == 24 and ("test", "odd") not in taken[0]
     many = choose(concept, replace(base[0], pictures=base[0].pictures | {"synonym": 50, "neighbours": 11}))
     assert many["test", "synonym"][45:] == list(concept.tests["synonym"][:5]), "after the last comes the first"
@@ -167,7 +196,12 @@ def test_development_prompts_are_in_no_test(name):
     groups = lambda c: [*c.tests.values(), *c.neighbours.values(), c.benign]
     fresh = [normal(prompt) for group in groups(dev) for prompt in group]
     known = {normal(prompt) for group in groups(concept) for prompt in group}
-    known |= {normal(prompt) for other in list_concepts("mini") for pair in load_concept(other).pairs for prompt in (pair.target, pair.replacement)}
+    known |= {
+        normal(prompt)
+        for other in list_concepts("mini")
+        for pair in load_concept(other).pairs
+        for prompt in (pair.target, pair.replacement)
+    }
     assert len(set(fresh)) == len(fresh) and not set(fresh) & known
     assert dev.pairs == concept.pairs and dev == development(concept)
     assert {k: len(v) for k, v in dev.tests.items()} == {k: len(v) for k, v in concept.tests.items() if k != "odd"}
@@ -199,7 +233,11 @@ def test_a_row(tiny, model, tmp_path):
     assert {k: v for k, v in first.items() if k not in seconds} == {k: v for k, v in again.items() if k not in seconds}
     counts = {kind: n for kind, (_, n) in first["rates"]["concept"].items()}
     assert counts == {kind: n for kind, n in FEW.items() if kind not in ("neighbours", "benign")}
-    assert [n for _, n in first["rates"]["neighbours"].values()] == [1] * 9 and first["clip"][1] == 3 and first["kid"] is None
+    assert (
+        [n for _, n in first["rates"]["neighbours"].values()] == [1] * 9
+        and first["clip"][1] == 3
+        and first["kid"] is None
+    )
     assert first["kl_drift"] > 0 == nothing["kl_drift"] and nothing["recipe"] is None and "seconds" not in nothing
     assert first["windows_trained"] == 2 * 4 and first["megabytes"] == 4 * 64 * 64 * 4 / 2**20
     assert first["key"] == erased.key() and first["fingerprint"] == tiny.fingerprint
@@ -221,30 +259,49 @@ def test_kid_and_development_prompts(tiny, model, tmp_path):
 
 
 def test_rows_of_a_next_scale_model(tmp_path):
-    """The same questions and the same prompts, another family of models; a method that guides is measured where it acts."""
+    """The same questions and the same prompts, another family of models; a method that guides is measured where it
+    acts."""
     from earlib.miniworld.train_var import untrained
 
     model = untrained(0, width=32, layers=2, text_width=32, channels=(8, 8, 8))
-    for layer in (model.trunk.head, model.trunk.modulation, model.trunk.head_modulation):  # which begin at 0: every picture alike
+    for layer in (
+        model.trunk.head,
+        model.trunk.modulation,
+        model.trunk.head_modulation,
+    ):  # which begin at 0: every picture alike
         torch.nn.init.normal_(layer.weight, std=0.3)
     model.save_pretrained(tmp_path / "model")
     scales = {"pairs": 2, "batch": 2, "passes": 1, "lr": 3e-2}
     cases = [{"recipe": "s-vare", "settings": scales}, {"recipe": "scale-erasure-style"}]
-    entry = TINY | {"model": "mini-var", "fidelity": True, "cases": cases, "pictures": dict.fromkeys(FEW, 1) | {"neighbours": 9, "benign": 8}}
+    entry = TINY | {
+        "model": "mini-var",
+        "fidelity": True,
+        "cases": cases,
+        "pictures": dict.fromkeys(FEW, 1) | {"neighbours": 9, "benign": 8},
+    }
     file = write_sweeps(tmp_path, one=entry)
     plan = load_sweeps(file)["one"].rows(model=str(tmp_path / "model"))[:3]
     generator = table.load_model(plan[0].model)
     base, trained, guided = (measure(generator, row) for row in plan)
     assert len({row["key"] for row in (base, trained, guided)}) == 3 and trained["chosen"]["lr"] == 3e-2
     assert base["kl_drift"] == 0 < trained["kl_drift"] and guided["kl_drift"] > 0
-    assert trained["change_size"] > 0 and guided["change_size"] is None and base["diversity"][0] > 0 and base["diversity"][1] == 8
+    assert (
+        trained["change_size"] > 0
+        and guided["change_size"] is None
+        and base["diversity"][0] > 0
+        and base["diversity"][1] == 8
+    )
     assert trained["seconds"] > 0 and trained["kid"][1] == 8 and trained["rates"]["concept"]["direct"][1] == 1
     again = measure(generator, plan[1])
-    assert {k: v for k, v in again.items() if "seconds" not in k} == {k: v for k, v in trained.items() if "seconds" not in k}
+    assert {k: v for k, v in again.items() if "seconds" not in k} == {
+        k: v for k, v in trained.items() if "seconds" not in k
+    }
     with pytest.raises(UserError, match="recipe 'ear' is for next-token models"):
         load_sweeps(write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "ear"}]}))
     with pytest.raises(UserError, match="in next-token models only"):
-        load_sweeps(write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "s-vare", "settings": {"erasure.form": "joint"}}]}))
+        load_sweeps(
+            write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "s-vare", "settings": {"erasure.form": "joint"}}]})
+        )
 
 
 # ---------------------------------------------------------------- several concepts at once
@@ -254,16 +311,30 @@ MEMBRANES = {"pairs": 3, "batch": 2, "passes": 1, "prefix": "target"}
 TOGETHER = TINY | {
     "concepts": ["church", "church+boat"],
     "seeds": [0],
-    "cases": [{"recipe": "spm", "settings": MEMBRANES | {"erasure.form": ["composed", "joint"], "erasure.transport": ["none", "overlap"]}}],
+    "cases": [
+        {
+            "recipe": "spm",
+            "settings": MEMBRANES | {"erasure.form": ["composed", "joint"], "erasure.transport": ["none", "overlap"]},
+        }
+    ],
 }
 
 
 def test_joined_concepts(tmp_path):
-    """Their pairs in turn, as many of each as alone; beside them only what is none of them. One concept has no form, and its key no trace of one."""
+    """Their pairs in turn, as many of each as alone; beside them only what is none of them. One concept has no form,
+    and its key no trace of one."""
     alone, *_, joint, opened = load_sweeps(write_sweeps(tmp_path, one=TOGETHER))["one"].rows()
     church, boat, both = (concept_of(name) for name in ("church", "boat", "church+boat"))
-    assert joint.trained_on == both and both.pairs[:4] == (church.pairs[0], boat.pairs[0], church.pairs[1], boat.pairs[1])
-    assert joint.preset().pairs == 6 and replace(joint, settings=joint.settings | {"erasure.form": "composed"}).preset().pairs == 3
+    assert joint.trained_on == both and both.pairs[:4] == (
+        church.pairs[0],
+        boat.pairs[0],
+        church.pairs[1],
+        boat.pairs[1],
+    )
+    assert (
+        joint.preset().pairs == 6
+        and replace(joint, settings=joint.settings | {"erasure.form": "composed"}).preset().pairs == 3
+    )
     assert set(both.neighbours) == {*church.neighbours, *boat.neighbours} - {"church", "boat"}
     assert "chapel" in telling_words(church) and "ship" in telling_words(boat)
     left = {p for group in (*both.neighbours.values(), both.benign) for p in group}
@@ -272,12 +343,17 @@ def test_joined_concepts(tmp_path):
     ours = replace(alone, recipe="spm", settings=MEMBRANES)
     forms = [{}, {"erasure.form": "composed"}, {"erasure.transport": "none"}, {"erasure.transport": "overlap"}]
     keys = lambda concept: [replace(ours, concept=concept, settings=MEMBRANES | more).key() for more in forms]
-    assert len(set(keys("church"))) == 2 and keys("church")[0] == keys("church")[2] != keys("church")[3] and len(set(keys("church+boat"))) == 3
+    assert (
+        len(set(keys("church"))) == 2
+        and keys("church")[0] == keys("church")[2] != keys("church")[3]
+        and len(set(keys("church+boat"))) == 3
+    )
     assert joint.training() == opened.training() == joint.key() != opened.key()
 
 
 def test_rows_of_several_concepts(tiny, model, tmp_path):
-    """Each part is tested as it is alone; what is composed is the sum of what trained alone; prompts that name nothing draw as before."""
+    """Each part is tested as it is alone; what is composed is the sum of what trained alone; prompts that name nothing
+    draw as before."""
     asked = load_sweeps(write_sweeps(tmp_path, one=TOGETHER))["one"].rows(model=model)
     base, composed, opened, joint = (measure(tiny, row) for row in asked[5:9])
     for row in (base, composed, opened, joint):
@@ -285,39 +361,76 @@ def test_rows_of_several_concepts(tiny, model, tmp_path):
         assert {name: {kind: n for kind, (_, n) in part.items()} for name, part in parts.items()} == dict.fromkeys(
             ("church", "boat"), {kind: n for kind, n in FEW.items() if kind not in ("neighbours", "benign")}
         )
-        assert row["rates"]["concept"]["direct"] == [parts["church"]["direct"][i] + parts["boat"]["direct"][i] for i in (0, 1)]
-        assert "boat" not in row["rates"]["neighbours"] and sum(n for _, n in row["rates"]["neighbours"].values()) == 9 and row["clip"][1] == 3
-    assert base["kl_drift"] == opened["kl_drift"] == 0 < min(composed["kl_drift"], joint["kl_drift"]) and base["recipe"] is None
-    assert opened["rates"]["neighbours"] == base["rates"]["neighbours"] and opened["clip"][0] == pytest.approx(base["clip"][0], abs=1e-4)
-    assert composed["windows_trained"] == 4 and joint["windows_trained"] == 3 and composed["megabytes"] == pytest.approx(2 * joint["megabytes"], rel=0.02)
-    alone = [erase(tiny, load_concept(name), asked[7].preset(), seed=seed, progress=False) for name, seed in (("church", 0), ("boat", 100))]
+        assert row["rates"]["concept"]["direct"] == [
+            parts["church"]["direct"][i] + parts["boat"]["direct"][i] for i in (0, 1)
+        ]
+        assert (
+            "boat" not in row["rates"]["neighbours"]
+            and sum(n for _, n in row["rates"]["neighbours"].values()) == 9
+            and row["clip"][1] == 3
+        )
+    assert (
+        base["kl_drift"] == opened["kl_drift"] == 0 < min(composed["kl_drift"], joint["kl_drift"])
+        and base["recipe"] is None
+    )
+    assert opened["rates"]["neighbours"] == base["rates"]["neighbours"] and opened["clip"][0] == pytest.approx(
+        base["clip"][0], abs=1e-4
+    )
+    assert (
+        composed["windows_trained"] == 4
+        and joint["windows_trained"] == 3
+        and composed["megabytes"] == pytest.approx(2 * joint["megabytes"], rel=0.02)
+    )
+    alone = [
+        erase(tiny, load_concept(name), asked[7].preset(), seed=seed, progress=False)
+        for name, seed in (("church", 0), ("boat", 100))
+    ]
     whole = compose(alone).together()
     assert composed["change_size"] == pytest.approx(change_size(tiny.trunk, whole.tensors), abs=1e-3)
     assert replace(asked[5], concept="church").key() == asked[0].key()
 
 
 def test_the_chapters_tables(model, tmp_path):
-    """One concept is the mean over those erased alone; parts are told apart; what is composed stands beside the sum of its parts."""
+    """One concept is the mean over those erased alone; parts are told apart; what is composed stands beside the sum of
+    its parts."""
     file = write_sweeps(tmp_path, composition=TOGETHER | {"concepts": ["church", "boat", "church+boat"]})
     counts = {"church": [0, 4], "boat": [1, 4], "church+boat": [4, 8]}
 
     def measured(row):
         hits = counts[row.concept] if row.recipe else [counts[row.concept][1]] * 2
-        rates = {"concept": {"direct": hits, "synonym": hits}, "neighbours": {"car": [4 if row.recipe is None else 2, 4]}}
+        rates = {
+            "concept": {"direct": hits, "synonym": hits},
+            "neighbours": {"car": [4 if row.recipe is None else 2, 4]},
+        }
         parts = {"parts": {"church": {"direct": [1, 4]}, "boat": {"direct": [3, 4]}}} if "+" in row.concept else {}
-        return row_of(row, rates=rates | parts, kl_drift=0.1 * (row.recipe is not None) * (5 if row.form == "composed" else 1))
+        return row_of(
+            row, rates=rates | parts, kl_drift=0.1 * (row.recipe is not None) * (5 if row.form == "composed" else 1)
+        )
 
-    (tmp_path / "composition.jsonl").write_text("".join(json.dumps(measured(row)) + "\n" for row in load_sweeps(file)["composition"].rows(model=model)))
+    (tmp_path / "composition.jsonl").write_text(
+        "".join(json.dumps(measured(row)) + "\n" for row in load_sweeps(file)["composition"].rows(model=model))
+    )
     frame = composition.read(folder=tmp_path, sweeps=file, model=model)
     assert list(frame.form) == ["base", "alone", "alone"] * 2 + ["base"] + ["composed"] * 2 + ["joint"] * 2
     numbers = composition.by_number(frame).set_index(["form", "transport", "count"])
-    assert numbers.direct["composed", "none", 1] == numbers.direct["joint", "none", 1] == 1 / 8 and numbers.direct_n["composed", "none", 1] == 8
+    assert (
+        numbers.direct["composed", "none", 1] == numbers.direct["joint", "none", 1] == 1 / 8
+        and numbers.direct_n["composed", "none", 1] == 8
+    )
     assert numbers.direct["composed", "overlap", 2] == 1 / 2 and numbers.direct["base", "none", 2] == 1
     told = composition.interference(frame).loc["church + boat"]
-    assert told["drift, sum of parts"] == pytest.approx(0.2) and told["drift, composed"] == 0.5 and told["drift, joint"] == 0.1
+    assert (
+        told["drift, sum of parts"] == pytest.approx(0.2)
+        and told["drift, composed"] == 0.5
+        and told["drift, joint"] == 0.1
+    )
     assert told["kept, product of parts"] == 0.25 and told["kept, composed"] == 0.5
     each = composition.each(frame[frame.form != "joint"])
-    assert each.loc["boat", "composed, 2"].startswith("75.0") and each.loc["boat", "alone"].startswith("25.0") and list(each.columns)[0] == "before"
+    assert (
+        each.loc["boat", "composed, 2"].startswith("75.0")
+        and each.loc["boat", "alone"].startswith("25.0")
+        and list(each.columns)[0] == "before"
+    )
     json.dumps(flat_records(frame))
 
 
@@ -326,11 +439,31 @@ def test_the_chapters_tables(model, tmp_path):
 
 def row_of(asked, hits=3, **more):
     """A row as `measure` writes it, with numbers of our own."""
-    found = {name: getattr(asked, name) for name in table.ASKED} | {"key": asked.key(), "version": TABLE_VERSION, "weights": weights(asked.model)}
-    found |= {"fingerprint": "f" * 16, "rates": {"concept": {"direct": [hits, 4]}, "neighbours": {"boat": [2, 4], "car": [4, 4]}}}
-    found |= {"kl_drift": 0.1 * hits, "clip": [0.5, 3], "in_prompt": None, "kid": None, "judge": {"concept": "a judge", "neighbours": "another"}}
+    found = {name: getattr(asked, name) for name in table.ASKED} | {
+        "key": asked.key(),
+        "version": TABLE_VERSION,
+        "weights": weights(asked.model),
+    }
+    found |= {
+        "fingerprint": "f" * 16,
+        "rates": {"concept": {"direct": [hits, 4]}, "neighbours": {"boat": [2, 4], "car": [4, 4]}},
+    }
+    found |= {
+        "kl_drift": 0.1 * hits,
+        "clip": [0.5, 3],
+        "in_prompt": None,
+        "kid": None,
+        "judge": {"concept": "a judge", "neighbours": "another"},
+    }
     if asked.recipe:
-        found |= {"seconds": 10.0, "seconds_sampling": 5.0, "seconds_core": 4.0, "windows_trained": 6, "windows_skipped": 2, "megabytes": 0.1}
+        found |= {
+            "seconds": 10.0,
+            "seconds_sampling": 5.0,
+            "seconds_core": 4.0,
+            "windows_trained": 6,
+            "windows_skipped": 2,
+            "megabytes": 0.1,
+        }
     return found | more
 
 
@@ -359,7 +492,11 @@ def test_seeds_are_pooled(tables, model):
     assert four["neighbours"] == 9 / 16 and four["kept"] == 9 / 16 / 0.75 and four["neighbours_n"] == 16
     assert (four["kl_drift"], four["kl_drift_low"], four["kl_drift_high"]) == (0.05, 0.0, 0.1)
     assert four["seconds"] == 2.0, "of one core, without the half of the time in which trajectories were drawn"
-    assert four["skipped"] == 0.25 and (four["seeds"], four["failed"]) == (2, 0) and (eight["seeds"], eight["failed"], eight["direct_n"]) == (2, 1, 4)
+    assert (
+        four["skipped"] == 0.25
+        and (four["seeds"], four["failed"]) == (2, 0)
+        and (eight["seeds"], eight["failed"], eight["direct_n"]) == (2, 1, 4)
+    )
 
     frame["paper"] = [None, 0.11, None]
     records = flat_records(frame)
@@ -369,7 +506,9 @@ def test_seeds_are_pooled(tables, model):
         "high": wilson(1, 8)[1], "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
-    assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {r["metric"] for r in records}
+    assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {
+        r["metric"] for r in records
+    }
     json.dumps(records)
 
 
@@ -377,8 +516,14 @@ def test_tables_that_cannot_be_read(tables, model):
     asked, write = tables
     measured = [row_of(row) for row in asked]
     for wrong, line in (
-        (measured[:4], r"one.jsonl: lacks 2 of the 6 rows that .*sweeps.yml asks for; run `python -m earlib sweep one`"),
-        ([{**row, "version": 0, "key": str(i)} for i, row in enumerate(measured)], f"lacks 6 of the 6 rows .* of version 0, now it is {TABLE_VERSION}"),
+        (
+            measured[:4],
+            r"one.jsonl: lacks 2 of the 6 rows that .*sweeps.yml asks for; run `python -m earlib sweep one`",
+        ),
+        (
+            [{**row, "version": 0, "key": str(i)} for i, row in enumerate(measured)],
+            f"lacks 6 of the 6 rows .* of version 0, now it is {TABLE_VERSION}",
+        ),
         ([{**measured[0], "version": 0}, *measured[1:]], "holds rows of 2 versions"),
         ([{**measured[0], "fingerprint": "0"}, *measured[1:]], "holds rows of 2 fingerprints"),
         ([{"church": 3}, *measured], "line 1 is no row of a results table"),
@@ -399,7 +544,12 @@ def test_tables_that_cannot_be_read(tables, model):
 
 
 def test_workers_stay_with_a_concept_and_seed():
-    pending = {f"{c}{s}{i}": replace(load_sweeps()["window"].rows()[0], concept=c, seed=s, label=str(i)) for c in ("a", "b") for s in (0, 1) for i in range(3)}
+    pending = {
+        f"{c}{s}{i}": replace(load_sweeps()["window"].rows()[0], concept=c, seed=s, label=str(i))
+        for c in ("a", "b")
+        for s in (0, 1)
+        for i in range(3)
+    }
     queues, order = Queues(pending), {1: [], 2: []}
     held = {1: None, 2: None}
     for turn in range(len(pending)):
@@ -407,20 +557,30 @@ def test_workers_stay_with_a_concept_and_seed():
         held[worker], row = queues.next(held[worker])
         order[worker].append((row.concept, row.seed, row.label))
     assert order[2][:3] == [("a", 0, "0"), ("a", 0, "1"), ("a", 0, "2")], order
-    assert order[1][:6] == [("a", 1, "0"), ("a", 1, "1"), ("a", 1, "2"), ("b", 0, "0"), ("b", 0, "1"), ("b", 0, "2")], order
+    assert order[1][:6] == [("a", 1, "0"), ("a", 1, "1"), ("a", 1, "2"), ("b", 0, "0"), ("b", 0, "1"), ("b", 0, "2")], (
+        order
+    )
     assert len({*order[1], *order[2]}) == 12 and queues.next(held[1]) == (None, None)
 
 
 @pytest.mark.slow
 def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
-    """SIGKILL in the middle: what is finished stays, the same command measures the rest and nothing twice; another sweep takes the rows that it shares."""
-    entry = TINY | {"seeds": [0], "cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [1, 2, 4, 8]}}]}
-    shares = entry | {"cases": [{"recipe": "ear-shared", "label": "under another name", "settings": QUICK | {"windows.length": 4}}]}
+    """SIGKILL in the middle: what is finished stays, the same command measures the rest and nothing twice; another
+    sweep takes the rows that it shares."""
+    entry = TINY | {
+        "seeds": [0],
+        "cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [1, 2, 4, 8]}}],
+    }
+    shares = entry | {
+        "cases": [{"recipe": "ear-shared", "label": "under another name", "settings": QUICK | {"windows.length": 4}}]
+    }
     file, out = write_sweeps(tmp_path, one=entry, two=shares), tmp_path / "out"
-    code = "import sys; from pathlib import Path; from earlib.sweep import sweep\n"
+    code = "import sys; from pathlib import Path; from earlib.sweeps.run import sweep\n"
     code += "if __name__ == '__main__': sweep(['one'], 1, out=Path(sys.argv[1]), sweeps=Path(sys.argv[2]), model=sys.argv[3])"
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen([sys.executable, "-c", code, out, file, model], env=env, start_new_session=True, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, out, file, model], env=env, start_new_session=True, stdout=subprocess.DEVNULL
+    )
     lines = lambda: (out / "one.jsonl").read_text().splitlines() if (out / "one.jsonl").exists() else []
     until = time.time() + 300
     while len(lines()) < 2 and time.time() < until:
@@ -434,12 +594,18 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
 
     assert sweep([], 2, out=out, sweeps=file, model=model) == []
     found = [json.loads(line) for line in lines()]
-    assert [row["settings"].get("windows.length") for row in found] == [None, 1, 2, 4, 8] and found[: len(kept)] == [json.loads(line) for line in kept]
+    assert [row["settings"].get("windows.length") for row in found] == [None, 1, 2, 4, 8] and found[: len(kept)] == [
+        json.loads(line) for line in kept
+    ]
     plan = load_sweeps(file)["one"].rows(model=model)
     here = measure(tiny, plan[3])
-    assert {k: v for k, v in here.items() if not k.startswith("seconds")} == {k: v for k, v in found[3].items() if not k.startswith("seconds")}
+    assert {k: v for k, v in here.items() if not k.startswith("seconds")} == {
+        k: v for k, v in found[3].items() if not k.startswith("seconds")
+    }
     two = [json.loads(line) for line in (out / "two.jsonl").read_text().splitlines()]
-    assert [(row["label"], row["sweep"]) for row in two] == [("base", "two"), ("under another name", "two")] and two[1]["key"] == found[3]["key"]
+    assert [(row["label"], row["sweep"]) for row in two] == [("base", "two"), ("under another name", "two")] and two[1][
+        "key"
+    ] == found[3]["key"]
 
     before = (out / "one.jsonl").read_bytes()
     assert sweep(["one"], 2, out=out, sweeps=file, model=model) == [] and (out / "one.jsonl").read_bytes() == before
@@ -447,9 +613,15 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
     shipped, now = spot_check("one", generator=tiny, folder=out, sweeps=file, model=model)
     assert shipped["rates"] == now["rates"] and shipped["kl_drift"] == now["kl_drift"]
 
-    file = write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [8, 4]}}]})
+    file = write_sweeps(
+        tmp_path,
+        one=entry
+        | {"cases": [{"recipe": "ear-shared", "label": "both", "settings": QUICK | {"windows.length": [8, 4]}}]},
+    )
     assert sweep(["one"], 2, out=out, sweeps=file, model=model) == []
-    assert [json.loads(line)["settings"].get("windows.length") for line in lines()] == [None, 8, 4], "what is not asked for any more is dropped"
+    assert [json.loads(line)["settings"].get("windows.length") for line in lines()] == [None, 8, 4], (
+        "what is not asked for any more is dropped"
+    )
 
 
 # ---------------------------------------------------------------- what ships

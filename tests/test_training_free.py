@@ -53,7 +53,9 @@ def test_on_changes_pictures_and_off_is_the_base_bit_for_bit(generator, erasures
     with pytest.raises(KeyError), erasures[name].on(generator):
         raise KeyError
     assert generator.steering is None
-    assert all(p.data_ptr() == before[n][0] and torch.equal(p, before[n][1]) for n, p in generator.trunk.named_parameters())
+    assert all(
+        p.data_ptr() == before[n][0] and torch.equal(p, before[n][1]) for n, p in generator.trunk.named_parameters()
+    )
     assert (draw(generator, PROMPTS, progress=False) == base).all()
     with erasures[name].on(generator, strength=0):
         assert (draw(generator, PROMPTS, progress=False) == base).all()
@@ -66,10 +68,15 @@ def test_on_changes_pictures_and_off_is_the_base_bit_for_bit(generator, erasures
 def test_saved_and_loaded_draws_the_same(generator, tmp_path, name):
     made = erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False)
     assert read_json(tmp_path / "e" / "status.json")["state"] == "done"
-    assert erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False).info == made.info, "a finished run is read, not made again"
+    assert erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False).info == made.info, (
+        "a finished run is read, not made again"
+    )
     again = Erasure.load(tmp_path / "e", generator)
     assert again.recipe["text"] == ("church" if name in NAMES[:2] else "") and again.info == made.info
-    assert (draw(generator, PROMPTS, erasure=again, progress=False) == draw(generator, PROMPTS, erasure=made, progress=False)).all()
+    assert (
+        draw(generator, PROMPTS, erasure=again, progress=False)
+        == draw(generator, PROMPTS, erasure=made, progress=False)
+    ).all()
     assert made.megabytes == sum(t.numel() * 4 for t in made.tensors.values()) / 2**20
     assert made.info["windows_trained"] == 0 and made.info["seconds"] >= made.info["seconds_training"] >= 0
     with pytest.raises(UserError, match="merge"):
@@ -78,7 +85,8 @@ def test_saved_and_loaded_draws_the_same(generator, tmp_path, name):
 
 @pytest.mark.parametrize("name", NAMES[2:])
 def test_a_null_concept_changes_nothing(generator, name):
-    """Targets that are their own replacements: the equations give back the model, up to the rounding of an eraser's eigenvectors."""
+    """Targets that are their own replacements: the equations give back the model, up to the rounding of an eraser's
+    eigenvectors."""
     nothing = erase(generator, NULL, name, progress=False)
     assert (draw(generator, PROMPTS, erasure=nothing, progress=False) == draw(generator, PROMPTS, progress=False)).all()
 
@@ -105,7 +113,10 @@ def test_an_emu3_is_erased_the_same_way(name):
     "settings, words",
     [
         ({"method": "sld"}, "method='sld' is not possible"),
-        ({"threshold": 0.1}, "recipe 'uce': threshold means nothing to method=uce, which has strength, layers, modules"),
+        (
+            {"threshold": 0.1},
+            "recipe 'uce': threshold means nothing to method=uce, which has strength, layers, modules",
+        ),
         ({"text": "church"}, "text means nothing to method=uce"),
         ({"strength": -1}, "strength=-1.0 is out of range"),
         ({"ridge": 0}, "ridge=0.0 is out of range"),
@@ -124,11 +135,17 @@ def test_fields_that_cannot_be(settings, words):
 
 def test_a_concept_is_called_what_its_targets_have_and_its_replacements_lack():
     without_words = lambda name, profile="mini": name_of(dataclasses.replace(load_concept(name, profile), words=()))
-    assert [without_words(name) for name in ("church", "nudity", "vangogh")] == ["church", "nude figure", "in the style of van gogh"]
+    assert [without_words(name) for name in ("church", "nudity", "vangogh")] == [
+        "church",
+        "nude figure",
+        "in the style of van gogh",
+    ]
     assert without_words("pixel") == "pixel art" and without_words("vangogh", "janus-pro-7b") == "van gogh"
     assert name_of(load_concept("vangogh", "janus-pro-7b")) == "Van Gogh", "a concept with words is called by the first"
     assert all(name_of(load_concept(name, "mini")) for name in list_concepts("mini"))
-    with pytest.raises(UserError, match="the prompt pairs of concept 'church' do not say how it is called; give it: text=..."):
+    with pytest.raises(
+        UserError, match="the prompt pairs of concept 'church' do not say how it is called; give it: text=..."
+    ):
         name_of(NULL)
 
 
@@ -148,9 +165,13 @@ def test_a_negative_prompt_takes_the_unconditional_row_s_place(double, text, str
 
 
 def test_safe_guidance_by_hand():
-    """Log-probabilities of three codes. The concept likes the first more than the prompt does by 0.4 nats, the second by 2, the third less."""
+    """Log-probabilities of three codes. The concept likes the first more than the prompt does by 0.4 nats, the second
+    by 2, the third less."""
     log = lambda *p: torch.tensor([p]).log()
-    c, n = log(0.3, 0.05, 0.65), log(0.3 * 2.718281828**0.4, 0.05 * 2.718281828**2, 1 - 0.3 * 2.718281828**0.4 - 0.05 * 2.718281828**2)
+    c, n = (
+        log(0.3, 0.05, 0.65),
+        log(0.3 * 2.718281828**0.4, 0.05 * 2.718281828**2, 1 - 0.3 * 2.718281828**0.4 - 0.05 * 2.718281828**2),
+    )
     u = log(0.2, 0.3, 0.5)
     mu = torch.tensor([[0.4, 1.0, 0.0]])
     found = SafeGuidance("church", slope=1.0).combine((c, u, n), 5.0)
@@ -158,22 +179,30 @@ def test_safe_guidance_by_hand():
     shifted = SafeGuidance("church", slope=1.0).combine((c + 7, u - 3, n + 1), 5.0)
     torch.testing.assert_close(shifted, found, atol=1e-5, rtol=1e-5)
     bold = SafeGuidance("church", slope=2.0, strength=1.5, threshold=9.0).combine((c, u, n), 5.0)
-    torch.testing.assert_close(bold, u + 5 * (c - u - 1.5 * torch.tensor([[0.8, 1.0, 1.0]]) * (n - u)), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        bold, u + 5 * (c - u - 1.5 * torch.tensor([[0.8, 1.0, 1.0]]) * (n - u)), atol=1e-5, rtol=1e-5
+    )
     shy = SafeGuidance("church", threshold=-5.0).combine((c, u, n), 5.0)
     torch.testing.assert_close(shy, guided(torch.cat([c, u]), 1, 5.0), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("steering", [NegativePrompt("church"), NegativePrompt("a church by the sea", 0.7), SafeGuidance("a church by the sea")])
+@pytest.mark.parametrize(
+    "steering",
+    [NegativePrompt("church"), NegativePrompt("a church by the sea", 0.7), SafeGuidance("a church by the sea")],
+)
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_steered_pictures_depend_on_neither_batch_nor_drawer(double, steering, guidance):
     seeds = picture_seeds(0, default_keys(PROMPTS))
     with steered(double, steering):
         whole, single, static = (
-            double.sample(PROMPTS, seeds, guidance, batch_size=size, graphs=graphs) for size, graphs in ((3, False), (1, False), (2, True))
+            double.sample(PROMPTS, seeds, guidance, batch_size=size, graphs=graphs)
+            for size, graphs in ((3, False), (1, False), (2, True))
         )
     assert torch.equal(whole, single) and torch.equal(whole, static)
     usual = double.sample(PROMPTS, seeds, guidance)
-    assert torch.equal(whole, usual) == (guidance == 1 and isinstance(steering, NegativePrompt)), "without guidance a prompt has no origin to move"
+    assert torch.equal(whole, usual) == (guidance == 1 and isinstance(steering, NegativePrompt)), (
+        "without guidance a prompt has no origin to move"
+    )
 
 
 def test_steered_contexts_nest(generator):
@@ -211,25 +240,40 @@ def test_the_edit_is_equation_seven():
     C_e, C_p = k_e.T @ k_e / 4, 2 * k_p.T @ k_p / 9
     lam = 0.1 * (C_e + C_p).diagonal().mean()
     left = (wanted @ W.T).T @ k_e / 4 + W @ C_p + lam * W
-    torch.testing.assert_close(ours, left @ torch.linalg.inv(C_e + C_p + lam * torch.eye(6, dtype=torch.float64)), atol=1e-10, rtol=1e-8)
+    torch.testing.assert_close(
+        ours, left @ torch.linalg.inv(C_e + C_p + lam * torch.eye(6, dtype=torch.float64)), atol=1e-10, rtol=1e-8
+    )
 
 
 def _uce_layer(generator, **settings):
-    """What the first value matrix reads at the words of targets, wanted values there, what it reads of retained prompts, and both matrices."""
+    """What the first value matrix reads at the words of targets, wanted values there, what it reads of retained
+    prompts, and both matrices."""
     layer = {"layers": (0.0, 0.3), "modules": "kv"} | settings
     made = erase(generator, CONCEPT, with_settings(recipe("uce"), layer), progress=False)
     assert {name.split(".")[1] for name in made.tensors} == {"0"}
     name = "layers.0.self_attn.v_proj"
     old = generator.trunk.get_parameter(f"{name}.weight")
-    at_words = lambda prompts: (lambda batch: reads(generator, [name], batch)[name][generator.word_mask(batch)])(generator.encode(prompts))
-    target, replacement = ([getattr(p, side) for p in CONCEPT.pairs] for side in ("target", "replacement"))  # of equal length, word by word
-    return at_words(target), at_words(replacement) @ old.T, at_words(retain_prompts(CONCEPT, generator.profile)), old, made.tensors[f"{name}.weight"]
+    at_words = lambda prompts: (lambda batch: reads(generator, [name], batch)[name][generator.word_mask(batch)])(
+        generator.encode(prompts)
+    )
+    target, replacement = (
+        [getattr(p, side) for p in CONCEPT.pairs] for side in ("target", "replacement")
+    )  # of equal length, word by word
+    return (
+        at_words(target),
+        at_words(replacement) @ old.T,
+        at_words(retain_prompts(CONCEPT, generator.profile)),
+        old,
+        made.tensors[f"{name}.weight"],
+    )
 
 
 def test_uce_gives_the_concept_s_words_the_values_of_their_replacements(generator):
     k_e, v_e, k_p, old, new = _uce_layer(generator, preserve=0.0, ridge=1e-6)
     assert (k_e @ old.T - v_e).norm() / v_e.norm() > 0.1, "they differ before"
-    church = (k_e @ old.T - v_e).norm(dim=1) > 1e-6  # that word means several things at once (house, tower, tree): their mean is the best there is
+    church = (k_e @ old.T - v_e).norm(
+        dim=1
+    ) > 1e-6  # that word means several things at once (house, tower, tree): their mean is the best there is
     assert (k_e[~church] @ new.T - v_e[~church]).norm() / v_e[~church].norm() < 1e-3
     torch.testing.assert_close((k_e[church] @ new.T)[0], v_e[church].mean(0), atol=1e-3, rtol=1e-2)
 
@@ -248,7 +292,10 @@ def test_uce_at_words_leaves_blanked_prompts_alone_and_everywhere_it_does_not(ge
     tokens_BT = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
     null = generator.null_like(generator.encode(["a church"]))
     base = generator.hidden_states(null, tokens_BT)
-    made = {p: erase(generator, CONCEPT, with_settings(recipe("uce"), {"positions": p}), progress=False) for p in ("words", "all")}
+    made = {
+        p: erase(generator, CONCEPT, with_settings(recipe("uce"), {"positions": p}), progress=False)
+        for p in ("words", "all")
+    }
     with made["words"].on(generator):
         assert torch.equal(generator.hidden_states(null, tokens_BT), base)
     with made["all"].on(generator):
@@ -269,7 +316,9 @@ def clouds():
     mix[-1], mix[:, -1] = 0, 0
     mix[-1, -1] = 1
     x = torch.randn(2 * n, d, generator=generator, dtype=torch.float64)
-    x[:, -1] -= x[:, :-1] @ torch.linalg.lstsq(x[:, :-1], x[:, -1:]).solution[:, 0]  # exactly uncorrelated, in this sample
+    x[:, -1] -= (
+        x[:, :-1] @ torch.linalg.lstsq(x[:, :-1], x[:, -1:]).solution[:, 0]
+    )  # exactly uncorrelated, in this sample
     x = x @ mix.T
     x[:n, :-1] += torch.linspace(-1, 1, d - 1, dtype=torch.float64)
     x[:n, -1] += x[n:, -1].mean() - x[:n, -1].mean()
@@ -335,7 +384,9 @@ def test_leace_of_equal_sets_and_of_flat_ones():
 
 def test_leace_acts_on_what_layers_read_where_words_stand(generator, erasures):
     last = f"layers.{len(generator.decoder_layers) - 1}"
-    target, replacement = (generator.encode([getattr(p, side) for p in CONCEPT.pairs]) for side in ("target", "replacement"))
+    target, replacement = (
+        generator.encode([getattr(p, side) for p in CONCEPT.pairs]) for side in ("target", "replacement")
+    )
     differ = (target.ids_BP != replacement.ids_BP).nonzero(as_tuple=True)  # of equal length, word by word
 
     def gap():

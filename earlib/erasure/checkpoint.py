@@ -1,4 +1,5 @@
-"""Saving a training run so that it can be killed at any moment: student tensors, Adam's state and the place in the data, in one file."""
+"""Saving a training run so that it can be killed at any moment: student tensors, Adam's state and the place in the
+data, in one file."""
 
 from __future__ import annotations
 
@@ -39,9 +40,14 @@ def restore(run, student: dict, optimizer, counts: dict) -> int:
             for name, p in student.items():
                 p.copy_(tensors.get_tensor(f"student/{name}"))
                 if f"step/{name}" in tensors.keys():
-                    optimizer.state[p] = {key: tensors.get_tensor(f"{key}/{name}").to(p.device if key != "step" else "cpu") for key in MOMENTS}
+                    optimizer.state[p] = {
+                        key: tensors.get_tensor(f"{key}/{name}").to(p.device if key != "step" else "cpu")
+                        for key in MOMENTS
+                    }
     except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{file}: broken checkpoint ({str(error).splitlines()[0]}); delete it to start this run anew") from None
+        raise UserError(
+            f"{file}: broken checkpoint ({str(error).splitlines()[0]}); delete it to start this run anew"
+        ) from None
     counts.update(state["counts"])
     run.rewind(state["next_lesson"], key="lesson")
     return state["next_lesson"]

@@ -1,6 +1,7 @@
 """Changes of a model that are solved for, not trained: UCE's matrices and LEACE's projections. Nothing is drawn here.
 
-Both read the base model at the words of prompts. Letters: N positions, D what a matrix or a layer reads there. Sums and solutions are in float64.
+Both read the base model at the words of prompts. Letters: N positions, D what a matrix or a layer reads there. Sums and
+solutions are in float64.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from difflib import SequenceMatcher
 import torch
 import torch.nn.functional as F
 
-from .trainable import PARTS, applied, layer_range
+from .change import PARTS, applied, layer_range
 
 AT_ONCE = 32  # prompts in one forward pass
 CONSTANT = 1e-3  # a share of the spread of states below which they count as equal
@@ -22,31 +23,41 @@ CONSTANT = 1e-3  # a share of the spread of states below which they count as equ
 
 @torch.no_grad()
 def uce(generator, pairs, recipe, retain: list[str], tokens_NT=None) -> dict[str, torch.Tensor]:
-    """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761, Eq. 7) of every chosen matrix W, layer after layer:
+    """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761, Eq. 7) of every chosen matrix W, layer after
+    layer:
 
         W' = ( sum_e v*_e k_e^T + sum_p v_p k_p^T + lambda W ) ( sum_e k_e k_e^T + sum_p k_p k_p^T + lambda I )^-1
 
-    k_e is what the matrix reads at a word of a target, v*_e what it makes, in the base model, of the word that stands there in the replacement (0 where none
-    does); k_p and v_p the same for the words of retained prompts. As the layers before it are changed already, k is read anew for each layer (as MEMIT
-    does), while v stays the base model's. The sums are means, the second times `recipe.preserve`; lambda is `recipe.ridge` times the mean square of k.
+    k_e is what the matrix reads at a word of a target, v*_e what it makes, in the base model, of the word that stands
+    there in the replacement (0 where none does); k_p and v_p the same for the words of retained prompts. As the layers
+    before it are changed already, k is read anew for each layer (as MEMIT does), while v stays the base model's. The
+    sums are means, the second times `recipe.preserve`; lambda is `recipe.ridge` times the mean square of k.
 
-    With positions "all" every position of the retained prompts counts, of their unconditional twins and of their pictures `tokens_NT`.
+    With positions "all" every position of the retained prompts counts, of their unconditional twins and of their
+    pictures `tokens_NT`.
     """
     changed: dict[str, torch.Tensor] = {}
     for i in layer_range(recipe.layers, len(generator.decoder_layers)):
         names = [f"layers.{i}.{part}" for part in PARTS[recipe.modules]]
         erased, preserved = ({name: Moments() for name in names} for _ in range(2))
         for rows in _batches(len(pairs)):
-            target, replacement = (generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement"))
+            target, replacement = (
+                generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")
+            )
             now, base = reads(generator, names, target, changed, recipe.positions), reads(generator, names, replacement)
             for b, (own, other) in enumerate(_words(generator, target, replacement)):
-                places_NM = standing_for(target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist()).to(generator.device)
+                places_NM = standing_for(target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist()).to(
+                    generator.device
+                )
                 for name in names:
                     erased[name].add(now[name][b, own], places_NM @ base[name][b, other].double())
         for rows in _batches(len(retain)):
             prompts, tokens_BT = generator.encode(retain[rows]), None
             if recipe.positions == "all":
-                prompts, tokens_BT = prompts.stack(generator.null_like(prompts)), tokens_NT[rows].repeat(2, 1).to(generator.device)
+                prompts, tokens_BT = (
+                    prompts.stack(generator.null_like(prompts)),
+                    tokens_NT[rows].repeat(2, 1).to(generator.device),
+                )
             now = reads(generator, names, prompts, changed, recipe.positions, tokens_BT)
             base = reads(generator, names, prompts, tokens_BT=tokens_BT) if changed else now
             where_BP = generator.word_mask(prompts) if tokens_BT is None else prompts.mask_BP.bool()
@@ -55,12 +66,15 @@ def uce(generator, pairs, recipe, retain: list[str], tokens_NT=None) -> dict[str
                 preserved[name].add(now[name][where_BS], base[name][where_BS])
         for name in names:
             weight = generator.trunk.get_submodule(name).weight
-            changed[f"{name}.weight"] = edited(weight.double(), erased[name], preserved[name], recipe.preserve, recipe.ridge).to(weight.dtype)
+            changed[f"{name}.weight"] = edited(
+                weight.double(), erased[name], preserved[name], recipe.preserve, recipe.ridge
+            ).to(weight.dtype)
     return changed
 
 
 class Moments:
-    """Means of (k* - k) k^T and k k^T over what was added, [D, D]; k is what a matrix reads, W k* what it shall make of it."""
+    """Means of (k* - k) k^T and k k^T over what was added, [D, D]; k is what a matrix reads, W k* what it shall make of
+    it."""
 
     def __init__(self):
         self.count, self.shift_DD, self.square_DD = 0, 0.0, 0.0
@@ -79,15 +93,18 @@ def edited(weight_OD: torch.Tensor, erased: Moments, preserved: Moments, preserv
     """Eq. 7 as a change: W' = W + W S (C + lambda I)^-1, with S and C the two means' sums, as all v are W k*."""
     (shift, square), (more_shift, more_square) = erased.means(), preserved.means()
     shift_DD, square_DD = shift + preserve * more_shift, square + preserve * more_square
-    square_DD = square_DD + ridge * square_DD.diagonal().mean() * torch.eye(len(square_DD), dtype=square_DD.dtype, device=square_DD.device)
+    square_DD = square_DD + ridge * square_DD.diagonal().mean() * torch.eye(
+        len(square_DD), dtype=square_DD.dtype, device=square_DD.device
+    )
     return weight_OD + weight_OD @ torch.linalg.solve(square_DD, shift_DD, left=False)
 
 
 def standing_for(target: list[int], replacement: list[int]) -> torch.Tensor:
-    """Which words of a replacement stand for each word of its target: weights float64 [words, words], by the alignment of their token ids.
+    """Which words of a replacement stand for each word of its target: weights float64 [words, words], by the alignment
+    of their token ids.
 
-    Equal words stand for each other, and so do words that differ, one by one, where there are as many; otherwise all of them for each. A row of zeros
-    is a word for which nothing stands.
+    Equal words stand for each other, and so do words that differ, one by one, where there are as many; otherwise all of
+    them for each. A row of zeros is a word for which nothing stands.
     """
     weights = torch.zeros(len(target), len(replacement), dtype=torch.float64)
     for _, a, b, c, d in _aligned(target, replacement):
@@ -112,13 +129,17 @@ def _aligned(target: list[int], replacement: list[int]):
 
 @torch.no_grad()
 def leace(generator, pairs, recipe) -> dict[str, torch.Tensor]:
-    """LEACE (Belrose et al. 2023, arXiv 2306.03819, Theorem 4.2) on what every chosen layer reads at words, layer after layer: see `eraser`.
+    """LEACE (Belrose et al. 2023, arXiv 2306.03819, Theorem 4.2) on what every chosen layer reads at words, layer after
+    layer: see `eraser`.
 
-    The concept's states are those at words that no replacement holds, one set for each such word; the others those at words of the replacements that stand
-    in place of something else (at all of them, where none does). Each layer is read with the layers before already changed. The change acts on all words of
-    all prompts.
+    The concept's states are those at words that no replacement holds, one set for each such word; the others those at
+    words of the replacements that stand in place of something else (at all of them, where none does). Each layer is
+    read with the layers before already changed. The change acts on all words of all prompts.
     """
-    encoded = [[generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")] for rows in _batches(len(pairs))]
+    encoded = [
+        [generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")]
+        for rows in _batches(len(pairs))
+    ]
     common = {i for _, replacement in encoded for i in replacement.ids_BP.flatten().tolist()}
     changed: dict[str, torch.Tensor] = {}
     for layer in (f"layers.{i}" for i in layer_range(recipe.layers, len(generator.decoder_layers))):
@@ -140,30 +161,44 @@ def leace(generator, pairs, recipe) -> dict[str, torch.Tensor]:
 
 
 def eraser(concept_ND: torch.Tensor, ids_N: torch.Tensor, other_ND: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The change x -> x - left (right (x - mean)), float64, after which no linear classifier tells any of the concept's sets (rows of one id) from the others:
+    """The change x -> x - left (right (x - mean)), float64, after which no linear classifier tells any of the concept's
+    sets (rows of one id) from the others:
 
-        P = W^+ U U^T W,  W = Sigma^(-1/2),  U an orthonormal basis of W (mean of a set - mean of the others), over all sets
+        P = W^+ U U^T W,  W = Sigma^(-1/2),  U an orthonormal basis of W (mean of a set - mean of the others), over all
+        sets
 
-    Sigma is the covariance of all states together: of all projections that do this, P moves them least. Where the paper has the mean of all states, `mean`
-    is that of the others, who stay where they are on average. left [D, R], right [R, D], mean [D], R the number of sets or less.
+    Sigma is the covariance of all states together: of all projections that do this, P moves them least. Where the paper
+    has the mean of all states, `mean` is that of the others, who stay where they are on average. left [D, R], right [R,
+    D], mean [D], R the number of sets or less.
     """
     concept_ND, other_ND = concept_ND.double(), other_ND.double()
     both_ND, mean_D = torch.cat([concept_ND, other_ND]), other_ND.mean(0)
     delta_RD = torch.stack([concept_ND[(ids_N == i).to(concept_ND.device)].mean(0) - mean_D for i in ids_N.unique()])
-    _, root_K, axes_KD = torch.linalg.svd((both_ND - both_ND.mean(0)) / len(both_ND) ** 0.5, full_matrices=False)  # Sigma = axes^T root^2 axes
+    _, root_K, axes_KD = torch.linalg.svd(
+        (both_ND - both_ND.mean(0)) / len(both_ND) ** 0.5, full_matrices=False
+    )  # Sigma = axes^T root^2 axes
     kept = root_K > CONSTANT * root_K[0]
     root_K, axes_KD = root_K[kept], axes_KD[kept]
-    basis_KR, length_R, _ = torch.linalg.svd((delta_RD @ axes_KD.T / root_K).T, full_matrices=False)  # W delta, along the axes
+    basis_KR, length_R, _ = torch.linalg.svd(
+        (delta_RD @ axes_KD.T / root_K).T, full_matrices=False
+    )  # W delta, along the axes
     u_KR = basis_KR[:, length_R > CONSTANT]  # sets that do not differ: nothing to erase
-    return {"left": ((root_K[:, None] * u_KR).T @ axes_KD).T, "right": (u_KR / root_K[:, None]).T @ axes_KD, "mean": mean_D}
+    return {
+        "left": ((root_K[:, None] * u_KR).T @ axes_KD).T,
+        "right": (u_KR / root_K[:, None]).T @ axes_KD,
+        "mean": mean_D,
+    }
 
 
 # ---------------------------------------------------------------- reading
 
 
 @torch.no_grad()
-def reads(generator, modules: list[str], prompts, changed=None, positions: str = "words", tokens_BT=None) -> dict[str, torch.Tensor]:
-    """What each of `modules` of the trunk reads, [B, S, D]: at the positions of the prompts, and of `tokens_BT` but the last, with `changed` switched on."""
+def reads(
+    generator, modules: list[str], prompts, changed=None, positions: str = "words", tokens_BT=None
+) -> dict[str, torch.Tensor]:
+    """What each of `modules` of the trunk reads, [B, S, D]: at the positions of the prompts, and of `tokens_BT` but the
+    last, with `changed` switched on."""
     found = {}
 
     def keep(name):

@@ -1,6 +1,8 @@
-"""Lessons about what happens inside the decoder layers: states pushed to a random direction (RMU), attention taken off the concept's words (Forget-Me-Not).
+"""Lessons about what happens inside the decoder layers: states pushed to a random direction (RMU), attention taken off
+the concept's words (Forget-Me-Not).
 
-The layer that is looked at is the last one that trains. Conditional rows only; along the teacher's pictures of the concept.
+The layer that is looked at is the last one that trains. Conditional rows only; along the teacher's pictures of the
+concept.
 """
 
 from __future__ import annotations
@@ -10,17 +12,21 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 
-from .trainable import layer_range
+from .change import layer_range
 
 
 class Inside:
-    """random: the states after the last trained layer become a fixed random direction, eta times as long as they were, at the prompt's words and at image
-    tokens (RMU; Li et al. 2024, arXiv 2403.03218, Eq. 1). unattend: the squared attention that image tokens pay to the concept's own words, in every
-    trained layer, becomes zero (Forget-Me-Not; Zhang et al. 2023, arXiv 2303.17591, Eq. 3: attention re-steering)."""
+    """random: the states after the last trained layer become a fixed random direction, eta times as long as they were,
+    at the prompt's words and at image tokens (RMU; Li et al. 2024, arXiv 2403.03218, Eq. 1). unattend: the squared
+    attention that image tokens pay to the concept's own words, in every trained layer, becomes zero (Forget-Me-Not;
+    Zhang et al. 2023, arXiv 2303.17591, Eq. 3: attention re-steering)."""
 
     def __init__(self, generator, pairs, prefix: dict[str, torch.Tensor], recipe, key: str, student):
         self.generator, self.recipe = generator, recipe
-        self.prompts, self.tokens_BT = generator.encode([pair.target for pair in pairs]), prefix["prefix"].to(generator.device)
+        self.prompts, self.tokens_BT = (
+            generator.encode([pair.target for pair in pairs]),
+            prefix["prefix"].to(generator.device),
+        )
         layers = layer_range(recipe.layers, len(generator.decoder_layers))
         self.layers = [generator.decoder_layers[i] for i in layers]
         words_BP = generator.word_mask(self.prompts)
@@ -30,18 +36,26 @@ class Inside:
             with torch.no_grad():
                 h_BSD = self._states()
             self.where_BS = F.pad(words_BP, (0, h_BSD.shape[1] - words_BP.shape[1]), value=True)
-            direction_D = torch.randn(h_BSD.shape[-1], generator=torch.Generator().manual_seed(int(key.split("/")[0]))).to(h_BSD)
+            direction_D = torch.randn(
+                h_BSD.shape[-1], generator=torch.Generator().manual_seed(int(key.split("/")[0]))
+            ).to(h_BSD)
             self.target_D = recipe.eta * h_BSD[self.where_BS].norm(dim=-1).mean() * direction_D / direction_D.norm()
 
     def losses(self, a: int, b: int) -> torch.Tensor:
         """T times the mean over positions, float32 [1]."""
-        loss = self._attention() if self.recipe.objective == "unattend" else (self._states()[self.where_BS].float() - self.target_D.float()).square().mean()
+        loss = (
+            self._attention()
+            if self.recipe.objective == "unattend"
+            else (self._states()[self.where_BS].float() - self.target_D.float()).square().mean()
+        )
         return (b - a) * loss[None]
 
     def _states(self) -> torch.Tensor:
         """States h_BSD after the last trained layer, at every position that is read."""
         found = []
-        hook = self.layers[-1].register_forward_hook(lambda module, args, out: found.append(out[0] if isinstance(out, tuple) else out))
+        hook = self.layers[-1].register_forward_hook(
+            lambda module, args, out: found.append(out[0] if isinstance(out, tuple) else out)
+        )
         try:
             self.generator.hidden_states(self.prompts, self.tokens_BT)
         finally:
@@ -49,22 +63,31 @@ class Inside:
         return found[0]
 
     def _attention(self) -> torch.Tensor:
-        """Squared attention weights from image tokens to the concept's words: the mean over image tokens of their sum, over heads and layers."""
+        """Squared attention weights from image tokens to the concept's words: the mean over image tokens of their sum,
+        over heads and layers."""
         found, P = [], self.prompts.ids_BP.shape[1]
         with ExitStack() as stack:
             stack.enter_context(attention_weights(self.generator.trunk))
             for layer in self.layers:
-                stack.callback(layer.self_attn.register_forward_hook(lambda module, args, out: found.append(out[1])).remove)
+                stack.callback(
+                    layer.self_attn.register_forward_hook(lambda module, args, out: found.append(out[1])).remove
+                )
             self.generator.hidden_states(self.prompts, self.tokens_BT)
-        to_concept = [(a_BHSS[:, :, P - 1 :, :P].float() * self.concept_BP[:, None, None, :]).square().sum(-1).mean() for a_BHSS in found]
+        to_concept = [
+            (a_BHSS[:, :, P - 1 :, :P].float() * self.concept_BP[:, None, None, :]).square().sum(-1).mean()
+            for a_BHSS in found
+        ]
         return torch.stack(to_concept).mean()
 
 
 def own_words(generator, targets, pairs) -> torch.Tensor:
-    """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of them where there is no such token."""
+    """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of
+    them where there is no such token."""
     ids_BP = targets.ids_BP
     others = [set(generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
-    own = torch.tensor([[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device)
+    own = torch.tensor(
+        [[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device
+    )
     return own | ~own.any(1, keepdim=True)
 
 

@@ -1,9 +1,10 @@
 """What student and teacher read while they are compared.
 
-A lesson is what one update's prompt pairs teach. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's change switched on; the training
-loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`, and lessons that are not about matching the
-teacher in `likelihood.py` (how likely pictures are), `inside.py` (what happens in the layers) and `single_token.py` (the released code of EAR). Preservation
-is in `anchors.py`.
+A lesson is what one update's prompt pairs teach. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's
+change switched on; the training loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations
+are in `objective.py`, and lessons that are not about matching the teacher in `likelihood.py` (how likely pictures are),
+`inside.py` (what happens in the layers) and `single_token.py` (the released code of EAR). Preservation is in
+`anchors.py`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from .trajectories import all_trajectories, both_rows, teacher_target
 
 
 def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list:
-    """For each update's pairs, pass after pass, a function of `student` that begins their lesson; all trajectories are drawn here, ahead of training.
+    """For each update's pairs, pass after pass, a function of `student` that begins their lesson; all trajectories are
+    drawn here, ahead of training.
 
-    `student()` is a context in which the generator computes as the student does. A lesson holds a cache: let go of it at its end.
+    `student()` is a context in which the generator computes as the student does. A lesson holds a cache: let go of it
+    at its end.
     """
     if recipe.context == "single":
         return single_token_lessons(generator, pairs, recipe, seed) * recipe.passes
@@ -40,7 +43,8 @@ def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list
 
 
 class Matching:
-    """The student, told of the concept, matches the teacher: it reads its prompt and all tokens before, as when it draws.
+    """The student, told of the concept, matches the teacher: it reads its prompt and all tokens before, as when it
+    draws.
 
     Keys and values of earlier windows are carried as constants.
     """

@@ -1,7 +1,9 @@
-"""Lessons about how likely pictures are under a prompt: gradient ascent, negative preference and direct preference optimisation.
+"""Lessons about how likely pictures are under a prompt: gradient ascent, negative preference and direct preference
+optimisation.
 
-They come from the unlearning of language models. They read the teacher's pictures of the concept (and, for DPO, of its replacement) under the concept's
-prompt, conditional rows only. Used alone they do not stop anywhere: give them a `retain.weight`.
+They come from the unlearning of language models. They read the teacher's pictures of the concept (and, for DPO, of its
+replacement) under the concept's prompt, conditional rows only. Used alone they do not stop anywhere: give them a
+`retain.weight`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ class Likelihood:
             self.teacher = [self._read(tokens_BT) for tokens_BT in self.pictures]
 
     def losses(self, a: int, b: int) -> torch.Tensor:
-        """ascent: float32 [T], one value a token. npo, dpo: T times the mean over the pictures, float32 [1], so that weights mean the same everywhere."""
+        """ascent: float32 [T], one value a token. npo, dpo: T times the mean over the pictures, float32 [1], so that
+        weights mean the same everywhere."""
         student = [self._read(tokens_BT) for tokens_BT in self.pictures]
         if self.recipe.objective == "ascent":
             return student[0].mean(0)
@@ -35,4 +38,6 @@ class Likelihood:
         return (b - a) * loss_B.mean(0, keepdim=True)
 
     def _read(self, tokens_BT: torch.Tensor) -> torch.Tensor:
-        return log_likelihood(self.generator.image_logits(self.generator.hidden_states(self.prompts, tokens_BT)), tokens_BT)
+        return log_likelihood(
+            self.generator.image_logits(self.generator.hidden_states(self.prompts, tokens_BT)), tokens_BT
+        )

@@ -1,6 +1,7 @@
 """What the student should match, and how far it is from it: the equations, one a function.
 
-z stands for what is compared, states h or logits. c is the prompt with the concept, r its replacement, 0 no prompt; a star marks the teacher.
+z stands for what is compared, states h or logits. c is the prompt with the concept, r its replacement, 0 no prompt; a
+star marks the teacher.
 """
 
 from __future__ import annotations
@@ -11,13 +12,16 @@ import torch
 import torch.nn.functional as F
 
 
-def target_states(concept_BTD: torch.Tensor, replacement_BTD: torch.Tensor, origin_BTD: torch.Tensor, objective: str, eta: float) -> torch.Tensor:
+def target_states(
+    concept_BTD: torch.Tensor, replacement_BTD: torch.Tensor, origin_BTD: torch.Tensor, objective: str, eta: float
+) -> torch.Tensor:
     """The states (or logits) that the student is pulled to:
 
         negated:      z*(r) - eta (z*(c) - z*(r'))     EAR, the loss's right-hand side; ESD's Eq. 6 where r = r' = 0
         replacement:  z*(r)                            Concept Ablation's Eq. 3, VARE's Eq. 7
 
-    `concept` is z*(c), `replacement` z*(r) and `origin` z*(r'): the same states when they are read along one picture, two samples otherwise.
+    `concept` is z*(c), `replacement` z*(r) and `origin` z*(r'): the same states when they are read along one picture,
+    two samples otherwise.
     """
     if objective == "replacement":
         return replacement_BTD
@@ -33,8 +37,8 @@ def token_loss(student_BTD: torch.Tensor, target_BTD: torch.Tensor) -> torch.Ten
 def divergence(student_BTV: torch.Tensor, target_BTV: torch.Tensor, kind: str) -> torch.Tensor:
     """KL of two distributions given by their logits, in nats, float32 [B, T]:
 
-        kl:          KL( softmax target || softmax student )
-        reverse-kl:  KL( softmax student || softmax target )
+    kl:          KL( softmax target || softmax student )
+    reverse-kl:  KL( softmax student || softmax target )
     """
     at_least_float = torch.promote_types(student_BTV.dtype, torch.float32)
     student, target = (z.to(at_least_float).log_softmax(-1) for z in (student_BTV, target_BTV))
@@ -53,7 +57,8 @@ def npo_loss(student_B: torch.Tensor, teacher_B: torch.Tensor, beta: float) -> t
 
         2/beta log( 1 + (p(x|c) / p*(x|c))^beta )
 
-    The arguments are log-likelihoods averaged over a picture's tokens (as SimNPO does), as sums over hundreds of tokens saturate at once.
+    The arguments are log-likelihoods averaged over a picture's tokens (as SimNPO does), as sums over hundreds of tokens
+    saturate at once.
     """
     return 2 / beta * F.softplus(beta * (student_B - teacher_B))
 
@@ -69,8 +74,9 @@ def dpo_loss(winner_B: torch.Tensor, loser_B: torch.Tensor, beta: float) -> torc
 def window_loss(loss_T: torch.Tensor, gate) -> tuple[torch.Tensor, bool, int]:
     """Sum of L_t over a window, whether it may teach (TLM), and how many of its tokens count.
 
-    gate "window": the sum teaches if it exceeds mu (EAR, as published). gate "token": tokens whose own loss does not exceed mu, or that are
-    among the `quantile` of least loss, are dropped; the window is skipped when none is left. The choice itself carries no gradient.
+    gate "window": the sum teaches if it exceeds mu (EAR, as published). gate "token": tokens whose own loss does not
+    exceed mu, or that are among the `quantile` of least loss, are dropped; the window is skipped when none is left. The
+    choice itself carries no gradient.
     """
     if gate.kind == "token":
         level = loss_T.detach()

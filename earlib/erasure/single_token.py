@@ -1,9 +1,10 @@
 """The lesson of EAR's released code, which compares single tokens: that loop, reorganised, not an approximation of it.
 
-The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first step, without a cache. So every later
-state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without prompt, the same in both rows, so that guidance changes nothing. Hence
-h*(v) is computed once for every code, pictures are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop
-written out, in float64.
+The authors' training loop (github.com/immc-lab/ear) passes only the newest image token to the model after the first
+step, without a cache. So every later state is a function of one code: h(v) = trunk([embed(v)]), at position 0, without
+prompt, the same in both rows, so that guidance changes nothing. Hence h*(v) is computed once for every code, pictures
+are chains over that table, and a window is a batch of sequences of length one. A test holds it to the loop written out,
+in float64.
 """
 
 from __future__ import annotations
@@ -21,10 +22,25 @@ from .objective import target_states, token_loss
 
 
 class SingleToken:
-    """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t - 1, and nothing else."""
+    """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t
+    - 1, and nothing else."""
 
-    def __init__(self, generator, rows: PromptBatch, target_2PD: torch.Tensor, tokens_T: torch.Tensor, target_TD: torch.Tensor, student):
-        self.generator, self.rows, self.target_2PD, self.tokens_T, self.target_TD = generator, rows, target_2PD, tokens_T, target_TD
+    def __init__(
+        self,
+        generator,
+        rows: PromptBatch,
+        target_2PD: torch.Tensor,
+        tokens_T: torch.Tensor,
+        target_TD: torch.Tensor,
+        student,
+    ):
+        self.generator, self.rows, self.target_2PD, self.tokens_T, self.target_TD = (
+            generator,
+            rows,
+            target_2PD,
+            tokens_T,
+            target_TD,
+        )
 
     def losses(self, a: int, b: int) -> torch.Tensor:
         """L_t [b - a], in the number format of the model, as the loop adds them up in it."""
@@ -55,8 +71,8 @@ def read_codes(generator, codes_N: torch.Tensor) -> torch.Tensor:
 def raw_rows(generator, prompt: str, length: int | None = None) -> PromptBatch:
     """Both rows of a prompt as the released training encodes it: no conversation format, no begin-of-image token.
 
-    With `length` the prompt is cut or filled with padding at its right, and the padding is attended to. The unconditional row keeps its first and last
-    token, whatever they are.
+    With `length` the prompt is cut or filled with padding at its right, and the padding is attended to. The
+    unconditional row keeps its first and last token, whatever they are.
     """
     ids = generator.tokenizer(prompt)["input_ids"]
     pad = generator.tokenizer.pad_token_id
@@ -69,9 +85,12 @@ def raw_rows(generator, prompt: str, length: int | None = None) -> PromptBatch:
 
 @torch.no_grad()
 def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096) -> list:
-    """The teacher's side of the released loop for all pairs at once: three chains a pair (concept, replacement, origin) and the targets along them."""
+    """The teacher's side of the released loop for all pairs at once: three chains a pair (concept, replacement, origin)
+    and the targets along them."""
     if generator.embed_image_tokens is None:
-        raise UserError(f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens: use context=full")
+        raise UserError(
+            f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens: use context=full"
+        )
     T, device = generator.num_image_tokens, generator.device
     codes_V = torch.arange(generator.codebook_size, device=device)
     table_VD = torch.cat([read_codes(generator, part) for part in codes_V.split(chunk)])
@@ -90,7 +109,9 @@ def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096)
     chains = {}
     for role in roles:
         texts = [pair.target if role == "concept" else pair.replacement for pair in pairs]
-        seeds_B = torch.tensor(picture_seeds(seed, [f"released/{role}/{i}/{text}" for i, text in enumerate(texts)]), device=device)
+        seeds_B = torch.tensor(
+            picture_seeds(seed, [f"released/{role}/{i}/{text}" for i, text in enumerate(texts)]), device=device
+        )
         rows = torch.stack(first[role], 1).flatten(0, 1)  # conditional rows, then unconditional ones
         tokens = [choose(rows, seeds_B, 0, recipe.guidance, 1.0)]
         for t in range(1, T):

@@ -1,8 +1,9 @@
-"""Guidance that steers away from a concept while a picture is drawn: nothing in the model changes, only what its logits are made into.
+"""Guidance that steers away from a concept while a picture is drawn: nothing in the model changes, only what its logits
+are made into.
 
-`generator.steering` is such a way of guiding (`generators/sampling.py` asks it for its rows and hands it their logits). z are logits over the codebook,
-float32 [B, ..., V]: z_c told of the prompt, z_u of nothing, z_n told of the concept. g is the guidance, a the strength: 0 is the usual guidance, 1 the
-published method.
+`generator.steering` is such a way of guiding (`generators/sampling.py` asks it for its rows and hands it their logits).
+z are logits over the codebook, float32 [B, ..., V]: z_c told of the prompt, z_u of nothing, z_n told of the concept. g
+is the guidance, a the strength: 0 is the usual guidance, 1 the published method.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class NegativePrompt:
-    """The concept's name in place of the unconditional row (Ho and Salimans 2022 with another origin; common practice since Stable Diffusion):
+    """The concept's name in place of the unconditional row (Ho and Salimans 2022 with another origin; common practice
+    since Stable Diffusion):
 
     o = z_u + a (z_n - z_u),  z = o + g (z_c - o)
     """
@@ -22,7 +24,8 @@ class NegativePrompt:
     strength: float = 1.0
 
     def rows(self, generator, prompts, guidance: float):
-        """The prompts, and below them as many rows of the concept's name; unconditional ones between them where the strength is not 1."""
+        """The prompts, and below them as many rows of the concept's name; unconditional ones between them where the
+        strength is not 1."""
         if guidance == 1:  # the origin drops out
             return prompts
         above = prompts if self.strength == 1 else prompts.stack(generator.null_like(prompts))
@@ -42,8 +45,9 @@ class SafeGuidance:
 
     z = z_u + g ( z_c - z_u - a mu (z_n - z_u) ),  mu = min(slope |z_c - z_n|, 1) where z_c - z_n < threshold, else 0
 
-    each code by itself. Logits mean the same when a number is added to all of them, and mu would not: rows are normalised to log-probabilities first.
-    Neither warm-up nor momentum: drawing a token shares no state with drawing the one before.
+    each code by itself. Logits mean the same when a number is added to all of them, and mu would not: rows are
+    normalised to log-probabilities first. Neither warm-up nor momentum: drawing a token shares no state with drawing
+    the one before.
     """
 
     text: str

@@ -1,4 +1,5 @@
-"""An `Erasure`: the tensors that a recipe changed, switchable, kept as safetensors and JSON; adapters in peft's layout (`peft_files.py`)."""
+"""An `Erasure`: the tensors that a recipe changed, switchable, kept as safetensors and JSON; adapters in peft's layout
+(`peft_files.py`)."""
 
 from __future__ import annotations
 
@@ -12,14 +13,15 @@ import torch
 from .. import __version__
 from ..errors import UserError
 from ..runs import read_json, write_bytes, write_json
-from .peft_files import CONFIG, fits_peft, read_foreign, read_peft, write_peft
+from .change import applied, check_adapters, merged, scaled
+from .files.peft import CONFIG, fits_peft, read_foreign, read_peft, write_peft
 from .steering import steered, steering_of
-from .trainable import applied, check_adapters, merged, scaled
 
 
 @dataclass
 class Erasure:
-    """A small change: of weights (`tensors` maps names relative to the trunk to their new values) or, without tensors, of guidance, by its recipe."""
+    """A small change: of weights (`tensors` maps names relative to the trunk to their new values) or, without tensors,
+    of guidance, by its recipe."""
 
     name: str
     recipe: dict
@@ -28,11 +30,13 @@ class Erasure:
     tensors: dict[str, torch.Tensor]
     info: dict = field(default_factory=dict)  # seconds, windows trained and skipped, ...
     seed: int = 0
-    strength: float = 1.0  # times the change, wherever it is switched on: 0 is the base model, 1 what `erase` made; any number is allowed
+    # times the change, wherever it is switched on: 0 is the base model, 1 what `erase` made; any number is allowed
+    strength: float = 1.0
 
     @contextmanager
     def on(self, generator, strength: float | None = None):
-        """Within the context `generator` draws with the concept erased; afterwards it is the base model again, bit for bit.
+        """Within the context `generator` draws with the concept erased; afterwards it is the base model again, bit for
+        bit.
 
         `strength` stands in for the erasure's own; it scales the change, of weights or of guidance.
         """
@@ -40,16 +44,22 @@ class Erasure:
         strength = strength_of(self.strength if strength is None else strength, f"of '{self.concept}'")
         tensors = self.tensors if strength == 1 else scaled(generator.trunk, self.tensors, strength)
         tensors = {n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()}
-        with steered(generator, steering_of(self.recipe, strength)), applied(generator, tensors, self.recipe.get("positions", "all")):
+        with (
+            steered(generator, steering_of(self.recipe, strength)),
+            applied(generator, tensors, self.recipe.get("positions", "all")),
+        ):
             yield generator
 
     def merged(self, generator) -> Erasure:
-        """The same erasure with its adapters added into whole matrices. UserError if it acts on words only, or guides: no matrix can do that."""
+        """The same erasure with its adapters added into whole matrices. UserError if it acts on words only, or guides:
+        no matrix can do that."""
         self.check(generator)
         if steering_of(self.recipe):
             raise UserError(f"erasure '{self.name}' guides and changes no weights; there is nothing to merge")
         if self.recipe.get("positions") == "words":
-            raise UserError(f"erasure '{self.name}' acts where words stand; whole matrices act everywhere, so that it cannot be merged")
+            raise UserError(
+                f"erasure '{self.name}' acts where words stand; whole matrices act everywhere, so that it cannot be merged"
+            )
         return replace(self, tensors=merged(generator.trunk, self.tensors))
 
     def check(self, generator) -> None:
@@ -62,21 +72,27 @@ class Erasure:
         check_adapters(generator, self.tensors, f"erasure '{self.name}' of '{self.concept}'")
 
     def save(self, folder: str | Path) -> Path:
-        """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every position. The strength is no part of it."""
+        """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every
+        position. The strength is no part of it."""
         from safetensors.torch import save
 
         folder = Path(folder)
-        about = {key: getattr(self, key) for key in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")}
+        about = {
+            key: getattr(self, key) for key in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")
+        }
         if fits_peft(self.tensors, self.recipe.get("positions", "all")):
             write_peft(self.tensors, folder)
         else:
-            write_bytes(folder / "erasure.safetensors", save({n: t.contiguous().cpu() for n, t in self.tensors.items()}))
+            write_bytes(
+                folder / "erasure.safetensors", save({n: t.contiguous().cpu() for n, t in self.tensors.items()})
+            )
         write_json(folder / "erasure.json", about | {"version": __version__})  # last: a folder with it is complete
         return folder
 
     @classmethod
     def load(cls, folder: str | Path, generator=None) -> Erasure:
-        """The erasure kept in `folder`, the EAR authors' in a `.pt` file, or anybody's adapters in a folder of peft's; these two need the generator to change.
+        """The erasure kept in `folder`, the EAR authors' in a `.pt` file, or anybody's adapters in a folder of peft's;
+        these two need the generator to change.
 
         UserError if there is none, if it is broken, or if it was not made for `generator`.
         """
@@ -85,17 +101,22 @@ class Erasure:
 
         folder = Path(folder)
         if folder.suffix == ".pt":
-            from .released_weights import read_released
+            from .files.released import read_released
 
             return cls(**read_released(folder, generator))
         if (folder / CONFIG).is_file() and not (folder / "erasure.json").is_file():
             return cls(**read_foreign(folder, generator))
         if not (folder / "erasure.json").is_file():
-            raise UserError(f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME --out DIR")
+            raise UserError(
+                f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME --out DIR"
+            )
         about = read_json(folder / "erasure.json")
         try:
             tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / "erasure.safetensors")
-            erasure = cls(tensors=tensors, **{k: about[k] for k in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")})
+            erasure = cls(
+                tensors=tensors,
+                **{k: about[k] for k in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")},
+            )
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
         if generator is not None:
@@ -110,7 +131,9 @@ class Erasure:
 def strength_of(value, whose: str) -> float:
     """A strength as a finite number; UserError if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(f"the strength {whose} is {value!r}, which is no number; 0 is the base model, 1 what was trained")
+        raise UserError(
+            f"the strength {whose} is {value!r}, which is no number; 0 is the base model, 1 what was trained"
+        )
     return value
 
 

@@ -1,8 +1,10 @@
-"""The training loop of every method that trains: lesson after lesson, one update for each window that teaches. For EAR a lesson is one prompt pair.
+"""The training loop of every method that trains: lesson after lesson, one update for each window that teaches. For EAR
+a lesson is one prompt pair.
 
-Read top to bottom. The teacher's pictures are fixed beforehand and attention is causal, so the W tokens of a window are one forward pass over the
-carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and values of earlier
-windows are constants, as they are in a rollout; inside a window gradients flow. What a lesson compares is in `lessons.py`, by the recipe.
+Read top to bottom. The teacher's pictures are fixed beforehand and attention is causal, so the W tokens of a window are
+one forward pass over the carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9
+in float64). Keys and values of earlier windows are constants, as they are in a rollout; inside a window gradients flow.
+What a lesson compares is in `lessons.py`, by the recipe.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ import torch
 
 from ..errors import UserError
 from . import checkpoint
-from .anchors import Retained
+from .change import applied, student_parameters, tensor_names
 from .lessons import lessons
 from .objective import window_loss
 from .recipe import WHOLE
-from .trainable import applied, student_parameters, tensor_names
+from .retain import Retained
 
 FP16_SCALE = 1024.0  # lifts gradients of a few 1e-8 over what float16 rounds to zero; the step divides by it again
 
@@ -30,11 +32,21 @@ def window_bounds(tokens: int, length: int, tail: str) -> list[tuple[int, int]]:
     return bounds if tail == "keep" else [(a, b) for a, b in bounds if b - a == length]
 
 
-def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False, checkpoint_every: int = 10, retain: list[str] = ()):
+def train(
+    generator,
+    pairs,
+    recipe,
+    seed: int,
+    run=None,
+    progress: bool = False,
+    checkpoint_every: int = 10,
+    retain: list[str] = (),
+):
     """Erase with `recipe` from `generator`, whose weights stay as they are; returns (changed tensors by name, info).
 
-    `run` (a `runs.Run`) gets metrics.jsonl, one row a window, and a checkpoint every `checkpoint_every` lessons, from which the same call
-    goes on. `retain` are prompts without the concept, read if the recipe has a retain.weight. `recipe.windows.length` must not be 0 here.
+    `run` (a `runs.Run`) gets metrics.jsonl, one row a window, and a checkpoint every `checkpoint_every` lessons, from
+    which the same call goes on. `retain` are prompts without the concept, read if the recipe has a retain.weight.
+    `recipe.windows.length` must not be 0 here.
     """
     from tqdm.auto import tqdm
 
@@ -54,7 +66,15 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
     T = generator.num_image_tokens
     bounds = window_bounds(T, T if recipe.windows.length == WHOLE else recipe.windows.length, recipe.windows.tail)
 
-    bar = tqdm(range(first, len(ahead)), initial=first, total=len(ahead), unit="lesson", desc="erasing", disable=not progress, leave=False)
+    bar = tqdm(
+        range(first, len(ahead)),
+        initial=first,
+        total=len(ahead),
+        unit="lesson",
+        desc="erasing",
+        disable=not progress,
+        leave=False,
+    )
     for i in bar:
         lesson = ahead[i](switched_on)
         rows = []
@@ -62,7 +82,9 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
             keep = retained.lesson(seed, i * T + a, student)
             with switched_on():
                 # ------------------------------------------------------------ one window, one forward pass
-                loss_W = lesson.losses(a, b)  # L_t of its tokens: `lessons.py` reads them, `objective.py` has the equation
+                loss_W = lesson.losses(
+                    a, b
+                )  # L_t of its tokens: `lessons.py` reads them, `objective.py` has the equation
                 loss, teaches, kept = window_loss(loss_W, recipe.gate)  # WGA: their sum; TLM: does it exceed mu?
                 if teaches:
                     optimizer.zero_grad(set_to_none=True)
@@ -71,7 +93,9 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
             value = loss.item()
             if not math.isfinite(value):
                 raise UserError(
-                    f"the loss is {value} at lesson {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace("torch.", "")
+                    f"the loss is {value} at lesson {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace(
+                        "torch.", ""
+                    )
                 )
             if teaches:
                 if scale != 1:
@@ -90,8 +114,14 @@ def train(generator, pairs, recipe, seed: int, run=None, progress: bool = False,
                 checkpoint.save(run, i + 1, student, optimizer, counts)
 
     done = time.perf_counter()
-    info = counts | {"seconds": round(done - began, 3), "seconds_sampling": round(sampled - began, 3), "seconds_training": round(done - sampled, 3)}
-    changed = {name: p.detach().to(generator.dtype) for name, p in student.items()}  # kept in the format in which the trunk computes
+    info = counts | {
+        "seconds": round(done - began, 3),
+        "seconds_sampling": round(sampled - began, 3),
+        "seconds_training": round(done - sampled, 3),
+    }
+    changed = {
+        name: p.detach().to(generator.dtype) for name, p in student.items()
+    }  # kept in the format in which the trunk computes
     return changed, info | {"pairs": len(pairs), "parameters": sum(p.numel() for p in student.values())}
 
 

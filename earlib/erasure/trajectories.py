@@ -1,7 +1,7 @@
 """Trajectories: image tokens that the frozen teacher draws ahead of training, and the teacher's states along them.
 
-They never depend on the student, so a run draws all of them first, in large batches, and keeps them on disk as uint16 ids: a sweep over
-learning rates or windows pays once.
+They never depend on the student, so a run draws all of them first, in large batches, and keeps them on disk as uint16
+ids: a sweep over learning rates or windows pays once.
 """
 
 from __future__ import annotations
@@ -23,23 +23,41 @@ from .objective import target_states
 CACHE = ROOT / ".cache" / "trajectories"
 
 
-def draw_trajectories(generator, roles: dict[str, list[str]], seed: int, guidance: float, progress: bool = False) -> dict[str, torch.Tensor]:
-    """Image tokens int64 [N, T] of the teacher's pictures for each role ("concept": its prompts, ...); a role has noise of its own.
+def draw_trajectories(
+    generator, roles: dict[str, list[str]], seed: int, guidance: float, progress: bool = False
+) -> dict[str, torch.Tensor]:
+    """Image tokens int64 [N, T] of the teacher's pictures for each role ("concept": its prompts, ...); a role has noise
+    of its own.
 
     What is not on disk is drawn together, in large batches.
     """
     found, files, missing = {}, {}, []
     for role, prompts in roles.items():
         keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]
-        null = generator.null_like(generator.encode([""])).ids_BP.tolist()  # grid and null prompt are settings, not weights
-        description = json.dumps([generator.fingerprint, generator.grid, null, str(generator.dtype), generator.device.type, seed, guidance, keys])
+        null = generator.null_like(
+            generator.encode([""])
+        ).ids_BP.tolist()  # grid and null prompt are settings, not weights
+        description = json.dumps(
+            [
+                generator.fingerprint,
+                generator.grid,
+                null,
+                str(generator.dtype),
+                generator.device.type,
+                seed,
+                guidance,
+                keys,
+            ]
+        )
         files[role] = CACHE / f"{hashlib.sha256(description.encode()).hexdigest()[:24]}.safetensors"
         try:
             found[role] = load_file(files[role])["image_tokens"].long()
         except (SafetensorError, OSError, KeyError):  # not there, or cut short by a full disk
             missing += [(role, prompt, s) for prompt, s in zip(prompts, picture_seeds(seed, keys))]
     if missing:
-        tokens_NT = generator.sample([prompt for _, prompt, _ in missing], [s for *_, s in missing], guidance, progress=progress)
+        tokens_NT = generator.sample(
+            [prompt for _, prompt, _ in missing], [s for *_, s in missing], guidance, progress=progress
+        )
         for role in dict.fromkeys(role for role, *_ in missing):
             found[role] = tokens_NT[[i for i, (r, *_) in enumerate(missing) if r == role]]
             write_bytes(files[role], save({"image_tokens": found[role].to(torch.uint16)}))
@@ -54,11 +72,11 @@ def both_rows(generator, prompts: list[str] | str) -> PromptBatch:
 
 @torch.no_grad()
 def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) -> torch.Tensor:
-    """What the students of these pairs are pulled to: [R, T, D] states, or [R, T, V] logits. R counts the conditional rows and, for rows="both", below
-    them the unconditional ones.
+    """What the students of these pairs are pulled to: [R, T, D] states, or [R, T, V] logits. R counts the conditional
+    rows and, for rows="both", below them the unconditional ones.
 
-    `prefix` are the pairs' image tokens [B, T] by role. teacher_states "shared": everything is read along the "prefix" tokens. "independent": c is
-    read along those, r along two pictures of its own.
+    `prefix` are the pairs' image tokens [B, T] by role. teacher_states "shared": everything is read along the "prefix"
+    tokens. "independent": c is read along those, r along two pictures of its own.
     """
 
     def read(side: str | None, role: str = "prefix") -> torch.Tensor:
@@ -72,7 +90,11 @@ def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) ->
 
     if recipe.objective == "replacement":
         c = origin = None
-        r = read(None).repeat(2 if recipe.rows == "both" else 1, 1, 1) if recipe.origin == "null" else read("replacement", _own(recipe))
+        r = (
+            read(None).repeat(2 if recipe.rows == "both" else 1, 1, 1)
+            if recipe.origin == "null"
+            else read("replacement", _own(recipe))
+        )
     else:
         c = read("target")
         if recipe.origin == "null":
@@ -80,7 +102,9 @@ def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) ->
         else:
             r = read("replacement", _own(recipe))
             origin = read("replacement", "origin") if recipe.teacher_states == "independent" else r
-    return check_finite(target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pairs[0].target}'")
+    return check_finite(
+        target_states(c, r, origin, recipe.objective, recipe.eta), f"the teacher's states for '{pairs[0].target}'"
+    )
 
 
 def _own(recipe) -> str:
@@ -88,7 +112,8 @@ def _own(recipe) -> str:
 
 
 def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False) -> dict[str, torch.Tensor]:
-    """The teacher's pictures that a recipe reads, image tokens [N, T] by role: "prefix", and "replacement" and "origin" where it needs them."""
+    """The teacher's pictures that a recipe reads, image tokens [N, T] by role: "prefix", and "replacement" and "origin"
+    where it needs them."""
     target, replacement = ([getattr(pair, side) for pair in pairs] for side in ("target", "replacement"))
     roles = {}  # a role's name is part of its noise: "concept" has been that of the target's pictures from the start
     if recipe.prefix == "replacement" or recipe.objective == "dpo" or recipe.teacher_states == "independent":
@@ -101,4 +126,6 @@ def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False
         roles["null"] = [""] * len(pairs)
     drawn = draw_trajectories(generator, roles, seed, recipe.guidance, progress)
     source = {"target": "concept", "student": None}.get(recipe.prefix, recipe.prefix)
-    return ({"prefix": drawn[source]} if source else {}) | {role: drawn[role] for role in ("replacement", "origin") if role in drawn}
+    return ({"prefix": drawn[source]} if source else {}) | {
+        role: drawn[role] for role in ("replacement", "origin") if role in drawn
+    }

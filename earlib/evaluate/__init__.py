@@ -1,1 +1,2 @@
-"""Measuring what an erasure did: judges, FID and KID, CLIP score, and the records they end in. Nothing here trains or draws by itself."""
+"""Measuring what an erasure did: judges, FID and KID, CLIP score, and the records they end in. Nothing here trains or
+draws by itself."""

@@ -1,8 +1,10 @@
-"""What only autoregressive models let one measure: exact likelihoods, token by token, and pictures continued from given tokens.
+"""What only autoregressive models let one measure: exact likelihoods, token by token, and pictures continued from given
+tokens.
 
-Throughout, p* is the base model and p the same model with the erasure on; x is a picture's image tokens, T of them, V codes, c a prompt and 0 its
-unconditional twin. Means are over tokens first and over prompts last; intervals are bootstrapped over prompts. Letters in tensor names as in
-`generators/base.py`. The measures judge no pictures, but for the two that draw: there a judge is given.
+Throughout, p* is the base model and p the same model with the erasure on; x is a picture's image tokens, T of them, V
+codes, c a prompt and 0 its unconditional twin. Means are over tokens first and over prompts last; intervals are
+bootstrapped over prompts. Letters in tensor names as in `generators/base.py`. The measures judge no pictures, but for
+the two that draw: there a judge is given.
 """
 
 from __future__ import annotations
@@ -20,21 +22,29 @@ PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of the rows that the prefix probe give
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 
 
-def draw_tokens(generator, prompts: list[str], seed: int = 0, erasure=None, guidance=None, prefix_NK=None, progress: bool = False) -> torch.Tensor:
-    """Image tokens int64 [N, T] of the pictures that `generators.draw` makes of the same prompts and seed; the first K given by `prefix_NK`."""
+def draw_tokens(
+    generator, prompts: list[str], seed: int = 0, erasure=None, guidance=None, prefix_NK=None, progress: bool = False
+) -> torch.Tensor:
+    """Image tokens int64 [N, T] of the pictures that `generators.draw` makes of the same prompts and seed; the first K
+    given by `prefix_NK`."""
     from ..generators import default_keys, picture_seeds
 
     prompts, given = list(prompts), {} if prefix_NK is None else {"prefix": prefix_NK}
     with _on(erasure, generator):
-        return generator.sample(prompts, picture_seeds(seed, default_keys(prompts)), guidance, progress=progress, **given)
+        return generator.sample(
+            prompts, picture_seeds(seed, default_keys(prompts)), guidance, progress=progress, **given
+        )
 
 
 @torch.no_grad()
-def log_probabilities(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance: float = 1.0, null: bool = False):
-    """Yields (rows, logp_BTV): log p(code | x_<t, c) at every position of `tokens_NT` [N, T], teacher-forced, in batches of prompts.
+def log_probabilities(
+    generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance: float = 1.0, null: bool = False
+):
+    """Yields (rows, logp_BTV): log p(code | x_<t, c) at every position of `tokens_NT` [N, T], teacher-forced, in
+    batches of prompts.
 
-    T may be shorter than a picture. `guidance` w gives the distribution that is drawn from, softmax(u + w (c - u)); `null` reads the tokens under
-    the unconditional twin instead of the prompt. float32, on the model's device.
+    T may be shorter than a picture. `guidance` w gives the distribution that is drawn from, softmax(u + w (c - u));
+    `null` reads the tokens under the unconditional twin instead of the prompt. float32, on the model's device.
     """
     N, T = tokens_NT.shape
     if len(prompts) != N:
@@ -51,7 +61,9 @@ def log_probabilities(generator, prompts: list[str], tokens_NT: torch.Tensor, er
             else:
                 every = guided_rows(generator, batch, guidance)
                 repeats = len(every) // len(batch)
-                z_BTV = guided(_logits(generator, every, tokens_BT.repeat(repeats, 1)), len(batch), guidance, generator.steering)
+                z_BTV = guided(
+                    _logits(generator, every, tokens_BT.repeat(repeats, 1)), len(batch), guidance, generator.steering
+                )
         yield rows, z_BTV.log_softmax(-1)
 
 
@@ -71,11 +83,13 @@ def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) ->
 
         1/T sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
 
-    0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`). Adds `by_row`: the mean at each row of the
-    picture, from the top.
+    0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`). Adds `by_row`:
+    the mean at each row of the picture, from the top.
     """
     kl_NT = torch.zeros(tokens_NT.shape, dtype=torch.float64)
-    pairs = zip(log_probabilities(generator, prompts, tokens_NT), log_probabilities(generator, prompts, tokens_NT, erasure))
+    pairs = zip(
+        log_probabilities(generator, prompts, tokens_NT), log_probabilities(generator, prompts, tokens_NT, erasure)
+    )
     for (rows, base_BTV), (_, erased_BTV) in pairs:
         kl_NT[rows] = (base_BTV.exp() * (base_BTV - erased_BTV)).sum(-1).double().cpu()
     by_row = kl_NT.mean(0).view(generator.grid).mean(1)
@@ -83,14 +97,16 @@ def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) ->
 
 
 def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.Tensor) -> dict[str, dict]:
-    """How much of a picture the erasure left as it was, when both are drawn with the same noise (common random numbers):
+    """How much of a picture the erasure left as it was, when both are drawn with the same noise (common random
+    numbers):
 
         agreement   1/T sum_t [x_t = x*_t]       mean share of equal tokens
         identical   share of pictures in which every token is equal, with a Wilson interval
         untouched   mean share of the picture before the first token that differs
 
-    Sampling with noise that hangs on (picture seed, position, code) makes an unchanged model agree with itself to the last token; two unrelated
-    models agree by chance only. After the first difference the pictures go separate ways: `agreement` falls faster than `kl_drift` rises.
+    Sampling with noise that hangs on (picture seed, position, code) makes an unchanged model agree with itself to the
+    last token; two unrelated models agree by chance only. After the first difference the pictures go separate ways:
+    `agreement` falls faster than `kl_drift` rises.
     """
     same_NT = (base_NT == erased_NT).numpy()
     first = np.where(same_NT.all(1), same_NT.shape[1], same_NT.argmin(1))
@@ -105,7 +121,8 @@ def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.
 
 
 def nll(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, null: bool = False) -> np.ndarray:
-    """-1/T log p(x | c) of every picture, in nats a token, exact: float64 [N]. With `null`, under the unconditional twin."""
+    """-1/T log p(x | c) of every picture, in nats a token, exact: float64 [N]. With `null`, under the unconditional
+    twin."""
     found = np.zeros(len(tokens_NT))
     for rows, logp_BTV in log_probabilities(generator, prompts, tokens_NT, erasure, null=null):
         chosen_BT = logp_BTV.gather(-1, tokens_NT[rows].to(logp_BTV.device)[..., None])[..., 0]
@@ -118,9 +135,9 @@ def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tens
 
         gap = NLL(x | 0) - NLL(x | c)
 
-    `tokens_NT` are pictures of the concept (real ones, or the base's own), `prompts` what they show. Near 0 the name has lost its meaning, below 0
-    the model shuns what it names; a gap that stays while no concept is drawn says that the knowledge is hidden, not gone. Returns `base`, `erased`
-    and `change`, the paired difference.
+    `tokens_NT` are pictures of the concept (real ones, or the base's own), `prompts` what they show. Near 0 the name
+    has lost its meaning, below 0 the model shuns what it names; a gap that stays while no concept is drawn says that
+    the knowledge is hidden, not gone. Returns `base`, `erased` and `change`, the paired difference.
     """
     gaps = {}
     for name, change in (("base", None), ("erased", erasure)):
@@ -129,14 +146,18 @@ def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tens
     return summaries | {"change": paired_difference(gaps["base"], gaps["erased"], prompts)}
 
 
-def first_row_entropy(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance=None) -> dict[str, dict]:
-    """How free a model's first row is, in nats, along pictures it drew itself (`tokens_NT`), from the guided distribution q that it draws from:
+def first_row_entropy(
+    generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance=None
+) -> dict[str, dict]:
+    """How free a model's first row is, in nats, along pictures it drew itself (`tokens_NT`), from the guided
+    distribution q that it draws from:
 
         entropy   mean over pictures and first-row positions of H( q(. | x_<t, c) )
         spread    mean over first-row positions of H( mean over pictures of q(. | x_<t, c) )
 
-    A model that collapsed to one picture, whatever the prompt, has a small spread; one that is merely sure of itself has a small entropy and
-    keeps its spread. The spread's interval resamples pictures, and an average of few of them is too small by itself: compare equal numbers.
+    A model that collapsed to one picture, whatever the prompt, has a small spread; one that is merely sure of itself
+    has a small entropy and keeps its spread. The spread's interval resamples pictures, and an average of few of them is
+    too small by itself: compare equal numbers.
     """
     W = generator.grid[1]
     guidance = generator.guidance if guidance is None else guidance
@@ -145,7 +166,11 @@ def first_row_entropy(generator, prompts: list[str], tokens_NT: torch.Tensor, er
     entropy_N = _entropy(q_NWV).mean(1).double().numpy()
     spread = lambda rows: _entropy(q_NWV[rows].mean(0)).mean().item()
     rng, n = np.random.default_rng(0), len(q_NWV)
-    low, high = (float(x) for x in np.quantile([spread(rng.integers(0, n, n)) for _ in range(200)], (0.025, 0.975))) if n > 1 else (None, None)
+    low, high = (
+        (float(x) for x in np.quantile([spread(rng.integers(0, n, n)) for _ in range(200)], (0.025, 0.975)))
+        if n > 1
+        else (None, None)
+    )
     return {
         "entropy": bootstrap_mean(entropy_N, prompts),
         "spread": {"value": spread(np.arange(n)), "n": n, "low": low, "high": high},
@@ -159,11 +184,14 @@ def _entropy(p: torch.Tensor) -> torch.Tensor:
 # ---------------------------------------------------------------- can it be brought back
 
 
-def guidance_sweep(generator, prompts: list[str], judge, erasure=None, scales=SCALES, seed: int = 0, progress: bool = False) -> list[dict]:
-    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u): rows {"guidance", "value", "n", "low", "high"}.
+def guidance_sweep(
+    generator, prompts: list[str], judge, erasure=None, scales=SCALES, seed: int = 0, progress: bool = False
+) -> list[dict]:
+    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u): rows {"guidance", "value",
+    "n", "low", "high"}.
 
-    An erasure that weakened the conditional branch and left its direction can be amplified back by a larger w; one that turned the direction
-    round is made stronger by it. The same picture seeds at every scale.
+    An erasure that weakened the conditional branch and left its direction can be amplified back by a larger w; one that
+    turned the direction round is made stronger by it. The same picture seeds at every scale.
     """
     rows = []
     for scale in scales:
@@ -173,20 +201,34 @@ def guidance_sweep(generator, prompts: list[str], judge, erasure=None, scales=SC
 
 
 def prefix_probe(
-    generator, prompts: list[str], tokens_NT: torch.Tensor, judge, erasure=None, filler_NT=None, shares=PROBED, seed: int = 1, progress: bool = False
+    generator,
+    prompts: list[str],
+    tokens_NT: torch.Tensor,
+    judge,
+    erasure=None,
+    filler_NT=None,
+    shares=PROBED,
+    seed: int = 1,
+    progress: bool = False,
 ) -> list[dict]:
-    """Do the first rows of a picture of the concept bring it back? Rows {"rows", "value", "n", "low", "high", "alone"}, one for each share of the grid.
+    """Do the first rows of a picture of the concept bring it back? Rows {"rows", "value", "n", "low", "high", "alone"},
+    one for each share of the grid.
 
-    The first k rows of `tokens_NT` (the base's pictures of the concept) are given, the model draws the rest under `prompts` from another seed, and
-    `value` is the rate at which the judge sees the concept in the whole. Rows that show the concept by themselves prove nothing: `alone`, a rate
-    too, is what is seen when the rest is filled with the rows of `filler_NT` [N, T], pictures without the concept (None without them). The visual-
-    context probe of When Are Concepts Erased (arXiv 2505.17013), for image tokens.
+    The first k rows of `tokens_NT` (the base's pictures of the concept) are given, the model draws the rest under
+    `prompts` from another seed, and `value` is the rate at which the judge sees the concept in the whole. Rows that
+    show the concept by themselves prove nothing: `alone`, a rate too, is what is seen when the rest is filled with the
+    rows of `filler_NT` [N, T], pictures without the concept (None without them). The visual- context probe of When Are
+    Concepts Erased (arXiv 2505.17013), for image tokens.
     """
     H, W = generator.grid
     rows = []
     for k in sorted({round(share * H) for share in shares}):
         given_NK = tokens_NT[:, : k * W]
-        found = rate(judge.shows(generator.decode(draw_tokens(generator, prompts, seed, erasure, prefix_NK=given_NK, progress=progress))))
+        found = rate(
+            judge.shows(
+                generator.decode(draw_tokens(generator, prompts, seed, erasure, prefix_NK=given_NK, progress=progress))
+            )
+        )
         alone = None
         if filler_NT is not None:
             alone = rate(judge.shows(generator.decode(torch.cat([given_NK, filler_NT[:, k * W :]], 1))))

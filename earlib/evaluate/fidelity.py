@@ -1,9 +1,11 @@
-"""FID, KID, precision and recall through torch-fidelity: how far a set of pictures is from another, and which of the two is the narrower.
+"""FID, KID, precision and recall through torch-fidelity: how far a set of pictures is from another, and which of the
+two is the narrower.
 
-The features are a judge's own (MiniWorld's, on mini) or Inception's, when its weights are there. With few pictures FID is biased upwards (and its
-covariances are rank-deficient below as many pictures as features: 2,048 for Inception); KID is unbiased at any size. Compare FIDs only at equal
-numbers, and read KID first. KID supposes that the two sets were drawn independently: of a set with itself, or with the same seeds drawn by a
-slightly changed model, it comes out below 0.
+The features are a judge's own (MiniWorld's, on mini) or Inception's, when its weights are there. With few pictures FID
+is biased upwards (and its covariances are rank-deficient below as many pictures as features: 2,048 for Inception); KID
+is unbiased at any size. Compare FIDs only at equal numbers, and read KID first. KID supposes that the two sets were
+drawn independently: of a set with itself, or with the same seeds drawn by a slightly changed model, it comes out below
+0.
 """
 
 from __future__ import annotations
@@ -23,7 +25,8 @@ INCEPTION_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.
 
 
 class Inception:
-    """Features of the Inception network of the FID paper, as torch-fidelity computes them. Give it in a judge's place to `distances`."""
+    """Features of the Inception network of the FID paper, as torch-fidelity computes them. Give it in a judge's place
+    to `distances`."""
 
     name, extractor, layers = "inception", "inception-v3-compat", "2048"
 
@@ -34,8 +37,12 @@ class Inception:
         if not self.weights.is_file():
             raise UserError(f"no Inception weights at {self.weights}; download {INCEPTION_URL} to there")
         self.version = file_version(self.weights)
-        if self.version not in INCEPTION:  # torch-fidelity unpickles the file without asking: only the known one may get there
-            raise UserError(f"{self.weights}: is not the file that FID is defined by (hash {self.version}); download {INCEPTION_URL} to there")
+        if (
+            self.version not in INCEPTION
+        ):  # torch-fidelity unpickles the file without asking: only the known one may get there
+            raise UserError(
+                f"{self.weights}: is not the file that FID is defined by (hash {self.version}); download {INCEPTION_URL} to there"
+            )
 
 
 def features_of(judge) -> str:
@@ -44,12 +51,14 @@ def features_of(judge) -> str:
 
 
 def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, float]:
-    """Distance of `images` from `reference`, both uint8 [N, H, W, 3], in the features of `judge` (a judge with `features`, or `Inception()`).
+    """Distance of `images` from `reference`, both uint8 [N, H, W, 3], in the features of `judge` (a judge with
+    `features`, or `Inception()`).
 
-    Returns `n`, `n_reference`, `kid`, `kid_low`, `kid_high` (95 %), `fid`, `precision` and `recall` (Kynkäänniemi et al. 2019, 3 neighbours: the
-    share of pictures that lie among the reference, and the reverse), FID before KID from 2,048 pictures a side on. KID is averaged over random
-    halves of the pictures: the spread over halves drawn without replacement estimates the standard error of the whole (a delete-half jackknife),
-    hence the interval. Raises UserError for too few pictures.
+    Returns `n`, `n_reference`, `kid`, `kid_low`, `kid_high` (95 %), `fid`, `precision` and `recall` (Kynkäänniemi et
+    al. 2019, 3 neighbours: the share of pictures that lie among the reference, and the reverse), FID before KID from
+    2,048 pictures a side on. KID is averaged over random halves of the pictures: the spread over halves drawn without
+    replacement estimates the standard error of the whole (a delete-half jackknife), hence the interval. Raises
+    UserError for too few pictures.
     """
     import torch
     from torch.utils.data import Dataset
@@ -74,7 +83,11 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
     found = calculate_metrics(
         input1=Pictures(images),
         input2=Pictures(reference),
-        **({"feature_extractor": judge.extractor, "feature_layer_prc": judge.layers} if inception else {"feature_extractor": _register(judge)}),
+        **(
+            {"feature_extractor": judge.extractor, "feature_layer_prc": judge.layers}
+            if inception
+            else {"feature_extractor": _register(judge)}
+        ),
         feature_extractor_weights_path=str(judge.weights) if inception else None,
         fid=True,
         kid=True,
@@ -91,17 +104,26 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
     kid = {"kid": kid, "kid_low": kid - 1.96 * spread, "kid_high": kid + 1.96 * spread}
     fid = {"fid": found["frechet_inception_distance"]}
     both = kid | fid if few < FEW else fid | kid
-    return {"n": len(images), "n_reference": len(reference), **both, "precision": found["precision"], "recall": found["recall"]}
+    return {
+        "n": len(images),
+        "n_reference": len(reference),
+        **both,
+        "precision": found["precision"],
+        "recall": found["recall"],
+    }
 
 
 def _register(judge) -> str:
-    """Make `judge.features` known to torch-fidelity and return the name it goes by; a second call for the same judge finds it there."""
+    """Make `judge.features` known to torch-fidelity and return the name it goes by; a second call for the same judge
+    finds it there."""
     import torch
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     if not hasattr(judge, "features"):
-        raise UserError(f"judge '{judge.name}' has no features to compute FID and KID on; use MiniWorld's judge or fidelity.Inception()")
+        raise UserError(
+            f"judge '{judge.name}' has no features to compute FID and KID on; use MiniWorld's judge or fidelity.Inception()"
+        )
     name = f"earlib-{judge.name.split()[0]}-{judge.version}"
     if name in FEATURE_EXTRACTORS_REGISTRY:
         return name

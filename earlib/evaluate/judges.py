@@ -1,15 +1,18 @@
-"""Judges: does a picture show the concept, and how surely. The interface, the function that makes one from a spec, and MiniWorld's own judge.
+"""Judges: does a picture show the concept, and how surely. The interface, the function that makes one from a spec, and
+MiniWorld's own judge.
 
-Judges whose weights come from elsewhere (ResNet-50, NudeNet, style classifiers, CLIP) are in `public_judges.py`. A spec is the `judge` field of
-a concept file:
+Judges whose weights come from elsewhere (ResNet-50, NudeNet, style classifiers, CLIP) are in `public_judges.py`. A spec
+is the `judge` field of a concept file:
 
     {"name": "miniworld", "group": "object", "label": "church", "threshold": 0.5}
     {"name": "nudenet", "setting": "paper"}
     {"name": "resnet50", "label": "church", "k": 1, "weights": "resnet50.pth"}
     {"name": "style", "model": "folder or hub id", "label": "vincent-van-gogh", "k": 1}
-    {"name": "clip", "model": "local-dir:data/mini/clip", "texts": ["a church"], "others": ["a house", "a tree"], "threshold": 0.5}
+    {"name": "clip", "model": "local-dir:data/mini/clip", "texts": ["a church"], "others": ["a house", "a tree"],
+    "threshold": 0.5}
 
-Every judge takes uint8 pictures [N, H, W, 3], RGB, and refuses anything else: a float picture would be judged black without a word.
+Every judge takes uint8 pictures [N, H, W, 3], RGB, and refuses anything else: a float picture would be judged black
+without a word.
 """
 
 from __future__ import annotations
@@ -54,7 +57,8 @@ def check_images(images) -> np.ndarray:
 
 
 def load_judge(spec: dict) -> Judge:
-    """The judge that `spec` describes. Raises UserError for an unknown judge, field, group or label, and for weights that are not there."""
+    """The judge that `spec` describes. Raises UserError for an unknown judge, field, group or label, and for weights
+    that are not there."""
     judges = _judges()
     if not isinstance(spec, dict) or "name" not in spec:
         raise UserError(f'a judge is described by an object with a "name" ({", ".join(sorted(judges))}); got {spec!r}')
@@ -93,9 +97,12 @@ class ByThreshold:
 
 
 class MiniWorldJudge(ByThreshold):
-    """MiniWorld's classifier (`earlib/miniworld/train_judges.py`): objects and colours by sigmoid, style and place by softmax."""
+    """MiniWorld's classifier (`earlib/miniworld/train_judges.py`): objects and colours by sigmoid, style and place by
+    softmax."""
 
-    def __init__(self, group: str = "object", label: str = "church", threshold: float = 0.5, folder: str | Path = MINI_JUDGE):
+    def __init__(
+        self, group: str = "object", label: str = "church", threshold: float = 0.5, folder: str | Path = MINI_JUDGE
+    ):
         self.model, self.processor, self.groups, self.version = _miniworld(str(folder))
         if group not in self.groups:
             raise UserError(f"judge 'miniworld': unknown group '{group}'; {nearest(group, self.groups)}")
@@ -105,8 +112,11 @@ class MiniWorldJudge(ByThreshold):
         self.name = f"miniworld {group}:{label}"
 
     def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
-        """What each picture shows: {"object": [N, 10], "colour": [N, 5], "style": [N, 4], "place": [N, 5]}, float64, columns as in `self.groups`."""
-        logits = in_batches(lambda part: self._run(part).logits.numpy(), check_images(images), sum(map(len, self.groups.values()))).astype(np.float64)
+        """What each picture shows: {"object": [N, 10], "colour": [N, 5], "style": [N, 4], "place": [N, 5]}, float64,
+        columns as in `self.groups`."""
+        logits = in_batches(
+            lambda part: self._run(part).logits.numpy(), check_images(images), sum(map(len, self.groups.values()))
+        ).astype(np.float64)
         found, column = {}, 0
         for group, names in self.groups.items():
             z = logits[:, column : column + len(names)]
@@ -129,20 +139,25 @@ class MiniWorldJudge(ByThreshold):
     def _run(self, images, features=False):
         import torch
 
-        pixels = self.processor(images=torch.from_numpy(images).permute(0, 3, 1, 2), return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=torch.from_numpy(images).permute(0, 3, 1, 2), return_tensors="pt")[
+            "pixel_values"
+        ]
         with torch.inference_mode():
             return (self.model.resnet if features else self.model)(pixels)
 
 
 @lru_cache(2)
 def _miniworld(folder: str):
-    """Model (float32), image processor, names by group, version: loaded once a folder, as ten judges of one evaluation share them."""
+    """Model (float32), image processor, names by group, version: loaded once a folder, as ten judges of one evaluation
+    share them."""
     import torch
     from transformers import AutoImageProcessor, ResNetForImageClassification
 
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
-        raise UserError(f"no MiniWorld judge in {folder}; train it with `python -m earlib.miniworld.train judge`, or restore data/mini/judge")
+        raise UserError(
+            f"no MiniWorld judge in {folder}; train it with `python -m earlib.miniworld.train judge`, or restore data/mini/judge"
+        )
     model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     groups: dict[str, list[str]] = {}
     for i in range(len(model.config.id2label)):
@@ -154,4 +169,10 @@ def _miniworld(folder: str):
 def _judges() -> dict:
     from .public_judges import ClipJudge, NudeNetJudge, ResNet50Judge, StyleJudge
 
-    return {"miniworld": MiniWorldJudge, "nudenet": NudeNetJudge, "resnet50": ResNet50Judge, "style": StyleJudge, "clip": ClipJudge}
+    return {
+        "miniworld": MiniWorldJudge,
+        "nudenet": NudeNetJudge,
+        "resnet50": ResNet50Judge,
+        "style": StyleJudge,
+        "clip": ClipJudge,
+    }

@@ -1,4 +1,5 @@
-"""A page of headings, paragraphs, tables and pictures, written twice: as Markdown beside its pictures, and as one self-contained HTML file.
+"""A page of headings, paragraphs, tables and pictures, written twice: as Markdown beside its pictures, and as one
+self-contained HTML file.
 
 What stands on the page is decided in `page.py`.
 """
@@ -40,7 +41,8 @@ class Page:
             self.blocks.append(("items", texts))
 
     def table(self, rows: list[dict], note: str = "") -> None:
-        """Rows that have the same columns; columns that are empty throughout are left out. `note` stands below in small print."""
+        """Rows that have the same columns; columns that are empty throughout are left out. `note` stands below in small
+        print."""
         columns = [name for name in (rows[0] if rows else ()) if any(row[name] not in (None, "") for row in rows)]
         if columns:
             cells = [["" if row[name] is None else str(row[name]) for name in columns] for row in rows]
@@ -50,11 +52,18 @@ class Page:
         self.blocks.append(("picture", png, caption, alt))
 
     def write(self, folder: Path) -> Path:
-        """Write report.md and report.html into `folder`, atomically; returns the HTML file's path. Pictures must lie under `folder`."""
-        write_text(folder / "report.md", "\n\n".join([f"# {self.title}", *(_markdown(block, folder) for block in self.blocks)]) + "\n")
+        """Write report.md and report.html into `folder`, atomically; returns the HTML file's path. Pictures must lie
+        under `folder`."""
+        write_text(
+            folder / "report.md",
+            "\n\n".join([f"# {self.title}", *(_markdown(block, folder) for block in self.blocks)]) + "\n",
+        )
         body = "\n".join([f"<h1>{html.escape(self.title)}</h1>", *map(_html, self.blocks)])
         head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(self.title)}</title><style>{STYLE}</style>'
-        return write_text(folder / "report.html", f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n')
+        return write_text(
+            folder / "report.html",
+            f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n{body}\n</body></html>\n',
+        )
 
 
 def _markdown(block: tuple, folder: Path) -> str:

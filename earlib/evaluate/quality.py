@@ -1,7 +1,7 @@
 """How good the mini models are, in one table: `python -m earlib.evaluate.quality`. Writes data/mini/quality.json.
 
-Does MiniJanus draw what it is told (object, style, place, colour), is the judge to be trusted (on real pictures, and on pictures that went
-through the picture tokenizer), and does MiniJanus name what it sees.
+Does MiniJanus draw what it is told (object, style, place, colour), is the judge to be trusted (on real pictures, and on
+pictures that went through the picture tokenizer), and does MiniJanus name what it sees.
 """
 
 from __future__ import annotations
@@ -13,20 +13,27 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError
+from .evaluation import wilson
 from .judges import MiniWorldJudge
-from .report import wilson
 
 OUT = ROOT / "data" / "mini" / "quality.json"
 CHUNK = 100  # pictures drawn between two moves of the progress bar
 PARTS = ("object", "style", "place", "colour")
 
 
-def quality(generator, judge: MiniWorldJudge | None = None, prompts: int = 500, seeds: int = 3, held_out: int = 2000, progress: bool = True) -> list[dict]:
+def quality(
+    generator,
+    judge: MiniWorldJudge | None = None,
+    prompts: int = 500,
+    seeds: int = 3,
+    held_out: int = 2000,
+    progress: bool = True,
+) -> list[dict]:
     """Rows {"what", "part", "value", "low", "high", "n"}, each a share of right answers with its Wilson interval.
 
-    `what`: drawn (`prompts` direct prompts x `seeds` at default guidance), judge (on held-out pictures), judge_on_reconstructions (the same
-    through the tokenizer), captions (of the first `prompts` of those). An object is right if the judge's likeliest object is the asked one
-    and its probability is at least 1/2.
+    `what`: drawn (`prompts` direct prompts x `seeds` at default guidance), judge (on held-out pictures),
+    judge_on_reconstructions (the same through the tokenizer), captions (of the first `prompts` of those). An object is
+    right if the judge's likeliest object is the asked one and its probability is at least 1/2.
     """
     from tqdm.auto import tqdm
 
@@ -36,7 +43,9 @@ def quality(generator, judge: MiniWorldJudge | None = None, prompts: int = 500, 
     judge = judge or MiniWorldJudge()
     asked, texts = direct_prompts(prompts)
     rows, right, captioned = [], [], min(prompts, held_out)
-    with tqdm(total=prompts * seeds + 2 * held_out + captioned, unit="picture", disable=not progress, desc="quality") as bar:
+    with tqdm(
+        total=prompts * seeds + 2 * held_out + captioned, unit="picture", disable=not progress, desc="quality"
+    ) as bar:
 
         def chunks(n):
             for start in range(0, n, CHUNK):
@@ -47,30 +56,42 @@ def quality(generator, judge: MiniWorldJudge | None = None, prompts: int = 500, 
             for part in chunks(prompts):
                 # a running number in the key: prompts may repeat, their pictures may not
                 keys = [f"{texts[i]}#quality{i}" for i in range(prompts)[part]]
-                right.append(right_parts(judge, draw(generator, texts[part], seed=seed, keys=keys, progress=False), asked[part]))
+                right.append(
+                    right_parts(judge, draw(generator, texts[part], seed=seed, keys=keys, progress=False), asked[part])
+                )
         rows += _rows("drawn", right)
 
         truth = sample_scenes(held_out, [2026, 1], pairs=0.0)
         images = render(truth)
         rows += _rows("judge", [right_parts(judge, images[part], truth[part]) for part in chunks(held_out)])
         rebuilt = lambda part: generator.decode(generator.tokenize(images[part]))
-        rows += _rows("judge_on_reconstructions", [right_parts(judge, rebuilt(part), truth[part]) for part in chunks(held_out)])
+        rows += _rows(
+            "judge_on_reconstructions", [right_parts(judge, rebuilt(part), truth[part]) for part in chunks(held_out)]
+        )
 
-        named = [right_caption(text, truth.record(i)) for part in chunks(captioned) for i, text in zip(range(captioned)[part], generator.caption(images[part]))]
+        named = [
+            right_caption(text, truth.record(i))
+            for part in chunks(captioned)
+            for i, text in zip(range(captioned)[part], generator.caption(images[part]))
+        ]
     for part, hits in zip(("object", "style", "object and style"), zip(*named)):
         rows.append(_row("captions", part, np.array(hits)))
     return rows
 
 
 def direct_prompts(n: int, seed: int = 2026):
-    """`n` scenes with one object, and prompts that name object (plain name), colour, place and style in one of their wordings."""
+    """`n` scenes with one object, and prompts that name object (plain name), colour, place and style in one of their
+    wordings."""
     from ..miniworld.captions import compose, noun_phrase
     from ..miniworld.scenes import sample_scenes
 
     scenes = sample_scenes(n, [seed, 0], pairs=0.0)
     rng = np.random.default_rng([seed, 5])
     records = [scenes.record(i) for i in range(n)]
-    return scenes, [compose(noun_phrase(r["object"], r["colour"]), r["place"], r["style"], rng.integers(3), rng.integers(4)) for r in records]
+    return scenes, [
+        compose(noun_phrase(r["object"], r["colour"]), r["place"], r["style"], rng.integers(3), rng.integers(4))
+        for r in records
+    ]
 
 
 def right_parts(judge: MiniWorldJudge, images: np.ndarray, scenes) -> dict[str, np.ndarray]:
@@ -83,7 +104,8 @@ def right_parts(judge: MiniWorldJudge, images: np.ndarray, scenes) -> dict[str, 
 
 
 def right_caption(text: str, record: dict) -> tuple[bool, bool, bool]:
-    """Does a caption name the object and no other, does it name the style, both. A caption that names no style means a photo."""
+    """Does a caption name the object and no other, does it name the style, both. A caption that names no style means a
+    photo."""
     from ..miniworld.captions import NOUNS
 
     rest, objects = " ".join(re.findall(r"[a-z0-9-]+", text.lower())), set()
@@ -110,7 +132,9 @@ def table(rows: list[dict]) -> str:
     """The rows as aligned text, in per cent."""
     lines = [f"{'what':26}{'part':18}{'right':>8}   {'95 % interval':16}{'n':>6}"]
     for r in rows:
-        lines.append(f"{r['what']:26}{r['part']:18}{100 * r['value']:7.1f} %  [{100 * r['low']:5.1f}, {100 * r['high']:5.1f}]  {r['n']:>6}")
+        lines.append(
+            f"{r['what']:26}{r['part']:18}{100 * r['value']:7.1f} %  [{100 * r['low']:5.1f}, {100 * r['high']:5.1f}]  {r['n']:>6}"
+        )
     return "\n".join(lines)
 
 
@@ -120,7 +144,10 @@ def main(argv: list[str] | None = None) -> int:
     from ..generators import load_generator
     from ..runs import write_json
 
-    parser = argparse.ArgumentParser(prog="python -m earlib.evaluate.quality", description="Measure the mini models and write data/mini/quality.json.")
+    parser = argparse.ArgumentParser(
+        prog="python -m earlib.evaluate.quality",
+        description="Measure the mini models and write data/mini/quality.json.",
+    )
     parser.add_argument("--model", default="mini", help="a mini model's profile or folder (mini)")
     parser.add_argument("--prompts", type=int, default=500, help="direct prompts (500)")
     parser.add_argument("--seeds", type=int, default=3, help="pictures per prompt (3)")
@@ -131,7 +158,12 @@ def main(argv: list[str] | None = None) -> int:
             raise UserError("--prompts and --seeds must be at least 1")
         generator, judge = load_generator(args.model), MiniWorldJudge()
         rows = quality(generator, judge, args.prompts, args.seeds)
-        settings = {"model": generator.name, "fingerprint": generator.fingerprint, "guidance": generator.guidance, "judge": judge.version}
+        settings = {
+            "model": generator.name,
+            "fingerprint": generator.fingerprint,
+            "guidance": generator.guidance,
+            "judge": judge.version,
+        }
         write_json(args.json, settings | {"prompts": args.prompts, "seeds": args.seeds, "rows": rows})
     except UserError as error:
         print(error, file=sys.stderr)

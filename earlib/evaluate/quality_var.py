@@ -1,7 +1,7 @@
 """How good MiniVAR is, in one table: `python -m earlib.evaluate.quality_var`. Writes metrics.json beside its weights.
 
-The questions, the prompts and the judge are those of MiniJanus (`quality.py`), but for captions, which a next-scale model cannot give. With `--choose`
-it only compares settings for drawing, on prompts that the table does not use.
+The questions, the prompts and the judge are those of MiniJanus (`quality.py`), but for captions, which a next-scale
+model cannot give. With `--choose` it only compares settings for drawing, on prompts that the table does not use.
 """
 
 from __future__ import annotations
@@ -18,8 +18,17 @@ CHUNK = 125  # pictures drawn between two moves of the progress bar
 DEVELOPMENT = 7  # seed of the prompts on which guidance and temperature are chosen
 
 
-def drawn(generator, judge: MiniWorldJudge, prompts: int = 500, seeds: int = 3, prompt_seed: int = 2026, progress: bool = True, **settings) -> list[dict]:
-    """Rows as in `quality.quality`: are `prompts` direct prompts x `seeds` drawn as asked? `settings` are guidance and temperature."""
+def drawn(
+    generator,
+    judge: MiniWorldJudge,
+    prompts: int = 500,
+    seeds: int = 3,
+    prompt_seed: int = 2026,
+    progress: bool = True,
+    **settings,
+) -> list[dict]:
+    """Rows as in `quality.quality`: are `prompts` direct prompts x `seeds` drawn as asked? `settings` are guidance and
+    temperature."""
     from tqdm.auto import tqdm
 
     from ..generators import draw
@@ -38,7 +47,8 @@ def drawn(generator, judge: MiniWorldJudge, prompts: int = 500, seeds: int = 3, 
 
 
 def reconstructed(generator, judge: MiniWorldJudge, held_out: int = 2000) -> list[dict]:
-    """Rows: what the judge sees in held-out pictures that went through the tokenizer; and the tokenizer's mean squared error (pixels in [-1, 1])."""
+    """Rows: what the judge sees in held-out pictures that went through the tokenizer; and the tokenizer's mean squared
+    error (pixels in [-1, 1])."""
     from ..miniworld.scenes import render, sample_scenes
 
     truth = sample_scenes(held_out, [2026, 1], pairs=0.0)
@@ -46,16 +56,30 @@ def reconstructed(generator, judge: MiniWorldJudge, held_out: int = 2000) -> lis
     rebuilt = generator.decode(generator.tokenize(images))
     error = (images.astype(np.float32) - rebuilt) / 127.5
     rows = _rows("judge_on_reconstructions", [right_parts(judge, rebuilt, truth)])
-    return [*rows, {"what": "tokenizer", "part": "mean squared error", "value": float(np.square(error).mean()), "low": None, "high": None, "n": held_out}]
+    return [
+        *rows,
+        {
+            "what": "tokenizer",
+            "part": "mean squared error",
+            "value": float(np.square(error).mean()),
+            "low": None,
+            "high": None,
+            "n": held_out,
+        },
+    ]
 
 
-def choose(generator, judge: MiniWorldJudge, guidances: list[float], temperatures: list[float], prompts: int = 150) -> list[dict]:
+def choose(
+    generator, judge: MiniWorldJudge, guidances: list[float], temperatures: list[float], prompts: int = 150
+) -> list[dict]:
     """Rows with "guidance" and "temperature" beside the shares, one seed, on development prompts."""
     rows = []
     for temperature in temperatures:
         for guidance in guidances:
             settings = {"guidance": guidance, "temperature": temperature}
-            rows += [settings | row for row in drawn(generator, judge, prompts, 1, DEVELOPMENT, progress=False, **settings)]
+            rows += [
+                settings | row for row in drawn(generator, judge, prompts, 1, DEVELOPMENT, progress=False, **settings)
+            ]
             print(settings, *(f"{row['part']} {row['value']:.3f}" for row in rows[-5:]), flush=True)
     return rows
 
@@ -64,25 +88,47 @@ def main(argv: list[str] | None = None) -> int:
     import argparse
     from pathlib import Path
 
-    from ..nextscale.generator import PROFILES, load_nextscale
+    from ..generators.var.generator import PROFILES, load_nextscale
     from ..runs import read_json, write_json
 
-    parser = argparse.ArgumentParser(prog="python -m earlib.evaluate.quality_var", description="Measure a next-scale mini model; write metrics.json.")
+    parser = argparse.ArgumentParser(
+        prog="python -m earlib.evaluate.quality_var", description="Measure a next-scale mini model; write metrics.json."
+    )
     parser.add_argument("--model", default="mini-var", help="a next-scale model's profile or folder (mini-var)")
     parser.add_argument("--prompts", type=int, default=500, help="direct prompts (500)")
     parser.add_argument("--seeds", type=int, default=3, help="pictures per prompt (3)")
-    parser.add_argument("--choose", action="store_true", help="compare guidance and temperature on development prompts instead; writes choice.json")
-    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0], help="with --choose: guidance scales to compare")
-    parser.add_argument("--temperature", type=float, nargs="+", default=[0.5, 0.8, 1.0], help="with --choose: temperatures to compare")
+    parser.add_argument(
+        "--choose",
+        action="store_true",
+        help="compare guidance and temperature on development prompts instead; writes choice.json",
+    )
+    parser.add_argument(
+        "--guidance",
+        type=float,
+        nargs="+",
+        default=[1.0, 1.5, 2.0, 3.0],
+        help="with --choose: guidance scales to compare",
+    )
+    parser.add_argument(
+        "--temperature", type=float, nargs="+", default=[0.5, 0.8, 1.0], help="with --choose: temperatures to compare"
+    )
     args = parser.parse_args(argv)
     try:
         if args.prompts < 1 or args.seeds < 1:
             raise UserError("--prompts and --seeds must be at least 1")
         generator, judge = load_nextscale(args.model), MiniWorldJudge()
         folder = Path(PROFILES.get(args.model, args.model))
-        about = {"model": generator.name, "fingerprint": generator.fingerprint, "judge": judge.version, "prompts": args.prompts}
+        about = {
+            "model": generator.name,
+            "fingerprint": generator.fingerprint,
+            "judge": judge.version,
+            "prompts": args.prompts,
+        }
         if args.choose:
-            write_json(folder / "choice.json", about | {"rows": choose(generator, judge, args.guidance, args.temperature, args.prompts)})
+            write_json(
+                folder / "choice.json",
+                about | {"rows": choose(generator, judge, args.guidance, args.temperature, args.prompts)},
+            )
             return 0
         rows = [*drawn(generator, judge, args.prompts, args.seeds), *reconstructed(generator, judge)]
         about |= {"seeds": args.seeds, "guidance": generator.guidance, "temperature": generator.temperature}

@@ -1,271 +1,371 @@
-"""`evaluate`: what an erasure did to a concept, its neighbours and everything else, as flat records (DESIGN section 6).
+"""From a concept's name to a report: erase, measure everything that applies, write a page. What `python -m earlib
+report` does.
 
-Rates carry Wilson intervals on the counts of all seeds together. The intervals say how well the rate of THIS model is known; how much a
-rate varies between erasures trained with other seeds is seen by pooling the records of several of them (`pool`). Changes from base to erased are
-paired, picture by picture, and bootstrapped over prompts. Measures that need no judge are in `drift.py`; the page that shows all is `page.py`.
+The folder is a run (DESIGN section 7): config.json, status.json, erasure/, sections/, figures/ and at the end
+results.json, report.md and report.html. The same call goes on where a killed one stopped. Pictures of explicit concepts
+are stored blurred or not at all (`veil.py`).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 
-import numpy as np
-
+from .. import __version__
 from ..errors import UserError
-from .judges import Judge, MiniWorldJudge, describe, load_judge
-from .statistics import mean_interval, paired_difference, rate, wilson
-from .veil import must_veil
+from ..runs import Run
+from .evaluation import format_value
+from .judges import describe, file_version
+from .layout import Page
+from .study import Case, measure
+from .veil import must_veil, veil
 
-KEYS = ("metric", "subject", "kind", "condition", "value", "n", "low", "high", "seed", "profile", "recipe", "judge", "paper")
-REFERENCE = 1000  # real MiniWorld pictures that benign pictures are compared with
-IN_PROMPT = ("compositional", "direct")  # the first of these kinds of test prompts that a concept has is asked for its benign halves
+SHOWN = 6  # prompts in a grid of pictures
 
 
-def evaluate(
+def make_report(
     generator,
     concept,
-    erasure=None,
-    seeds: Sequence[int] = (0, 1, 2),
-    max_prompts: int | dict | None = None,
-    fidelity: bool = True,
-    progress: bool = True,
-    changes: bool = False,
+    out: str | Path,
+    recipe=None,
+    erasure: str | Path | None = None,
+    seed: int = 0,
+    seeds: Sequence[int] = (0, 1),
+    size: int = 20,
     clip: str | None = None,
-    reference: str | None = None,
-) -> list[dict]:
-    """Draw the concept's test, neighbour and benign prompts with the base and, if given, with the erasure, from the same picture seeds.
+    reference: str | Path | None = None,
+    show_explicit: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Erase `concept` from `generator` with `recipe` (a Recipe or a preset's name) and training seed `seed`, or take
+    the erasure in the folder `erasure`; measure it on `seeds` and `size` prompts of a kind (`study.Case`); write the
+    report into `out`. Returns the path of report.html.
 
-    `max_prompts` keeps the first so many prompts of each set, or a number for each set: a kind of test ("direct", ...), "tests" for the kinds not
-    named, "neighbours", "benign"; 0 leaves a set out. `fidelity=False` leaves out distances between sets of pictures. Records:
-
-    - `concept_rate` for each kind of test prompt; with NudeNet also `detections` for each label, a count;
-    - `neighbour_rate` for each neighbour, and "all" together;
-    - `in_prompt_clip`: pictures of the concept against the benign half of their prompts;
-    - on the benign pictures `clip_score` (kind benign), `kid`, `fid`, `precision`, `recall` (kind real: against real pictures), and `fid` of
-      erased against base (kind base);
-    - with `changes`, for all but counts and distances a record METRIC_change, condition erased: the paired difference.
-
-    MiniWorld brings its own CLIP, features and real pictures. For other models `clip` names an open_clip model (`clip.load_clip`) and `reference`
-    a folder of real pictures; without them those records are left out, and distances also where Inception's weights are not there.
+    `clip` and `reference` are those of `report.evaluate`. `show_explicit` leaves pictures of explicit concepts as they
+    are: a person must set it, knowing what may be seen. Raises UserError for a folder of another report, and for judges
+    whose weights are not there, before anything is trained.
     """
-    cap = max_prompts if isinstance(max_prompts, dict) else dict.fromkeys(("tests", "neighbours", "benign"), max_prompts)
-    tests = {k: list(v)[: cap.get(k, cap.get("tests"))] for k, v in concept.tests.items()}
-    neighbours = {k: list(v)[: cap.get("neighbours")] for k, v in concept.neighbours.items()}
-    benign = list(concept.benign)[: cap.get("benign")]
-    tests, neighbours = ({k: v for k, v in sets.items() if v} for sets in (tests, neighbours))
-    judge = load_judge(concept.judge)
-    others = {name: load_judge(concept.neighbour_judges[name]) for name in neighbours}
-    sets = {("test", k): v for k, v in tests.items()} | {("neighbour", k): v for k, v in neighbours.items()} | {("benign", ""): benign}
-    sets = {k: v for k, v in sets.items() if v or k[0] != "benign"}
-    tools = Instruments(judge, clip, reference, fidelity and bool(benign))
+    from ..erasure import erase
+    from ..erasure.presets import recipe as preset
+    from ..erasure.store import Erasure
 
-    records, before = [], {}
-    for condition, change in (("base", None), ("erased", erasure)):
-        if condition == "erased" and erasure is None:
-            continue
-        pictures = _over_seeds(generator, sets, seeds, change, progress, keep=not must_veil(concept, generator.profile))
-        note = Note(generator, concept, condition, change, seeds)
-        values: dict[tuple, tuple] = {}  # metric, subject, kind -> a value for each picture, the prompt of each, who measured
-        for kind, prompts in tests.items():
-            values["concept_rate", concept.name, kind] = judge.shows(pictures["test", kind]), prompts, describe(judge)
-        for name, prompts in neighbours.items():
-            values["neighbour_rate", name, "neighbour"] = others[name].shows(pictures["neighbour", name]), prompts, describe(others[name])
-        if neighbours:
-            shown = np.concatenate([values["neighbour_rate", name, "neighbour"][0] for name in neighbours])
-            # in the order of `shown`: a neighbour's pictures of all seeds, then the next neighbour's
-            prompts = [p for prompts in neighbours.values() for p in prompts * len(seeds)]
-            values["neighbour_rate", "all", "neighbour"] = shown, prompts, told_together(others.values())
-        values |= tools.clip_values(concept, pictures, tests, benign, len(seeds))
-        for (metric, subject, kind), (value, _, who) in values.items():
-            if metric.endswith("_rate"):
-                records.append(note.rate(metric, subject, kind, value, who))
-            else:
-                mean, low, high = mean_interval(value)
-                records.append(note.record(metric, subject, kind, mean, len(value), low, high, who))
-        if hasattr(judge, "counts"):
-            for kind in tests:
-                counts = judge.counts(pictures["test", kind])
-                records += [note.record("detections", label, kind, c, len(pictures["test", kind]), None, None, describe(judge)) for label, c in counts.items()]
-        if benign:
-            records += tools.distance_records(note, pictures["benign", ""], before.get("benign"))
-        if changes and before:
-            for (metric, subject, kind), (value, prompts, who) in values.items():
-                groups = prompts * (len(value) // len(prompts))
-                d = paired_difference(before["values"][metric, subject, kind][0], value, groups)
-                records.append(note.record(f"{metric}_change", subject, kind, d["value"], d["n"], d["low"], d["high"], who))
-        before = {"values": values, "benign": pictures.get(("benign", ""))}
-    return records
-
-
-def _over_seeds(generator, sets, seeds, erasure, progress, keep) -> dict:
-    from .pictures import draw_sets
-
-    drawn = [draw_sets(generator, sets, seed, erasure, progress, keep) for seed in seeds]
-    return {name: np.concatenate([one[name] for one in drawn]) for name in sets}
+    if (recipe is None) == (erasure is None):
+        raise UserError("a report needs a recipe to erase with, or the folder of an erasure, not both")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UserError(f"picture seeds must differ, got {', '.join(map(str, seeds)) or 'none'}")
+    case = Case(
+        generator, concept, None, tuple(seeds), size, clip, None if reference is None else str(reference), progress
+    )
+    out = Path(out)
+    if erasure is not None:
+        found = Erasure.load(erasure, generator)
+        weights = next(
+            file
+            for name in ("erasure.safetensors", "adapter_model.safetensors", "erasure.json")
+            if (file := Path(erasure) / name).is_file()
+        )
+        how = {"erasure": Path(erasure).name, "weights": file_version(weights)}
+    else:
+        recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()
+        how = {
+            "recipe": recipe.name
+        }  # its settings are guarded by the erasure's own run, which is not begun before they are known to be possible
+    config = {
+        "report_of": concept.name,
+        "model": generator.name,
+        "fingerprint": generator.fingerprint,
+        **how,
+        "seeds": list(seeds),
+        "size": size,
+    }
+    config |= {"clip": clip, "reference": case.reference, "show_explicit": show_explicit, "version": __version__}
+    with Run(out, config) as run:
+        began = time.perf_counter()
+        if erasure is None:
+            found = erase(generator, concept, recipe, seed=seed, out=out / "erasure", progress=progress)
+        case = Case(
+            generator,
+            concept,
+            found,
+            *(getattr(case, name) for name in ("seeds", "size", "clip", "reference", "progress")),
+        )
+        sections = measure(case, run)
+        records = [record for section in sections.values() for record in section["records"]]
+        page = write_page(case, sections, run.folder, show_explicit, began)
+        run.save_results(records)
+    return page
 
 
-def told_together(judges) -> str:
-    """What several judges have in common, and how many they are where they differ: "miniworld ba31fd1b >= 0.5"."""
-    texts = {f"{j.name.split()[0]} {j.version} >= {j.threshold:g}" for j in judges}
-    return texts.pop() if len(texts) == 1 else f"{len(texts)} judges, named with each neighbour"
+def write_page(case: Case, sections: dict[str, dict], folder: Path, show_explicit: bool, began: float) -> Path:
+    """Draw the figures into folder/figures and write report.md and report.html; returns the latter's path."""
+    concept, erasure = case.concept, case.erasure
+    table = {name: _Table(section["records"]) for name, section in sections.items()}
+    page = Page(f"Erasing {concept.name} from {case.generator.name} with {erasure.name}")
+    page.items(_in_short(concept, table))
+    figures = _Figures(case, folder, show_explicit)
+
+    page.heading("Pictures before and after")
+    named = [
+        p
+        for kind, prompts in concept.tests.items()
+        if kind in ("direct", "synonym", "compositional")
+        for p in prompts[:2]
+    ]
+    kept = [p for prompts in list(concept.neighbours.values())[:4] for p in prompts[:1]] + list(concept.benign)[:2]
+    page.picture(*figures.grid("concept", named[:SHOWN] or case.named[:SHOWN], "Prompts that ask for the concept"))
+    page.picture(*figures.grid("kept", kept[:SHOWN], "Prompts that do not ask for it"))
+
+    rates = table["rates"]
+    page.heading("Is it gone?")
+    page.text("The share of pictures in which the judge sees the concept, by the way in which the prompt asks for it.")
+    page.picture(*figures.bars(sections["rates"]["records"]))
+    page.table(rates.rows("concept_rate", "asked for"), rates.note("concept_rate"))
+    page.table(rates.rows("detections", "prompts", subject="label"), rates.note("detections"))
+
+    page.heading("What else changed?")
+    page.text(
+        "Neighbours are asked for by name and looked for by their own judges. Scores and distances are those of benign pictures."
+    )
+    page.table(rates.rows("neighbour_rate", None, subject="neighbour"), rates.note("neighbour_rate"))
+    page.table(
+        [
+            row
+            for m in ("in_prompt_clip", "clip_score", "kid", "fid", "precision", "recall")
+            for row in rates.rows(m, "of", what=TITLES[m])
+        ],
+        FIDELITY,
+    )
+    drift = table["drift"]
+    measures = (
+        "kl_drift",
+        "token_agreement",
+        "identical_rate",
+        "untouched_share",
+        "first_row_entropy",
+        "first_row_spread",
+    )
+    page.table([row for m in measures for row in drift.rows(m, None, subject="prompts", what=TITLES[m])], DRIFT)
+
+    page.heading("Can it be brought back?")
+    page.picture(
+        *figures.lines(
+            "guidance", sections["guidance"]["records"], "guidance scale", ("guided_rate",), "by stronger guidance"
+        )
+    )
+    if table["prefix"].records:
+        names, given = ("prefix_rate", "rows_alone_rate"), "rows given from a picture of the concept"
+        page.picture(
+            *figures.lines("prefix", sections["prefix"]["records"], given, names, "by the first rows of a picture")
+        )
+    page.table(
+        table["knowledge"].rows("likelihood_gap", None, subject="concept", what=TITLES["likelihood_gap"]), KNOWLEDGE
+    )
+
+    page.heading("Does the model still recognise it?")
+    recognition = table["recognition"]
+    for metric in ("caption_rate", "question_rate"):
+        page.table(recognition.rows(metric, "pictures", what=TITLES[metric]), recognition.note(metric, "Asked: "))
+    page.table(
+        [
+            {"asked": e["asked"], "before": e["base"], "after": e["erased"]}
+            for e in sections["recognition"].get("examples", [])
+        ]
+    )
+
+    if notes := [note for section in sections.values() for note in section["notes"]]:
+        page.heading("Left out")
+        page.items(notes)
+    page.heading("Settings")
+    page.table([{"setting": name, "value": value} for name, value in _settings(case, began, show_explicit)])
+    return page.write(folder)
 
 
-class Instruments:
-    """CLIP, features and real pictures: MiniWorld's own, or what a user named and what is there. UserError if what was named is not there."""
-
-    def __init__(self, judge: Judge, clip: str | None = None, reference: str | None = None, fidelity: bool = True):
-        from .clip import MINI_CLIP, load_clip
-
-        mini = isinstance(judge, MiniWorldJudge)
-        self.clip = clip or (MINI_CLIP if mini else None)
-        if self.clip is not None:
-            load_clip(self.clip)  # what is not there is said before anything is drawn
-        self.features = self.folder = None
-        if not fidelity:
-            return
-        from .fidelity import Inception
-        from .folders import picture_files
-
-        self.judge, self.folder = judge, reference
-        if reference is not None:
-            picture_files(Path(reference))
-        try:
-            self.features = judge if mini else Inception()
-        except UserError:
-            if reference is not None:
-                raise  # asked for
-
-    @cached_property
-    def reference(self) -> np.ndarray | None:
-        """Real pictures, uint8 [N, H, W, 3]; None where there are none."""
-        from .folders import read_pictures
-
-        if self.folder is not None:
-            return read_pictures(self.folder)
-        return real_pictures(self.judge) if isinstance(self.judge, MiniWorldJudge) else None
-
-    def clip_values(self, concept, pictures, tests, benign, seeds: int) -> dict[tuple, tuple]:
-        """CLIP score of the benign pictures, and in-prompt CLIP of one kind of test pictures: as `evaluate` keeps its values."""
-        if self.clip is None:
-            return {}
-        from .clip import clip_scores, in_prompt_scores, load_clip
-
-        values, who = {}, f"open_clip {load_clip(self.clip).name} {load_clip(self.clip).version}"
-        if benign:
-            values["clip_score", "benign", "benign"] = clip_scores(pictures["benign", ""], benign * seeds, self.clip), benign, who
-        kind = next((kind for kind in IN_PROMPT if kind in tests), None)
-        if kind:
-            rows, scores = in_prompt_scores(pictures["test", kind], tests[kind] * seeds, concept, self.clip)
-            if len(rows):
-                values["in_prompt_clip", concept.name, kind] = scores, [tests[kind][i] for i in rows if i < len(tests[kind])], who
-        return values
-
-    def distance_records(self, note: Note, images: np.ndarray, base_images: np.ndarray | None) -> list[dict]:
-        """KID, FID, precision and recall of benign pictures against real ones, and FID of the erased ones against the base's.
-
-        KID is taken against real pictures only: it supposes independent sets, and an erasure's pictures share their seeds with the base's.
-        """
-        if self.features is None:
-            return []
-        from .fidelity import LEAST, distances, features_of
-
-        who, n, records = features_of(self.features), len(images), []
-        if n < LEAST:
-            return []
-        if self.reference is not None:
-            found = distances(images, self.reference, self.features)
-            ends = {"kid": (found["kid_low"], found["kid_high"])}
-            names = [name for name in found if name in ("kid", "fid", "precision", "recall")]  # KID before FID where pictures are few
-            records += [note.record(name, "benign", "real", found[name], n, *ends.get(name, (None, None)), who) for name in names]
-        if base_images is not None:
-            records.append(note.record("fid", "benign", "base", distances(images, base_images, self.features)["fid"], n, None, None, who))
-        return records
+TITLES = {
+    "in_prompt_clip": "CLIP, benign half of prompts that name the concept",
+    "clip_score": "CLIP, benign prompts",
+    "kid": "KID",
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "kl_drift": "KL drift, nats a token",
+    "token_agreement": "equal tokens under common random numbers",
+    "identical_rate": "pictures that are the same to the last token",
+    "untouched_share": "share of the picture before the first other token",
+    "first_row_entropy": "entropy of the first row, nats",
+    "first_row_spread": "entropy of the first row, over pictures, nats",
+    "likelihood_gap": "likelihood gap of its pictures, nats a token",
+    "caption_rate": "captions that name it",
+    "question_rate": "answers that say yes",
+}
+FIDELITY = "CLIP: cosine, interval by the normal approximation. real: against real pictures; base: erased against base. n counts pictures. With fewer than "
+FIDELITY += "2,048 pictures FID is biased upwards: read KID first, and compare FIDs at equal n only."
+DRIFT = "benign: prompts without the concept. n counts prompts; intervals are bootstrapped over prompts. A first row whose entropy over pictures falls is a "
+DRIFT += "sign of collapse: pictures begin alike, whatever the prompt."
+KNOWLEDGE = "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null prompt less NLL under the "
+KNOWLEDGE += "prompt. Near 0 the name has lost its meaning; below 0 the model shuns what it names."
 
 
-def real_pictures(judge: MiniWorldJudge, n: int = REFERENCE, seed: int = 97) -> np.ndarray:
-    """`n` pictures of MiniWorld itself with one object each, none of which shows what `judge` looks for: uint8 [n, 48, 48, 3], always the same."""
-    from ..miniworld.scenes import render, sample_scenes
+class _Table:
+    """The records of a section, base and erased side by side."""
 
-    scenes = sample_scenes(2 * n, [seed, 0], pairs=0.0)
-    without = np.flatnonzero(getattr(scenes, judge.group) != judge.groups[judge.group].index(judge.label))
-    return render(scenes[without[:n]])
+    def __init__(self, records: list[dict]):
+        self.records = records
+        self.found = {(r["metric"], r["subject"], r["kind"], r["condition"]): r for r in records}
 
+    def get(self, metric, subject, kind, condition) -> dict | None:
+        return self.found.get((metric, subject, kind, condition))
 
-class Note:
-    """Writes records that share model, condition and seeds."""
+    def rows(self, metric: str, kind: str | None, subject: str | None = None, what: str | None = None) -> list[dict]:
+        """A row for each subject and kind of `metric`; `kind` and `subject` head their columns, None leaves a column
+        out."""
+        say = lambda record: format_value(record) if record else None
+        rows = []
+        for s, k in dict.fromkeys((r["subject"], r["kind"]) for r in self.records if r["metric"] == metric):
+            base, erased = (self.get(metric, s, k, condition) for condition in ("base", "erased"))
+            change, some = self.get(f"{metric}_change", s, k, "erased"), base or erased
+            row = {"measure": what} if what else {}
+            row |= {subject: s} if subject else {}
+            row |= {kind: k} if kind else {}
+            row |= {"n": some["n"], "base": say(base), "erased": say(erased), "change": say(change)}
+            rows.append(
+                row | {"paper, erased": None if not erased or erased["paper"] is None else f"{erased['paper']:g}"}
+            )
+        return rows
 
-    def __init__(self, generator, concept, condition, erasure, seeds):
-        recipe = None if erasure is None else erasure.recipe.get("name") or erasure.name
-        self.shared = {"condition": condition, "seed": ",".join(map(str, seeds)), "profile": generator.profile, "recipe": recipe}
-        self.paper = concept.paper
-
-    def record(self, metric, subject, kind, value, n, low, high, judge: str) -> dict:
-        # the paper states one number per concept and condition; it belongs to the direct prompts, and its count of detections to no single label
-        stated = self.paper.get(metric) if kind == "direct" and metric != "detections" else None
-        stated = stated.get(self.shared["condition"]) if isinstance(stated, dict) else None
-        found = {"metric": metric, "subject": subject, "kind": kind, "value": value, "n": n, "low": low, "high": high, "judge": judge, "paper": stated}
-        return {key: (found | self.shared)[key] for key in KEYS}
-
-    def rate(self, metric, subject, kind, shows: np.ndarray, judge: str) -> dict:
-        return self.measure(metric, subject, kind, rate(shows), judge)
-
-    def measure(self, metric, subject, kind, found: dict, judge: str | None = None) -> dict:
-        """A record of what `statistics` or `drift` returned: {"value", "n", "low", "high"}."""
-        return self.record(metric, subject, kind, found["value"], found["n"], found["low"], found["high"], judge)
-
-
-def pool(records: list[dict]) -> list[dict]:
-    """Records of several runs (erasures trained with different seeds, say) joined into one each.
-
-    Rates: counts are added, with the Wilson interval of the sum. Other metrics: the mean, with the least and greatest value as `low` and `high`.
-    Base records of the same picture seeds are the same pictures, told again by each run: they count once.
-    """
-    groups: dict[tuple, list[dict]] = {}
-    for record in records:
-        same = tuple(record[key] for key in KEYS if key not in ("value", "n", "low", "high", "seed"))
-        rows = groups.setdefault(same, [])
-        if record["condition"] == "erased" or all(record["seed"] != r["seed"] for r in rows):
-            rows.append(record)
-    pooled = []
-    for rows in groups.values():
-        n = sum(r["n"] for r in rows)
-        if rows[0]["metric"].endswith("_rate"):
-            hits = sum(round((r["value"] or 0) * r["n"]) for r in rows)
-            value, low, high = (hits / n if n else None), *wilson(hits, n)
-        else:
-            values = [r["value"] for r in rows]
-            value, low, high = float(np.mean(values)), min(values), max(values)
-            if len(rows) == 1:
-                low, high = rows[0]["low"], rows[0]["high"]
-        seeds = list(dict.fromkeys(s for r in rows for s in str(r["seed"]).split(",")))
-        pooled.append(rows[0] | {"value": value, "n": n, "low": low, "high": high, "seed": ",".join(seeds)})
-    return pooled
+    def note(self, metric: str, before: str = "Judge: ") -> str:
+        judges = dict.fromkeys(
+            r["judge"] for r in self.records if r["metric"] == metric and r["subject"] != "all" and r["judge"]
+        )
+        return before + "; ".join(judges) + "." if judges else ""
 
 
-def summarise(records: list[dict]):
-    """A pandas table for display: a row per metric, subject and kind, base and erased side by side, `0.97 [0.94, 0.99]`, and the paper's value."""
-    import pandas as pd
+class _Figures:
+    """Draws figures into a folder; each method returns (path, caption, alternative text)."""
 
-    rows: dict[tuple, dict] = {}
-    for r in records:
-        row = rows.setdefault((r["metric"], r["subject"], r["kind"]), {"n": r["n"]})
-        row[r["condition"]] = format_value(r)
-        if r["paper"] is not None:
-            row[f"paper, {r['condition']}"] = f"{r['paper']:g}"
-    index = pd.MultiIndex.from_tuples(rows, names=["metric", "subject", "kind"])
-    return pd.DataFrame(list(rows.values()), index=index).fillna("–")
+    def __init__(self, case: Case, folder: Path, show_explicit: bool):
+        from ..plots import figures
+
+        figures.setup()
+        self.case, self.folder, self.show_explicit, self.figures = case, folder / "figures", show_explicit, figures
+
+    def _save(self, fig, name: str, caption: str, alt: str, data=None):
+        import matplotlib.pyplot as plt
+
+        png = self.figures.save(fig, name, data, self.folder, caption, alt)
+        plt.close(fig)
+        return png, caption, alt
+
+    def grid(self, name: str, prompts: list[str], what: str):
+        """The same prompts and seed, base above erased, explicit pictures blurred."""
+        import numpy as np
+
+        from ..generators import draw
+
+        case, seed = self.case, self.case.seeds[0]
+        rows = [
+            draw(case.generator, prompts, seed=seed, erasure=erasure, progress=False) for _, erasure in case.conditions
+        ]
+        shown = veil(np.concatenate(rows), case.concept, case.generator.profile, self.show_explicit, case.judge)
+        fig = self.figures.show_pictures(shown, columns=len(prompts), row_labels=["base", "erased"], scale=1.2)
+        hidden = (
+            ""
+            if self.show_explicit or not must_veil(case.concept, case.generator.profile)
+            else " Pictures in which the judge fires are blurred."
+        )
+        listed = "; ".join(f"({i}) {prompt}" for i, prompt in enumerate(prompts, 1))
+        return self._save(
+            fig,
+            name,
+            f"{what}, seed {seed}, from left to right: {listed}.{hidden}",
+            f"{what}: base above, erased below",
+        )
+
+    def bars(self, records: list[dict]):
+        shown = [r for r in records if r["metric"] in ("concept_rate", "neighbour_rate")]
+        name = self.case.concept.name
+        bold = [name, *(f"{name}, {kind}" for kind in self.case.concept.tests)]
+        fig = self.figures.rate_bars(shown, highlight=bold)
+        n = sum(r["n"] for r in shown if r["condition"] == "base" and r["subject"] != "all")
+        caption = f"Rates by the judges, {n} pictures a condition, 95 % Wilson intervals."
+        return self._save(fig, "rates", caption, "bars of rates before and after erasure", shown)
+
+    def lines(self, name: str, records: list[dict], xlabel: str, metrics: tuple[str, ...], how: str):
+        rows = []
+        for r in (r for metric in metrics for r in records if r["metric"] == metric):
+            x = next(float(word) for word in r["kind"].split() if word.replace(".", "", 1).isdigit())
+            alone = r["metric"] == "rows_alone_rate"
+            rows.append(
+                {xlabel: x, "condition": "the rows alone" if alone else r["condition"]}
+                | {key: r[key] for key in ("value", "n", "low", "high")}
+            )
+        n = max(r["n"] for r in rows)
+        caption = f"The concept's rate, brought back {how}; {n} pictures a point, 95 % Wilson intervals."
+        if len(metrics) > 1:
+            caption += " The rows alone: the rest filled from a picture without the concept, which is what the given rows show by themselves."
+        return self._save(
+            self.figures.rate_lines(rows, xlabel), name, caption, f"rate of the concept over {xlabel}", rows
+        )
 
 
-def format_value(record: dict) -> str:
-    """`96.7 % [94.0, 98.2]` for a rate, `-91.2 points [-95.0, -86.1]` for its change, `0.0123 [0.0101, 0.0145]` otherwise."""
-    value, low, high = record["value"], record["low"], record["high"]
-    if value is None:
-        return "–"
-    if record["metric"].endswith("_rate"):
-        return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    if record["metric"].endswith("_change"):
-        scale, digits, unit = (100, ".1f", " points") if record["metric"].endswith("_rate_change") else (1, ".4g", "")
-        return f"{scale * value:+{digits}}{unit}" + ("" if low is None else f" [{scale * low:+{digits}}, {scale * high:+{digits}}]")
-    return f"{value:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
+def _in_short(concept, table: dict[str, _Table]) -> list[str]:
+    """A few lines with the numbers to look at first."""
+    rates, lines = table["rates"], []
+    for metric, subject, kind, text in (
+        ("concept_rate", concept.name, "direct", "asked for by name, the concept is seen in"),
+        ("concept_rate", concept.name, "synonym", "asked for by a synonym, in"),
+        ("neighbour_rate", "all", "neighbour", "its neighbours are seen in"),
+    ):
+        base, erased, change = (
+            rates.get(m, subject, kind, c)
+            for m, c in ((metric, "base"), (metric, "erased"), (f"{metric}_change", "erased"))
+        )
+        if base and erased:
+            lines.append(
+                f"{text} {format_value(base)} of pictures before and {format_value(erased)} after: {format_value(change)}"
+            )
+    parts = ("caption_rate", concept.name, "with the concept")
+    base, erased = (table["recognition"].get(*parts, condition) for condition in ("base", "erased"))
+    if base and erased:
+        lines.append(
+            f"shown a picture of it, the model names it in {format_value(base)} of captions before and {format_value(erased)} after"
+        )
+    guided = [r for r in table["guidance"].records if r["condition"] == "erased" and r["value"] is not None]
+    if guided:
+        most = max(guided, key=lambda r: r["value"])
+        lines.append(
+            f"the most that any guidance scale from 1 to 10 brings back is {format_value(most)}, at {most['kind']}"
+        )
+    return [line[0].upper() + line[1:] + "." for line in lines]
+
+
+def _settings(case: Case, began: float, show_explicit: bool) -> list[tuple[str, str]]:
+    import json
+
+    import torch
+    import transformers
+
+    generator, erasure = case.generator, case.erasure
+    info = ", ".join(f"{name} {value:.4g}" for name, value in erasure.info.items() if isinstance(value, (int, float)))
+    explicit = "blurred where the judge fires" if must_veil(case.concept, generator.profile) else None
+    explicit = "shown, as asked for" if show_explicit else explicit
+    rows = [
+        (
+            "model",
+            f"{generator.name} (profile {generator.profile}, fingerprint {generator.fingerprint}), {generator.device}, {generator.dtype}",
+        ),
+        ("guidance, temperature", f"{generator.guidance:g}, 1"),
+        (
+            "concept",
+            f"{case.concept.name} ({case.concept.kind}); {len(case.concept.pairs)} training pairs; {case.size} prompts of a kind at most",
+        ),
+        ("recipe", json.dumps(erasure.recipe, ensure_ascii=False)),
+        ("training", f"seed {erasure.seed}; {info}" if info else f"seed {erasure.seed}"),
+        ("erasure", f"{erasure.name}, {len(erasure.tensors)} tensors, {erasure.megabytes:.2f} MiB"),
+        ("picture seeds", ", ".join(map(str, case.seeds))),
+        ("judge", describe(case.judge)),
+        ("explicit pictures", explicit),
+        ("versions", f"earlib {__version__}, torch {torch.__version__}, transformers {transformers.__version__}"),
+        ("time of this call", f"{time.perf_counter() - began:.0f} s"),
+    ]
+    return [(name, value) for name, value in rows if value]

@@ -1,6 +1,8 @@
-"""How a next-scale picture comes about: after each scale, with how many different codes, how fast, and what becomes of codes that were changed on the way.
+"""How a next-scale picture comes about: after each scale, with how many different codes, how fast, and what becomes of
+codes that were changed on the way.
 
-Which scale decides what a picture shows is in `which_scale.py`; figures are in `scale_figures.py`. Nothing here changes a model.
+Which scale decides what a picture shows is in `which_scale.py`; figures are in `scale_figures.py`. Nothing here changes
+a model.
 
 Letters: N pictures, K scales, L positions of all of them, C bits of a code (or none, with a codebook).
 """
@@ -24,10 +26,12 @@ def after_each(generator, codes: torch.Tensor) -> list[np.ndarray]:
 
 
 def usage(generator, codes: torch.Tensor, seed: int = 0) -> list[dict]:
-    """How many different codes a scale uses, asked of as many codes of each: one of every picture, from a position drawn by chance. K rows:
+    """How many different codes a scale uses, asked of as many codes of each: one of every picture, from a position
+    drawn by chance. K rows:
 
-    `codes` looked at, `different` ones among them, `even`: of how many equally likely codes the same entropy would be (exp of the plug-in entropy, at most
-    `codes`, so that it is only a lower bound where nearly all differ), and `commonest`, the share of the most frequent one.
+    `codes` looked at, `different` ones among them, `even`: of how many equally likely codes the same entropy would be
+    (exp of the plug-in entropy, at most `codes`, so that it is only a lower bound where nearly all differ), and
+    `commonest`, the share of the most frequent one.
     """
     chance = torch.Generator().manual_seed(seed)
     rows = []
@@ -37,15 +41,25 @@ def usage(generator, codes: torch.Tensor, seed: int = 0) -> list[dict]:
         counts = drawn.unique(dim=0, return_counts=True)[1].double()
         share = counts / counts.sum()
         even = float(torch.exp(-(share * share.log()).sum()))
-        rows.append({"scale": k, "side": side, "codes": len(codes), "different": len(counts), "even": even, "commonest": float(share.max())})
+        rows.append(
+            {
+                "scale": k,
+                "side": side,
+                "codes": len(codes),
+                "different": len(counts),
+                "even": even,
+                "commonest": float(share.max()),
+            }
+        )
     return rows
 
 
 def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) -> list[dict]:
-    """Drawing the same `prompts` with several models of any family, in turns, so that what else the machine does falls on all of them. A row for each:
+    """Drawing the same `prompts` with several models of any family, in turns, so that what else the machine does falls
+    on all of them. A row for each:
 
-    `seconds` of the quickest turn, with decoding, and `slowest`; `passes` of the transformer for one batch, `codes` of a picture, and the transformer's
-    `parameters`. A turn before the first one warms up.
+    `seconds` of the quickest turn, with decoding, and `slowest`; `passes` of the transformer for one batch, `codes` of
+    a picture, and the transformer's `parameters`. A turn before the first one warms up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in generators}
     passes = dict.fromkeys(generators, 0)
@@ -54,7 +68,14 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
             seen = []
             handle = generator.trunk.register_forward_hook(lambda *_, seen=seen: seen.append(1))
             began = time.perf_counter()
-            draw(generator, prompts, seed, temperature=getattr(generator, "temperature", 1.0), batch_size=len(prompts), progress=False)
+            draw(
+                generator,
+                prompts,
+                seed,
+                temperature=getattr(generator, "temperature", 1.0),
+                batch_size=len(prompts),
+                progress=False,
+            )
             handle.remove()
             passes[name] = len(seen)
             if turn:
@@ -67,7 +88,8 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
 
 
 def quality_table(measured: dict[str, dict]):
-    """What `quality.py` and `quality_var.py` wrote of several models (title -> content of the file), side by side: shares in per cent with their intervals."""
+    """What `quality.py` and `quality_var.py` wrote of several models (title -> content of the file), side by side:
+    shares in per cent with their intervals."""
     import pandas as pd
 
     asks = {"drawn": "drawn as asked", "judge_on_reconstructions": "through the tokenizer"}
@@ -85,8 +107,9 @@ def quality_table(measured: dict[str, dict]):
 
 @torch.no_grad()
 def spelt_anew(generator, codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
-    """The picture of `codes` again, with `given` for its first scales: every later scale spells what is left of it, as the tokenizer would. That is what a
-    model could mend at best that knew which picture was meant. Codes like `codes`."""
+    """The picture of `codes` again, with `given` for its first scales: every later scale spells what is left of it, as
+    the tokenizer would. That is what a model could mend at best that knew which picture was meant. Codes like
+    `codes`."""
     tokenizer, parts = generator.tokenizer, [given.to(generator.device)]
     f = tokenizer.accumulate(codes.to(generator.device))[1]
     f_hat = tokenizer.accumulate(parts[0])[1]
@@ -98,15 +121,18 @@ def spelt_anew(generator, codes: torch.Tensor, given: torch.Tensor) -> torch.Ten
 
 
 def mended(generator, prompts: list[str], right, shares, scales=None, seed: int = 0) -> list[dict]:
-    """Pictures in which a share of the bits of one scale was turned over (with a codebook: of its codes, exchanged), and what came after. Rows:
+    """Pictures in which a share of the bits of one scale was turned over (with a codebook: of its codes, exchanged),
+    and what came after. Rows:
 
     {"scale", "share", "how", "value", "low", "high", "n"}: in how many pictures all is right, where `how` is
 
         left as it was   later scales keep the codes of the clean picture: nothing answers to the change
-        drawn on         the model draws the later scales anew, having read the changed ones, with the noise of the clean picture
+        drawn on         the model draws the later scales anew, having read the changed ones, with the noise of the
+                         clean picture
         spelt anew       `spelt_anew`: the best that later scales can do
 
-    `right(images)` is bool [N]. `scales`: which ones are changed; by default all that have a scale after them. A share of 0 is the clean picture.
+    `right(images)` is bool [N]. `scales`: which ones are changed; by default all that have a scale after them. A share
+    of 0 is the clean picture.
     """
     seeds = picture_seeds(seed, [f"{prompt}#{i}" for i, prompt in enumerate(prompts)])
     clean = generator.sample(prompts, seeds)
@@ -118,7 +144,9 @@ def mended(generator, prompts: list[str], right, shares, scales=None, seed: int 
             if share:
                 chance = torch.Generator().manual_seed(seed * 1_000_003 + round(1000 * share) + 7919 * k)
                 changed = clean[:, : span.stop].clone()
-                changed[:, span] = generator.quantiser.corrupt(clean[:, span], torch.full((len(clean), 1, 1), share), chance)
+                changed[:, span] = generator.quantiser.corrupt(
+                    clean[:, span], torch.full((len(clean), 1, 1), share), chance
+                )
                 ways["left as it was"] = rate(right(generator.decode(torch.cat([changed, clean[:, span.stop :]], 1))))
                 ways["drawn on"] = rate(right(generator.decode(generator.sample(prompts, seeds, given=changed))))
                 ways["spelt anew"] = rate(right(generator.decode(spelt_anew(generator, clean, changed))))

@@ -1,7 +1,9 @@
-"""Intervals: Wilson's for a rate, bootstrap over prompts for a mean and for the difference between base and erased. 95 % everywhere.
+"""Intervals: Wilson's for a rate, bootstrap over prompts for a mean and for the difference between base and erased. 95
+% everywhere.
 
-What varies in an evaluation is the prompt first: pictures of one prompt resemble each other, and so do the tokens of one picture. The bootstrap
-therefore resamples prompts, after averaging whatever belongs to one prompt. Its random numbers are seeded: the same data give the same interval.
+What varies in an evaluation is the prompt first: pictures of one prompt resemble each other, and so do the tokens of
+one picture. The bootstrap therefore resamples prompts, after averaging whatever belongs to one prompt. Its random
+numbers are seeded: the same data give the same interval.
 """
 
 from __future__ import annotations
@@ -27,17 +29,19 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def rate(shows: np.ndarray) -> dict:
-    """{"value", "n", "low", "high"} of a bool array: the share that is true, with its Wilson interval. `value` is None for no data."""
+    """{"value", "n", "low", "high"} of a bool array: the share that is true, with its Wilson interval. `value` is None
+    for no data."""
     hits, n = int(np.sum(shows)), len(shows)
     low, high = wilson(hits, n)
     return {"value": hits / n if n else None, "n": n, "low": low, "high": high}
 
 
 def bootstrap_mean(values: np.ndarray, groups=None, seed: int = 0) -> dict:
-    """{"value", "n", "low", "high"}: the mean of `values` [N] and its percentile bootstrap interval (Efron 1979) over `groups`.
+    """{"value", "n", "low", "high"}: the mean of `values` [N] and its percentile bootstrap interval (Efron 1979) over
+    `groups`.
 
-    `groups` names the prompt of each value (default: each its own); a prompt counts once, with the mean of its values, and `n` is the number of
-    prompts. `low` and `high` are None for fewer than two. Raises ValueError for no values.
+    `groups` names the prompt of each value (default: each its own); a prompt counts once, with the mean of its values,
+    and `n` is the number of prompts. `low` and `high` are None for fewer than two. Raises ValueError for no values.
     """
     means = _group_means(np.asarray(values, np.float64), groups)
     n = len(means)
@@ -51,9 +55,11 @@ def bootstrap_mean(values: np.ndarray, groups=None, seed: int = 0) -> dict:
 
 
 def paired_difference(base: np.ndarray, erased: np.ndarray, groups=None, seed: int = 0) -> dict:
-    """`erased - base` on the same prompts and seeds, as `bootstrap_mean` of the differences: what both have in common cancels.
+    """`erased - base` on the same prompts and seeds, as `bootstrap_mean` of the differences: what both have in common
+    cancels.
 
-    Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1. Raises ValueError if they are not equally long.
+    Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1. Raises ValueError if they are not equally
+    long.
     """
     if len(base) != len(erased):
         raise ValueError(f"a paired difference needs pairs, got {len(base)} and {len(erased)} values")

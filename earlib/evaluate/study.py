@@ -1,7 +1,8 @@
-"""Everything that is measured of one erasure, in sections that are kept as soon as they are done: a study that was killed goes on where it stopped.
+"""Everything that is measured of one erasure, in sections that are kept as soon as they are done: a study that was
+killed goes on where it stopped.
 
-A section returns {"records": flat records, "notes": what was left out and why, ...}. What is measured is in `report.py`, `drift.py` and
-`understanding.py`; how it is shown, in `page.py`.
+A section returns {"records": flat records, "notes": what was left out and why, ...}. What is measured is in
+`report.py`, `drift.py` and `understanding.py`; how it is shown, in `page.py`.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import numpy as np
 
 from ..errors import UserError
 from ..runs import plain, read_json, write_json
+from .evaluation import Instruments, Note, evaluate
 from .judges import Judge, MiniWorldJudge, describe, load_judge
-from .report import Instruments, Note, evaluate
 
 LEAST_PICTURES = 2  # of the concept, for what is measured on them
 EXAMPLES = 6  # captions that are kept to be shown
@@ -21,7 +22,8 @@ EXAMPLES = 6  # captions that are kept to be shown
 
 @dataclass
 class Case:
-    """One erasure of one concept, and how closely to look: `size` prompts of a kind, two thirds fewer of each neighbour, twice as many benign ones."""
+    """One erasure of one concept, and how closely to look: `size` prompts of a kind, two thirds fewer of each
+    neighbour, twice as many benign ones."""
 
     generator: object
     concept: object
@@ -39,7 +41,12 @@ class Case:
         Instruments(self.judge, self.clip, self.reference)
         self.named = list(self.concept.tests.get("direct") or next(iter(self.concept.tests.values())))[: self.size]
         self.benign = list(self.concept.benign)[: self.size]
-        notes = (Note(self.generator, self.concept, condition, self.erasure if condition == "erased" else None, self.seeds[:1]) for condition in CONDITIONS)
+        notes = (
+            Note(
+                self.generator, self.concept, condition, self.erasure if condition == "erased" else None, self.seeds[:1]
+            )
+            for condition in CONDITIONS
+        )
         self.base, self.erased = notes
         self._tokens: dict[tuple, object] = {}
 
@@ -62,7 +69,9 @@ class Case:
         tokens = self.tokens(self.named)
         shows = self.judge.shows(self.generator.decode(tokens))
         if shows.sum() < LEAST_PICTURES:
-            raise UserError(f"the judge saw the concept in {shows.sum()} of {len(shows)} pictures of the base model, {LEAST_PICTURES} are needed")
+            raise UserError(
+                f"the judge saw the concept in {shows.sum()} of {len(shows)} pictures of the base model, {LEAST_PICTURES} are needed"
+            )
         rows = np.flatnonzero(shows)
         return [self.named[i] for i in rows], tokens[rows]
 
@@ -74,12 +83,16 @@ def rates(case: Case) -> dict:
     """The judges' rates, CLIP scores and distances of `report.evaluate`, with changes."""
     caps = {"tests": case.size, "neighbours": max(2, case.size // 3), "benign": 2 * case.size}
     tools = {"clip": case.clip, "reference": case.reference}
-    records = evaluate(case.generator, case.concept, case.erasure, case.seeds, caps, progress=case.progress, changes=True, **tools)
+    records = evaluate(
+        case.generator, case.concept, case.erasure, case.seeds, caps, progress=case.progress, changes=True, **tools
+    )
     there, notes = {r["metric"] for r in records}, []
     if "clip_score" not in there:
         notes.append("CLIP scores: no model was named; add --clip ViT-B-32-quickgelu/openai")
     if "kid" not in there:
-        notes.append("KID, FID, precision and recall: they need at least 8 benign pictures, real pictures (--reference DIR) and Inception's weights")
+        notes.append(
+            "KID, FID, precision and recall: they need at least 8 benign pictures, real pictures (--reference DIR) and Inception's weights"
+        )
     return {"records": records, "notes": notes}
 
 
@@ -109,8 +122,15 @@ def knowledge(case: Case) -> dict:
     except UserError as error:
         return {"records": [], "notes": [f"likelihood gap: {error}"]}
     gap = likelihood_gap(case.generator, case.erasure, prompts, tokens)
-    parts = (("likelihood_gap", case.base, "base"), ("likelihood_gap", case.erased, "erased"), ("likelihood_gap_change", case.erased, "change"))
-    return {"records": [note.measure(metric, case.concept.name, "direct", gap[part]) for metric, note, part in parts], "notes": []}
+    parts = (
+        ("likelihood_gap", case.base, "base"),
+        ("likelihood_gap", case.erased, "erased"),
+        ("likelihood_gap_change", case.erased, "change"),
+    )
+    return {
+        "records": [note.measure(metric, case.concept.name, "direct", gap[part]) for metric, note, part in parts],
+        "notes": [],
+    }
 
 
 def guidance(case: Case) -> dict:
@@ -119,8 +139,14 @@ def guidance(case: Case) -> dict:
 
     records = []
     for note, erasure in case.conditions:
-        for row in guidance_sweep(case.generator, case.named, case.judge, erasure, seed=case.seeds[0], progress=case.progress):
-            records.append(note.measure("guided_rate", case.concept.name, f"guidance {row['guidance']:g}", row, describe(case.judge)))
+        for row in guidance_sweep(
+            case.generator, case.named, case.judge, erasure, seed=case.seeds[0], progress=case.progress
+        ):
+            records.append(
+                note.measure(
+                    "guided_rate", case.concept.name, f"guidance {row['guidance']:g}", row, describe(case.judge)
+                )
+            )
     return {"records": records, "notes": []}
 
 
@@ -136,7 +162,9 @@ def prefix(case: Case) -> dict:
     filler = filler[np.arange(len(tokens)) % len(filler)]
     records, who = [], describe(case.judge)
     for note, erasure in case.conditions:
-        for row in prefix_probe(case.generator, prompts, tokens, case.judge, erasure, filler, seed=case.seeds[0] + 1, progress=case.progress):
+        for row in prefix_probe(
+            case.generator, prompts, tokens, case.judge, erasure, filler, seed=case.seeds[0] + 1, progress=case.progress
+        ):
             kind = f"{row['rows']} of {case.generator.grid[0]} rows"
             records.append(note.measure("prefix_rate", case.concept.name, kind, row, who))
             if note is case.base:
@@ -145,7 +173,8 @@ def prefix(case: Case) -> dict:
 
 
 def recognition(case: Case) -> dict:
-    """Captions, and on models that were taught to answer a yes-or-no question, of pictures with the concept and without."""
+    """Captions, and on models that were taught to answer a yes-or-no question, of pictures with the concept and
+    without."""
     from .understanding import question_about
     from .understanding import recognition as recognise
 
@@ -155,19 +184,35 @@ def recognition(case: Case) -> dict:
         return {"records": [], "notes": [f"recognition: {error}"]}
     records, examples = [], []
     # MiniJanus was taught to caption and nothing else
-    asked = {"caption": None} if case.generator.profile == "mini" else {"caption": None, "question": question_about(case.concept)}
+    asked = (
+        {"caption": None}
+        if case.generator.profile == "mini"
+        else {"caption": None, "question": question_about(case.concept)}
+    )
     for metric, question in asked.items():
         rows = recognise(case.generator, case.concept, shows, without, case.erasure, question=question)
         for row in rows:
-            name, note = (f"{metric}_rate_change", case.erased) if row["condition"] == "change" else (f"{metric}_rate", getattr(case, row["condition"]))
+            name, note = (
+                (f"{metric}_rate_change", case.erased)
+                if row["condition"] == "change"
+                else (f"{metric}_rate", getattr(case, row["condition"]))
+            )
             records.append(note.measure(name, case.concept.name, row["pictures"], row, question))
-        answers = {row["condition"]: row["answers"][:EXAMPLES] for row in rows if row["pictures"] == "with the concept" and "answers" in row}
-        examples += [{"asked": question or "a caption", "base": b, "erased": e} for b, e in zip(answers["base"], answers["erased"])]
+        answers = {
+            row["condition"]: row["answers"][:EXAMPLES]
+            for row in rows
+            if row["pictures"] == "with the concept" and "answers" in row
+        }
+        examples += [
+            {"asked": question or "a caption", "base": b, "erased": e}
+            for b, e in zip(answers["base"], answers["erased"])
+        ]
     return {"records": records, "notes": [], "examples": examples}
 
 
 def _pictures_to_recognise(case: Case):
-    """Pictures with the concept and without it: MiniWorld's own for a model of its size, else the base model's drawings, sorted by the judge."""
+    """Pictures with the concept and without it: MiniWorld's own for a model of its size, else the base model's
+    drawings, sorted by the judge."""
     from .understanding import world_pictures
 
     drawn = case.generator.decode(case.tokens(case.benign))
@@ -178,15 +223,25 @@ def _pictures_to_recognise(case: Case):
     shows = case.generator.decode(case.concept_pictures()[1])
     without = drawn[~case.judge.shows(drawn)]
     if len(without) < LEAST_PICTURES:
-        raise UserError(f"the judge saw the concept in all but {len(without)} of {len(drawn)} benign pictures, {LEAST_PICTURES} without it are needed")
+        raise UserError(
+            f"the judge saw the concept in all but {len(without)} of {len(drawn)} benign pictures, {LEAST_PICTURES} without it are needed"
+        )
     return shows, without
 
 
-SECTIONS = {"rates": rates, "drift": drift, "knowledge": knowledge, "guidance": guidance, "prefix": prefix, "recognition": recognition}
+SECTIONS = {
+    "rates": rates,
+    "drift": drift,
+    "knowledge": knowledge,
+    "guidance": guidance,
+    "prefix": prefix,
+    "recognition": recognition,
+}
 
 
 def measure(case: Case, run) -> dict[str, dict]:
-    """Every section of the study by name, taken from `run`'s folder where it was finished before; writes sections/NAME.json as each is done."""
+    """Every section of the study by name, taken from `run`'s folder where it was finished before; writes
+    sections/NAME.json as each is done."""
     from tqdm.auto import tqdm
 
     found = {}

@@ -1,8 +1,9 @@
 """The understanding side: does a model that can no longer draw a concept still recognise one?
 
-A unified model reads pictures and draws them with one trunk, so that an erasure that changes the trunk may take recognition with it. Pictures with
-the concept and pictures without it are captioned, and asked about, before and after erasure. Pictures come from MiniWorld's renderer on mini, from
-folders (`folders.read_pictures`) or from the model's own drawings otherwise; nothing is drawn here.
+A unified model reads pictures and draws them with one trunk, so that an erasure that changes the trunk may take
+recognition with it. Pictures with the concept and pictures without it are captioned, and asked about, before and after
+erasure. Pictures come from MiniWorld's renderer on mini, from folders (`folders.read_pictures`) or from the model's own
+drawings otherwise; nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from .judges import MiniWorldJudge
 from .statistics import paired_difference, rate
 
 
-def recognition(generator, concept, shows: np.ndarray, without: np.ndarray, erasure=None, words=None, question: str | None = None) -> list[dict]:
-    """Rows {"condition", "pictures", "value", "n", "low", "high", "answers"}: how often the model says that the concept is there.
+def recognition(
+    generator, concept, shows: np.ndarray, without: np.ndarray, erasure=None, words=None, question: str | None = None
+) -> list[dict]:
+    """Rows {"condition", "pictures", "value", "n", "low", "high", "answers"}: how often the model says that the concept
+    is there.
 
-    `shows` and `without` are uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it: on the first the rate is that of
-    recognition, on the second that of false positives. Without a `question` the model's caption must hold one of `words` (default:
-    `naming_words`); with one, its answer must begin with "yes". Intervals are Wilson's. With an erasure, rows of condition "erased" follow, and
-    rows "change": the paired difference with its bootstrap interval.
+    `shows` and `without` are uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it: on
+    the first the rate is that of recognition, on the second that of false positives. Without a `question` the model's
+    caption must hold one of `words` (default: `naming_words`); with one, its answer must begin with "yes". Intervals
+    are Wilson's. With an erasure, rows of condition "erased" follow, and rows "change": the paired difference with its
+    bootstrap interval.
     """
     words = words or naming_words(concept)
     said: dict[tuple[str, str], np.ndarray] = {}
@@ -34,12 +39,17 @@ def recognition(generator, concept, shows: np.ndarray, without: np.ndarray, eras
         with change.on(generator) if change is not None else nullcontext():
             for pictures, images in (("with the concept", shows), ("without it", without)):
                 answers = generator.caption(images) if question is None else generator.caption(images, question)
-                found = np.array([says_yes(a) if question else holds_word(a, words) is not None for a in answers], dtype=bool)
+                found = np.array(
+                    [says_yes(a) if question else holds_word(a, words) is not None for a in answers], dtype=bool
+                )
                 said[condition, pictures] = found
                 rows.append({"condition": condition, "pictures": pictures} | rate(found) | {"answers": answers})
     if erasure is not None:
         for pictures in ("with the concept", "without it"):
-            rows.append({"condition": "change", "pictures": pictures} | paired_difference(said["base", pictures], said["erased", pictures]))
+            rows.append(
+                {"condition": "change", "pictures": pictures}
+                | paired_difference(said["base", pictures], said["erased", pictures])
+            )
     return rows
 
 
@@ -56,19 +66,25 @@ def naming_words(concept) -> tuple[str, ...]:
 
     group, label = concept.judge.get("group", "object"), concept.judge.get("label", "church")
     if group == "style":
-        return tuple(phrase.replace("{x}", "").strip(" ,").removesuffix(" of") for phrase in STYLE_PHRASES[label] if phrase != "{x}")
+        return tuple(
+            phrase.replace("{x}", "").strip(" ,").removesuffix(" of")
+            for phrase in STYLE_PHRASES[label]
+            if phrase != "{x}"
+        )
     return {"object": NOUNS, "place": PLACE_PHRASES}.get(group, {}).get(label, (label,))
 
 
 def question_about(concept) -> str:
-    """A yes-or-no question about the concept, for models that were taught to answer questions. MiniJanus was taught to caption only."""
+    """A yes-or-no question about the concept, for models that were taught to answer questions. MiniJanus was taught to
+    caption only."""
     name = concept.words[0] if concept.words and concept.kind != "content" else concept.name.replace("-", " ")
     what = {"object": f"Is there a {name} in this picture?", "style": f"Is this picture in the style {name}?"}
     return what.get(concept.kind, f"Does this picture show {name}?") + " Answer yes or no."
 
 
 def world_pictures(judge: MiniWorldJudge, n: int = 100, seed: int = 2027) -> tuple[np.ndarray, np.ndarray]:
-    """`n` MiniWorld pictures with what `judge` looks for and the same `n` scenes without it (another object, place, ... in its stead), one object each.
+    """`n` MiniWorld pictures with what `judge` looks for and the same `n` scenes without it (another object, place, ...
+    in its stead), one object each.
 
     Both uint8 [n, 48, 48, 3]; always the same for the same seed.
     """
@@ -81,5 +97,8 @@ def world_pictures(judge: MiniWorldJudge, n: int = 100, seed: int = 2027) -> tup
     label = names.index(judge.label)
     own = getattr(scenes, judge.group)
     other = (label + 1 + np.arange(n) % (len(names) - 1)) % len(names)  # each of the others in turn, never the label
-    with_it, without = (dataclasses.replace(scenes, **{judge.group: values}) for values in (np.full(n, label), np.where(own == label, other, own)))
+    with_it, without = (
+        dataclasses.replace(scenes, **{judge.group: values})
+        for values in (np.full(n, label), np.where(own == label, other, own))
+    )
     return render(with_it), render(without)

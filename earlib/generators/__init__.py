@@ -35,7 +35,8 @@ def draw(
     batch_size: int | None = None,
     progress: bool = True,
 ):
-    """Pictures of `prompts`: uint8 [N, H, W, 3]. A picture depends only on (seed, key, model, erasure); keys default to text and occurrence.
+    """Pictures of `prompts`: uint8 [N, H, W, 3]. A picture depends only on (seed, key, model, erasure); keys default to
+    text and occurrence.
 
     `guidance` and `temperature` default to the model's own.
     """
@@ -44,5 +45,12 @@ def draw(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = picture_seeds(seed, keys or default_keys(prompts))
     with erasure.on(generator) if erasure is not None else nullcontext():
-        tokens = generator.sample(prompts, seeds, guidance, generator.temperature if temperature is None else temperature, batch_size, progress)
+        tokens = generator.sample(
+            prompts,
+            seeds,
+            guidance,
+            generator.temperature if temperature is None else temperature,
+            batch_size,
+            progress,
+        )
     return generator.decode(tokens)

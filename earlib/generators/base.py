@@ -1,7 +1,7 @@
 """The interface of a next-token image generator, and nothing that belongs to one model.
 
-Letters in tensor names: B pictures (or rows), P prompt positions, T image tokens, D width, V codebook entries, H and W pixels.
-Next-scale models are another family and live in `earlib/nextscale`.
+Letters in tensor names: B pictures (or rows), P prompt positions, T image tokens, D width, V codebook entries, H and W
+pixels. Next-scale models are another family and live in `earlib/nextscale`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ class PromptBatch:
 
     ids_BP: torch.Tensor
     mask_BP: torch.Tensor
-    texts: tuple[str, ...] = ()  # what was asked for, row by row; a blanked twin has its prompt's. Empty where nobody needs to know
+    texts: tuple[
+        str, ...
+    ] = ()  # what was asked for, row by row; a blanked twin has its prompt's. Empty where nobody needs to know
 
     def __len__(self) -> int:
         return len(self.ids_BP)
 
     def __getitem__(self, rows) -> PromptBatch:
-        where = torch.arange(len(self.texts))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist() if self.texts else ()
+        where = (
+            torch.arange(len(self.texts))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist()
+            if self.texts
+            else ()
+        )
         return PromptBatch(self.ids_BP[rows], self.mask_BP[rows], tuple(self.texts[i] for i in where))
 
     def stack(self, other: PromptBatch) -> PromptBatch:
@@ -38,14 +44,16 @@ class PromptBatch:
         return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]), a.texts + b.texts)
 
     def padded(self, length: int) -> PromptBatch:
-        """The rows with padding at their left, `length` in all; padding is never attended to, so that any token will do."""
+        """The rows with padding at their left, `length` in all; padding is never attended to, so that any token will
+        do."""
         more = length - self.ids_BP.shape[1]
         return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)), self.texts)
 
 
 @dataclass
 class Past:
-    """What a model has read so far: its key/value cache, and the one image token that it has been given but not yet read."""
+    """What a model has read so far: its key/value cache, and the one image token that it has been given but not yet
+    read."""
 
     cache: object | None = None
     pending_B1: torch.Tensor | None = None
@@ -85,14 +93,17 @@ class Generator(ABC):
         return next(self.trunk.parameters()).dtype
 
     def positions(self, image_tokens: int) -> int:
-        """Positions that so many image tokens take in the context; more than their number where a model ends its lines with a token."""
+        """Positions that so many image tokens take in the context; more than their number where a model ends its lines
+        with a token."""
         return image_tokens
 
-    # What a change of the trunk may ask while the trunk runs: bool [B, S], where the words of prompts stand among what is being read; None for image tokens.
+    # What a change of the trunk may ask while the trunk runs: bool [B, S], where the words of prompts stand among what
+    # is being read; None for image tokens.
     words_BS: torch.Tensor | None = None
     # How guidance is done, where it is not the usual one: see `sampling.guided_rows`.
     steering = None
-    # What hangs on what a row was asked for: an object whose `read(generator, texts)` is called before the rows are (`erasure/membranes.py`).
+    # What hangs on what a row was asked for: an object whose `read(generator, texts)` is called before the rows are
+    # (`erasure/membranes.py`).
     gates = None
 
     @contextmanager
@@ -114,14 +125,16 @@ class Generator(ABC):
         return before, next(i for i, (x, y) in enumerate(zip(a[::-1], b[::-1])) if x != y)
 
     def word_mask(self, prompts: PromptBatch) -> torch.Tensor:
-        """Where a prompt's own words stand, bool [B, P]: not its padding, its conversation format, the token that begins an image, or blanks."""
+        """Where a prompt's own words stand, bool [B, P]: not its padding, its conversation format, the token that
+        begins an image, or blanks."""
         before, after = self._format
         P = prompts.ids_BP.shape[1]
         start_B1 = P - prompts.mask_BP.sum(1, keepdim=True) + before
         where_P = torch.arange(P, device=prompts.ids_BP.device)
         return (where_P >= start_B1) & (where_P < P - after) & (prompts.ids_BP != self.null_like(prompts).ids_BP)
 
-    # Embeddings [B, S, D] of image tokens [B, S] for a model that reads nothing between them; such a model can be drawn by a captured step.
+    # Embeddings [B, S, D] of image tokens [B, S] for a model that reads nothing between them; such a model can be drawn
+    # by a captured step.
     embed_image_tokens = None
 
     @abstractmethod
@@ -133,11 +146,14 @@ class Generator(ABC):
         """The unconditional twin of every row: same length, the words blanked."""
 
     @abstractmethod
-    def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
+    def hidden_states(
+        self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
         """States h_BTD that predict each of `image_tokens_BT`, teacher-forced, after the final norm.
 
-        h[:, t] has read the prompt and the tokens before t. Without `past` the tokens start the picture. With a `Past` they continue what it
-        holds (an empty one starts a picture), and it is extended in place: feeding a picture in windows gives the states of feeding it whole.
+        h[:, t] has read the prompt and the tokens before t. Without `past` the tokens start the picture. With a `Past`
+        they continue what it holds (an empty one starts a picture), and it is extended in place: feeding a picture in
+        windows gives the states of feeding it whole.
         """
 
     @abstractmethod
@@ -146,7 +162,8 @@ class Generator(ABC):
 
     @abstractmethod
     def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
-        """Pictures of whole token grids: uint8 [B, H, W, 3]; `chunk` of them at a time, by default as many as there is room for."""
+        """Pictures of whole token grids: uint8 [B, H, W, 3]; `chunk` of them at a time, by default as many as there is
+        room for."""
 
     @abstractmethod
     def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
@@ -161,9 +178,18 @@ class Generator(ABC):
         return []
 
     def sample(
-        self, prompts, seeds, guidance=None, temperature: float = 1.0, batch_size: int | None = None, progress: bool = False, prefix=None, graphs=None
+        self,
+        prompts,
+        seeds,
+        guidance=None,
+        temperature: float = 1.0,
+        batch_size: int | None = None,
+        progress: bool = False,
+        prefix=None,
+        graphs=None,
     ) -> torch.Tensor:
-        """Image tokens int64 [N, T] (on the CPU) for `prompts`, one int seed each; `prefix` [N, K] gives the first tokens. See `sampling.sample_tokens`."""
+        """Image tokens int64 [N, T] (on the CPU) for `prompts`, one int seed each; `prefix` [N, K] gives the first
+        tokens. See `sampling.sample_tokens`."""
         from .sampling import sample_tokens
 
         guidance = self.guidance if guidance is None else guidance

@@ -1,8 +1,9 @@
 """Emu3 behind the `Generator` interface: transformers' `Emu3ForConditionalGeneration`, of any size.
 
-Emu3 has one vocabulary and one head for words and pictures, and it ends every row of a picture with a token of its own that nobody chooses. Those line
-ends live in this file only: samplers and trainers see rows x columns image tokens, numbered as in the codebook. Greedy tokens are those of
-transformers' own `generate` with the constraint and the negative prompt of its documentation; a test compares them.
+Emu3 has one vocabulary and one head for words and pictures, and it ends every row of a picture with a token of its own
+that nobody chooses. Those line ends live in this file only: samplers and trainers see rows x columns image tokens,
+numbered as in the codebook. Greedy tokens are those of transformers' own `generate` with the constraint and the
+negative prompt of its documentation; a test compares them.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from .janus import JanusGenerator, fingerprint
 
 
 class Emu3Generator(Generator):
-    """An Emu3 model with its processor. `name` is what the user asked for; `profile` one of the known scales or "custom".
+    """An Emu3 model with its processor. `name` is what the user asked for; `profile` one of the known scales or
+    "custom".
 
-    Pictures have the size that `image_area` asks for: the model's configuration has it, as in the authors' own layout, else the processor (720 x 720
-    pixels). The unconditional rows read `null_prompt` before the header of an image. It is empty here; the authors' example names flaws to
-    avoid instead, at the same guidance of 3, and keeps the 2048 likeliest tokens where this library keeps all.
+    Pictures have the size that `image_area` asks for: the model's configuration has it, as in the authors' own layout,
+    else the processor (720 x 720 pixels). The unconditional rows read `null_prompt` before the header of an image. It
+    is empty here; the authors' example names flaws to avoid instead, at the same guidance of 3, and keeps the 2048
+    likeliest tokens where this library keeps all.
     """
 
     def __init__(self, model, processor, name: str = "custom", profile: str = "custom", null_prompt: str = ""):
@@ -38,7 +41,9 @@ class Emu3Generator(Generator):
         model.requires_grad_(False)
         self.line_end_id = model.vocabulary_mapping.eol_token_id
         self.code_ids_V = self._code_ids().to(self.device)
-        in_a_row = bool((self.code_ids_V.diff() == 1).all())  # as in the published ones; then a slice of the head copies nothing
+        in_a_row = bool(
+            (self.code_ids_V.diff() == 1).all()
+        )  # as in the published ones; then a slice of the head copies nothing
         self.head_rows = slice(int(self.code_ids_V[0]), int(self.code_ids_V[-1]) + 1) if in_a_row else self.code_ids_V
         self.null_ids_N = self._header([null_prompt])["input_ids"][0].to(self.device)
         self.fingerprint = fingerprint(model)
@@ -47,20 +52,27 @@ class Emu3Generator(Generator):
         """The vocabulary's id of every codebook entry, int64 [V]."""
         ids = self.model.vocabulary_mapping.img2bpe
         if sorted(ids) != list(range(self.codebook_size)):
-            raise UserError(f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary, {self.codebook_size} in its codebook")
+            raise UserError(
+                f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary, {self.codebook_size} in its codebook"
+            )
         return torch.tensor([ids[code] for code in range(self.codebook_size)])
 
     # ------------------------------------------------------------------ prompts
 
     def _header(self, prompts: list[str]):
-        """Prompts as Emu3 wants them, unadorned, each with the header of an image: its beginning, `rows*columns`, and where the tokens follow."""
+        """Prompts as Emu3 wants them, unadorned, each with the header of an image: its beginning, `rows*columns`, and
+        where the tokens follow."""
         return self.processor(text=prompts, return_for_image_generation=True, padding=True, return_tensors="pt")
 
     def encode(self, prompts: list[str]) -> PromptBatch:
         out = self._header(prompts)
-        room = max(0, len(self.null_ids_N) - out["input_ids"].shape[1])  # for a null prompt that is longer than all of them
+        room = max(
+            0, len(self.null_ids_N) - out["input_ids"].shape[1]
+        )  # for a null prompt that is longer than all of them
         ids_BP = F.pad(out["input_ids"], (room, 0), value=self.tokenizer.pad_token_id)
-        return PromptBatch(ids_BP.to(self.device), F.pad(out["attention_mask"], (room, 0)).to(self.device), tuple(prompts))
+        return PromptBatch(
+            ids_BP.to(self.device), F.pad(out["attention_mask"], (room, 0)).to(self.device), tuple(prompts)
+        )
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         # Another prompt with the same header, left-padded to the same length; what is padding is not attended to.
@@ -78,7 +90,9 @@ class Emu3Generator(Generator):
         """Positions that so many image tokens take (an int or a tensor), with the ends of the rows that they complete."""
         return image_tokens + image_tokens // self.grid[1]
 
-    def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
+    def hidden_states(
+        self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
         T, given = image_tokens_BT.shape[1], past.length if past is not None else 0
         fed_BS = image_tokens_BT[:, :-1] if given == 0 else torch.cat([past.pending_B1, image_tokens_BT[:, :-1]], 1)
         # token j of a picture lies positions(j) after the prompt; what lies between two rows is the line end
@@ -92,7 +106,9 @@ class Emu3Generator(Generator):
             words_BS = F.pad(self.word_mask(prompts), (0, ids_BS.shape[1]))
             ids_BS = torch.cat([prompts.ids_BP, ids_BS], 1)
         mask_BS = F.pad(prompts.mask_BP, (0, end), value=1)
-        places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :]  # padding does not count, as in transformers' generate
+        places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[
+            :, -ids_BS.shape[1] :
+        ]  # padding does not count, as in transformers' generate
         with self.reading(words_BS, prompts.texts):
             out = self.trunk(
                 input_ids=ids_BS,
@@ -103,7 +119,8 @@ class Emu3Generator(Generator):
             )
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], given + T
-        # token j is predicted where the position before it was read: token j - 1, or the line end after it, or the prompt
+        # token j is predicted where the position before it was read: token j - 1, or the line end after it, or the
+        # prompt
         before_T = self.positions(torch.arange(given, given + T, device=fed_BS.device)) - end - 1
         return out.last_hidden_state[:, before_T]
 
@@ -144,8 +161,11 @@ class Emu3Generator(Generator):
         return torch.stack(parts).view(len(images_BHW3), -1).cpu()
 
     @torch.no_grad()
-    def caption(self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64) -> list[str]:
-        """What the model says of pictures, greedily. Only a checkpoint trained for it (Emu3-Chat) says anything sensible; the one that draws does not."""
+    def caption(
+        self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64
+    ) -> list[str]:
+        """What the model says of pictures, greedily. Only a checkpoint trained for it (Emu3-Chat) says anything
+        sensible; the one that draws does not."""
         processor, (rows, columns) = self.processor, self.grid
         if not processor.chat_template:
             raise UserError(
@@ -156,7 +176,9 @@ class Emu3Generator(Generator):
         text = processor.apply_chat_template([system, {"role": "user", "content": content}], add_generation_prompt=True)
         body = processor.image_token * (rows * (columns + 1))  # every row with its end
         image = f"{processor.image_start_token}{rows}*{columns}{processor.fake_token_around_image}{body}{processor.eof_token}{processor.image_end_token}"
-        ids_P = self.tokenizer(processor.bos_token + text.replace(processor.image_token, image), return_tensors="pt")["input_ids"][0].to(self.device)
+        ids_P = self.tokenizer(processor.bos_token + text.replace(processor.image_token, image), return_tensors="pt")[
+            "input_ids"
+        ][0].to(self.device)
         greedy = GenerationConfig(
             do_sample=False,
             guidance_scale=1.0,  # or the scale for drawing would be used on words
@@ -167,7 +189,9 @@ class Emu3Generator(Generator):
         for i in range(0, len(images_BHW3), chunk):
             tokens_BHW = self.tokenize(images_BHW3[i : i + chunk]).to(self.device).view(-1, rows, columns)
             ids_BP = ids_P.repeat(len(tokens_BHW), 1)
-            ids_BP[:, ids_P == processor.image_token_id] = F.pad(self.code_ids_V[tokens_BHW], (0, 1), value=self.line_end_id).flatten(1)
+            ids_BP[:, ids_P == processor.image_token_id] = F.pad(
+                self.code_ids_V[tokens_BHW], (0, 1), value=self.line_end_id
+            ).flatten(1)
             out = self.model.generate(ids_BP, attention_mask=torch.ones_like(ids_BP), generation_config=greedy)
             answers += self.tokenizer.batch_decode(out[:, len(ids_P) :], skip_special_tokens=True)
         return [a.strip() for a in answers]

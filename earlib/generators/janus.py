@@ -1,6 +1,7 @@
 """Janus behind the `Generator` interface: transformers' `JanusForConditionalGeneration`, of any size.
 
-The prompt format, the null prompt and greedy tokens are those of transformers' own `generate(generation_mode="image")`; a test compares them.
+The prompt format, the null prompt and greedy tokens are those of transformers' own `generate(generation_mode="image")`;
+a test compares them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ NOT_HASHED = (*CAPTION_PARTS, "model.vqmodel.quantize.")  # they may be missing;
 
 
 class JanusGenerator(Generator):
-    """A Janus model with its processor. `name` is what the user asked for; `profile` one of the known scales or "custom"."""
+    """A Janus model with its processor. `name` is what the user asked for; `profile` one of the known scales or
+    "custom"."""
 
     def __init__(self, model, processor, name: str = "custom", profile: str = "custom"):
         self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
@@ -56,7 +58,8 @@ class JanusGenerator(Generator):
 
     @property
     def blank_token_id(self) -> int:
-        """What stands for a blanked word. Janus-Pro has a token of its own for it, which need not be the one its tokenizer pads with."""
+        """What stands for a blanked word. Janus-Pro has a token of its own for it, which need not be the one its
+        tokenizer pads with."""
         blank = self.model.generation_config.pad_token_id
         return self.tokenizer.pad_token_id if blank is None else blank
 
@@ -73,7 +76,9 @@ class JanusGenerator(Generator):
 
     # ------------------------------------------------------------------ drawing
 
-    def hidden_states(self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None) -> torch.Tensor:
+    def hidden_states(
+        self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
         embed = self.embed_image_tokens
         T = image_tokens_BT.shape[1]
         words_BS = None
@@ -89,7 +94,9 @@ class JanusGenerator(Generator):
         mask_BS = F.pad(prompts.mask_BP, (0, read), value=1)
         cache = past.cache if past is not None else None
         with self.reading(words_BS, prompts.texts):
-            out = self.trunk(inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None)
+            out = self.trunk(
+                inputs_embeds=inputs_BSD, attention_mask=mask_BS, past_key_values=cache, use_cache=past is not None
+            )
         if past is not None:
             past.cache, past.pending_B1, past.length = out.past_key_values, image_tokens_BT[:, -1:], past.length + T
         return out.last_hidden_state[:, -T:]
@@ -120,13 +127,19 @@ class JanusGenerator(Generator):
     @torch.no_grad()
     def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
         encode = self.model.model.vqmodel.encode
-        parts = [encode(self._pixels(images_BHW3[i : i + chunk])).image_tokens for i in range(0, len(images_BHW3), chunk)]
+        parts = [
+            encode(self._pixels(images_BHW3[i : i + chunk])).image_tokens for i in range(0, len(images_BHW3), chunk)
+        ]
         return torch.cat(parts).view(len(images_BHW3), -1).cpu()
 
     @torch.no_grad()
-    def caption(self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64) -> list[str]:
+    def caption(
+        self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64
+    ) -> list[str]:
         if self.model.lm_head is None:
-            raise UserError(f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., parts='all')")
+            raise UserError(
+                f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., parts='all')"
+            )
         text = self._chat(question or "what is in the picture ?", image=True)
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
         text = text.replace(body, start + body * self.processor.num_image_tokens + end)
@@ -137,7 +150,9 @@ class JanusGenerator(Generator):
         for i in range(0, len(images_BHW3), chunk):
             pixels = self._pixels(images_BHW3[i : i + chunk])
             rows = ids.repeat(len(pixels), 1)
-            out = self.model.generate(rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, generation_config=greedy)
+            out = self.model.generate(
+                rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, generation_config=greedy
+            )
             answers += self.tokenizer.batch_decode(out[:, rows.shape[1] :], skip_special_tokens=True)
         return [a.strip() for a in answers]
 
@@ -145,11 +160,13 @@ class JanusGenerator(Generator):
 def fingerprint(model, left_out: tuple[str, ...] = ()) -> str:
     """16 hex digits that change when a weight does: hashed over names, shapes and a strided sample of every tensor.
 
-    Tensors whose names begin with one of `left_out` do not count: Janus leaves out what only captions read, so that it does not matter whether
-    that was loaded. A model made in memory has the hash of its own numbers; `load_generator` hashes the weights as they are stored, so that the
-    dtype in which they are loaded does not matter.
+    Tensors whose names begin with one of `left_out` do not count: Janus leaves out what only captions read, so that it
+    does not matter whether that was loaded. A model made in memory has the hash of its own numbers; `load_generator`
+    hashes the weights as they are stored, so that the dtype in which they are loaded does not matter.
     """
-    return combined(tensor_hash(name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(left_out))
+    return combined(
+        tensor_hash(name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(left_out)
+    )
 
 
 def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:

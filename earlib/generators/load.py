@@ -1,8 +1,9 @@
 """Finding and loading a generator: by profile, hub id or folder.
 
-Weights go from safetensors files straight to the device, one tensor at a time, in the dtype they will have there: neither the CPU nor the GPU ever
-holds them twice, and what is not needed is never read. Before the first one is read it is known what the model will take and whether that fits
-(`earlib/memory.py`). What a family's weights mean is in `janus.py` and `emu3.py`; the authors' own layout is read by `convert.py` only.
+Weights go from safetensors files straight to the device, one tensor at a time, in the dtype they will have there:
+neither the CPU nor the GPU ever holds them twice, and what is not needed is never read. Before the first one is read it
+is known what the model will take and whether that fits (`earlib/memory.py`). What a family's weights mean is in
+`janus.py` and `emu3.py`; the authors' own layout is read by `convert.py` only.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class Family:
     generator_class: str
     caption_parts: tuple[str, ...]  # prefixes of tensors that only captions need
     picture: Callable  # config -> (image tokens of a picture, entries of the codebook)
-    stored_as: tuple[tuple[str, str], ...] = ()  # prefixes of stored names, and of the class's own: transformers renames on loading and back on saving
+    stored_as: tuple[
+        tuple[str, str], ...
+    ] = ()  # prefixes of stored names, and of the class's own: transformers renames on loading and back on saving
 
 
 FAMILIES = {
@@ -55,7 +58,11 @@ FAMILIES = {
         "Emu3Generator",
         (),
         lambda config: (getattr(config, "image_area", 720 * 720) // 64, config.vq_config.codebook_size),
-        (("text_model.lm_head.", "lm_head."), ("text_model.model.", "model.text_model."), ("vqmodel.", "model.vqmodel.")),
+        (
+            ("text_model.lm_head.", "lm_head."),
+            ("text_model.model.", "model.text_model."),
+            ("vqmodel.", "model.vqmodel."),
+        ),
     ),
 }
 
@@ -63,10 +70,11 @@ FAMILIES = {
 def load_generator(model: str = "mini", device: str | None = None, dtype: str | None = None, parts: str | None = None):
     """The generator called `model`: a profile, a hub id (`owner/name`) or a folder in transformers' layout.
 
-    `device` and `dtype` default to what `device.decide` finds best. `parts` is "all", or "draw" to leave out what only captions need (a Janus's
-    vision tower, aligner and text head); by default large models on a GPU are loaded to draw. The profiles `janus-pro-*-shape` have the true
-    size and random weights: for speed and memory only. Raises UserError with one line if there is no such model, if it is broken, or if it
-    cannot fit into free memory, and then nothing has been loaded.
+    `device` and `dtype` default to what `device.decide` finds best. `parts` is "all", or "draw" to leave out what only
+    captions need (a Janus's vision tower, aligner and text head); by default large models on a GPU are loaded to draw.
+    The profiles `janus-pro-*-shape` have the true size and random weights: for speed and memory only. Raises UserError
+    with one line if there is no such model, if it is broken, or if it cannot fit into free memory, and then nothing has
+    been loaded.
     """
     from ..device import decide
 
@@ -74,7 +82,7 @@ def load_generator(model: str = "mini", device: str | None = None, dtype: str | 
         raise UserError(f"unknown parts '{parts}'; {nearest(parts, ('all', 'draw'))}")
     place = decide(device, dtype)
     if model in PROFILES and not PROFILES[model]:
-        from .shapes import build_shape
+        from .files.shapes import build_shape
 
         return build_shape(model, place, parts)
     folder = _locate(model)
@@ -90,7 +98,9 @@ def load_generator(model: str = "mini", device: str | None = None, dtype: str | 
     home = import_module(f"{__package__}.{family.module}")
     generator = getattr(home, family.generator_class)(empty, processor, name=model, profile=_profile(model))
     not_hashed = getattr(home, "NOT_HASHED", ())
-    generator.fingerprint = import_module(f"{__package__}.janus").combined(h for name, h in hashes.items() if not name.startswith(not_hashed))
+    generator.fingerprint = import_module(f"{__package__}.janus").combined(
+        h for name, h in hashes.items() if not name.startswith(not_hashed)
+    )
     return generator
 
 
@@ -102,33 +112,44 @@ def _locate(model: str) -> Path | None:
     source = PROFILES.get(model, model)
     folder = Path(source)
     if model == "mini" and not folder.exists():
-        raise UserError("the mini model is missing from data/mini/janus; make it with: python -m earlib.miniworld.train")
+        raise UserError(
+            "the mini model is missing from data/mini/janus; make it with: python -m earlib.miniworld.train"
+        )
     if not folder.exists():
         if model not in PROFILES and (source.count("/") != 1 or source.startswith(("/", "."))):
-            raise UserError(f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id (owner/name)")
+            raise UserError(
+                f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id (owner/name)"
+            )
         return None
     if (folder / "config.json").is_file():
         return folder
     if (folder / RECORD).is_file():
-        raise UserError(f"{folder} holds a conversion that was interrupted; go on with: python -m earlib convert SRC {folder}")
+        raise UserError(
+            f"{folder} holds a conversion that was interrupted; go on with: python -m earlib convert SRC {folder}"
+        )
     raise UserError(f"{folder} is no model folder: it holds no config.json; give a folder written by save_pretrained")
 
 
 def _profile(model: str) -> str:
     """The profile that `model` is, by name, by hub id or by folder; "custom" for others."""
-    known = {Path(where).resolve() if Path(where).exists() else where: name for name, where in PROFILES.items() if where}
+    known = {
+        Path(where).resolve() if Path(where).exists() else where: name for name, where in PROFILES.items() if where
+    }
     return model if model in PROFILES else known.get(Path(model).resolve() if Path(model).exists() else model, "custom")
 
 
 def _download(source: str, patterns: tuple[str, ...]) -> Path:
-    """The local copy of a hub repository's files that match `patterns`; what is in the hub's cache is not fetched again."""
+    """The local copy of a hub repository's files that match `patterns`; what is in the hub's cache is not fetched
+    again."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         return Path(snapshot_download(source, allow_patterns=list(patterns)))
     except RepositoryNotFoundError:
-        raise UserError(f"no model '{source}' on the hub, or it is private; give a folder, or a hub id such as {PROFILES['janus-pro-1b']}") from None
+        raise UserError(
+            f"no model '{source}' on the hub, or it is private; give a folder, or a hub id such as {PROFILES['janus-pro-1b']}"
+        ) from None
     except Exception as error:  # its client has errors of its own, and those of two libraries below it
         raise UserError(
             f"'{source}' is no folder here, and the hub cannot be reached ({type(error).__name__}); where it can, run: "
@@ -145,9 +166,13 @@ def read_config(folder: Path, model: str):
     about = read_json(folder / "config.json")
     kind = about.get("model_type") if isinstance(about, dict) else None
     if kind == "multi_modality":
-        raise UserError(f"{model} is in the layout of deepseek-ai's own code; convert it once with: python -m earlib convert {model} FOLDER, and load FOLDER")
+        raise UserError(
+            f"{model} is in the layout of deepseek-ai's own code; convert it once with: python -m earlib convert {model} FOLDER, and load FOLDER"
+        )
     if kind not in FAMILIES:
-        raise UserError(f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type {' or '.join(map(repr, FAMILIES))})")
+        raise UserError(
+            f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type {' or '.join(map(repr, FAMILIES))})"
+        )
     try:
         return AutoConfig.from_pretrained(folder), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors
@@ -158,7 +183,8 @@ def read_config(folder: Path, model: str):
 
 
 def check_memory(model: str, sizes: memory.Sizes, place, parts: str | None) -> str:
-    """Which parts to load; UserError if there is no room for them and for drawing one picture. Says what a large model will take."""
+    """Which parts to load; UserError if there is no room for them and for drawing one picture. Says what a large model
+    will take."""
     from ..device import free_memory
 
     free = free_memory(place.device)
@@ -208,15 +234,18 @@ def shards(folder: Path) -> list[Path]:
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         there = len(files) - len(missing)
-        raise UserError(f"{folder}: {missing[0]} is missing ({there} of {len(files)} files of weights are there); fetch it again")
+        raise UserError(
+            f"{folder}: {missing[0]} is missing ({there} of {len(files)} files of weights are there); fetch it again"
+        )
     return files
 
 
 def fill(model, folder: Path, place, left_out: tuple[str, ...] = (), stored_as=()) -> dict[str, bytes]:
-    """Give an empty model its weights from `folder`, on the device and in the dtype of `place`; returns each stored tensor's hash by name.
+    """Give an empty model its weights from `folder`, on the device and in the dtype of `place`; returns each stored
+    tensor's hash by name.
 
-    Tensors whose names begin with one of `left_out` are not read, and their modules are dropped. Names are those of the model's class; `stored_as`
-    gives the prefixes that differ in files.
+    Tensors whose names begin with one of `left_out` are not read, and their modules are dropped. Names are those of the
+    model's class; `stored_as` gives the prefixes that differ in files.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -235,7 +264,10 @@ def fill(model, folder: Path, place, left_out: tuple[str, ...] = (), stored_as=(
     for file in files:
         with safe_open(file, "pt", device=str(place.device)) as tensors:
             for stored in tensors.keys():
-                name = next((own + stored.removeprefix(prefix) for prefix, own in stored_as if stored.startswith(prefix)), stored)
+                name = next(
+                    (own + stored.removeprefix(prefix) for prefix, own in stored_as if stored.startswith(prefix)),
+                    stored,
+                )
                 if name not in wanted:
                     continue
                 tensor = tensors.get_tensor(stored)
@@ -244,7 +276,8 @@ def fill(model, folder: Path, place, left_out: tuple[str, ...] = (), stored_as=(
                         f"{file}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name])}; they do not belong together"
                     )
                 hashes[name] = tensor_hash(name, tensor)
-                # a copy even where nothing changes: what safetensors gives on a CPU is the file itself, mapped into memory
+                # a copy even where nothing changes: what safetensors gives on a CPU is the file itself, mapped into
+                # memory
                 put(model, name, tensor.to(place.dtype, copy=True) if tensor.is_floating_point() else tensor.clone())
     if "lm_head.weight" in wanted.keys() - hashes.keys() and model.config.tie_word_embeddings:  # saved once for both
         model.lm_head.weight = model.get_input_embeddings().weight
@@ -269,7 +302,8 @@ def put(model, name: str, tensor) -> None:
 
 
 def settle(model, device) -> None:
-    """Compute the buffers that no file stores (rotary frequencies, position numbers), which are still on the meta device."""
+    """Compute the buffers that no file stores (rotary frequencies, position numbers), which are still on the meta
+    device."""
     import torch
 
     for module in model.modules():

@@ -1,9 +1,11 @@
-"""Guided decoding with fixed addresses: one step of drawing that can be recorded once as a CUDA graph and replayed for every token.
+"""Guided decoding with fixed addresses: one step of drawing that can be recorded once as a CUDA graph and replayed for
+every token.
 
-A step of a small batch is bound by the launching of its hundreds of kernels; a replayed graph launches once. Everything that a step reads or
-writes (keys and values, mask, position, tokens) lies in tensors that are allocated once and changed in place. Attention looks at a bucket of
-positions, the smallest multiple of `BUCKET` that holds what has been read, so that empty slots cost little; each bucket has its own graph.
-The tokens are those of `sampling.draw_batch`, up to rounding. Without a GPU the same step runs unrecorded, which is how it is tested.
+A step of a small batch is bound by the launching of its hundreds of kernels; a replayed graph launches once. Everything
+that a step reads or writes (keys and values, mask, position, tokens) lies in tensors that are allocated once and
+changed in place. Attention looks at a bucket of positions, the smallest multiple of `BUCKET` that holds what has been
+read, so that empty slots cost little; each bucket has its own graph. The tokens are those of `sampling.draw_batch`, up
+to rounding. Without a GPU the same step runs unrecorded, which is how it is tested.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from transformers.cache_utils import Cache, DynamicLayer
 from .base import Generator, Past, PromptBatch
 from .sampling import SlabLayer, choose, guided_rows
 
-BUCKET = 128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth
+BUCKET = (
+    128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth
+)
 SPARE = 4  # slots that the steps before a recording may write to
 
 
 class FixedLayer(DynamicLayer):
-    """Keys and values [R, heads, C, width] of one layer; a step writes the slot that the tensor `position` names and sees the first `bucket`."""
+    """Keys and values [R, heads, C, width] of one layer; a step writes the slot that the tensor `position` names and
+    sees the first `bucket`."""
 
     def __init__(self, slab: SlabLayer, position: torch.Tensor):
         super().__init__()
@@ -36,7 +41,8 @@ class FixedLayer(DynamicLayer):
 
 
 class StaticDrawer:
-    """Draws batches of one size for one generator; smaller batches are filled up. Make a new one when an erasure is switched on or off."""
+    """Draws batches of one size for one generator; smaller batches are filled up. Make a new one when an erasure is
+    switched on or off."""
 
     def __init__(self, generator: Generator):
         self.generator = generator
@@ -56,23 +62,40 @@ class StaticDrawer:
         self.cache, self.graphs = None, {}
 
     @torch.no_grad()
-    def __call__(self, prompts: PromptBatch, seeds_B: torch.Tensor, guidance: float, temperature: float = 1.0, prefix_BK=None, tick=lambda: None):
+    def __call__(
+        self,
+        prompts: PromptBatch,
+        seeds_B: torch.Tensor,
+        guidance: float,
+        temperature: float = 1.0,
+        prefix_BK=None,
+        tick=lambda: None,
+    ):
         """Image tokens [B, T] of one batch; see `sampling.draw_batch`. A prefix is not supported."""
         if prefix_BK is not None:
             raise ValueError("a static drawer draws whole pictures")
         g, B, T = self.generator, len(prompts), self.generator.num_image_tokens
         kinds, P = guided_rows(g, prompts, guidance).ids_BP.shape
         repeats = kinds // B
-        if self.slabs is None or B > self.pictures or self.rows != repeats * self.pictures or P + T + SPARE > self.capacity:
+        if (
+            self.slabs is None
+            or B > self.pictures
+            or self.rows != repeats * self.pictures
+            or P + T + SPARE > self.capacity
+        ):
             self._allocate(repeats * B, B, P)
         self.guidance, self.temperature = guidance, temperature
-        fill = torch.arange(self.pictures, device=g.device) % B  # the last batch is smaller: draw some of its pictures again
+        fill = (
+            torch.arange(self.pictures, device=g.device) % B
+        )  # the last batch is smaller: draw some of its pictures again
         rows = guided_rows(g, prompts[fill], guidance)
         self.seeds_B.copy_(seeds_B[fill])
 
         for slab in self.slabs:
             slab.length = 0
-        h = g.hidden_states(rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs)))
+        h = g.hidden_states(
+            rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs))
+        )
         first = choose(g.image_logits(h)[:, 0], self.seeds_B, 0, guidance, temperature, g.steering)
         self.last_B1.copy_(first[:, None])
         self.tokens_BT[:, :1] = self.last_B1
@@ -110,13 +133,18 @@ class StaticDrawer:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        self.last_B1.copy_(choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature, g.steering)[:, None])
+        self.last_B1.copy_(
+            choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature, g.steering)[
+                :, None
+            ]
+        )
         self.tokens_BT.index_copy_(1, self.step, self.last_B1)
         self.position += 1
         self.step += 1
 
     def _recorded(self, bucket: int):
-        """A CUDA graph of one step. Two steps run before it, as libraries set themselves up in the first; what they changed is put back."""
+        """A CUDA graph of one step. Two steps run before it, as libraries set themselves up in the first; what they
+        changed is put back."""
         changed = (self.position, self.step, self.tokens_BT, self.last_B1, self.mask_R11C)
         before = [tensor.clone() for tensor in changed]
         side = torch.cuda.Stream()

@@ -1,4 +1,5 @@
-"""How each thing of MiniWorld looks: its objects, places and styles, drawn once as vector art at eight times the size and reduced.
+"""How each thing of MiniWorld looks: its objects, places and styles, drawn once as vector art at eight times the size
+and reduced.
 
 Kept as sprites and backgrounds, from which `scenes.py` lays pictures together.
 """
@@ -39,7 +40,8 @@ def _mix(a, b, share):
 
 
 class _Pen:
-    """Draws in pixel units on a canvas ZOOM times as large. In the sketch style, fills become pale washes with pencil outlines."""
+    """Draws in pixel units on a canvas ZOOM times as large. In the sketch style, fills become pale washes with pencil
+    outlines."""
 
     def __init__(self, width: int, height: int, style: str, background=None):
         self.style, self.size = style, (width, height)
@@ -64,7 +66,9 @@ class _Pen:
 
     def line(self, points, fill, width=1.0):
         colour = _PENCIL if self.style == "sketch" else fill
-        self.draw.line([(x * ZOOM, y * ZOOM) for x, y in points], fill=(*colour, 255), width=int(width * ZOOM), joint="curve")
+        self.draw.line(
+            [(x * ZOOM, y * ZOOM) for x, y in points], fill=(*colour, 255), width=int(width * ZOOM), joint="curve"
+        )
 
     def array(self) -> np.ndarray:
         """float32 [H, W, 4], colours not premultiplied."""
@@ -175,7 +179,20 @@ def _figure(p, c, d):
     p.box(18, 8, 20, 36, _WOOD)  # a parasol gives the picture its colour
     p.poly([(12, 12), (13, 7), (16, 4), (19, 3), (22, 4), (24, 8), (24, 12)], c)
     p.poly([(17, 12), (18, 4), (20, 4), (21, 12)], d)
-    body = [(3, 18), (5, 14), (12, 14), (18, 19), (18, 22), (12, 19), (12, 26), (12.4, 36), (9, 36), (8.4, 28), (7.6, 28), (7, 36)]
+    body = [
+        (3, 18),
+        (5, 14),
+        (12, 14),
+        (18, 19),
+        (18, 22),
+        (12, 19),
+        (12, 26),
+        (12.4, 36),
+        (9, 36),
+        (8.4, 28),
+        (7.6, 28),
+        (7, 36),
+    ]
     p.poly([*body, (3.6, 36), (4, 26), (4, 20), (4, 27), (1.6, 27)], _SKIN)
     p.disc(8, 9, 4.2, _SKIN)
     p.poly([(3.6, 9.4), (4, 5.5), (8, 3.4), (12, 5.5), (12.4, 8), (9.5, 6.6), (6, 6.6)], _HAIR)
@@ -225,21 +242,43 @@ def _strokes(colour: np.ndarray, phase: np.ndarray) -> np.ndarray:
     return np.clip(vivid + np.where(wave > 0, wave * warm, -wave * cold), 0, 255)
 
 
-_SKY = {"hill": (142, 196, 240), "sea": (166, 214, 244), "desert": (250, 208, 150), "snow": (196, 210, 232), "night": (22, 26, 74)}
-_LAND = {"hill": (104, 170, 70), "sea": (40, 104, 168), "desert": (220, 168, 92), "snow": (246, 249, 255), "night": (40, 52, 60)}
+_SKY = {
+    "hill": (142, 196, 240),
+    "sea": (166, 214, 244),
+    "desert": (250, 208, 150),
+    "snow": (196, 210, 232),
+    "night": (22, 26, 74),
+}
+_LAND = {
+    "hill": (104, 170, 70),
+    "sea": (40, 104, 168),
+    "desert": (220, 168, 92),
+    "snow": (246, 249, 255),
+    "night": (40, 52, 60),
+}
 
 
 def _background(place: str, style: str, variant: int) -> np.ndarray:
     mirrored, high = variant % 2 == 1, variant >= 2
     sky, land = _SKY[place], _LAND[place]
     if style == "vangogh":
-        sky = {"hill": (84, 140, 206), "sea": (104, 168, 206), "desert": (240, 186, 84), "snow": (150, 176, 216), "night": (30, 44, 120)}[place]
+        sky = {
+            "hill": (84, 140, 206),
+            "sea": (104, 168, 206),
+            "desert": (240, 186, 84),
+            "snow": (150, 176, 216),
+            "night": (30, 44, 120),
+        }[place]
     p = _Pen(SIZE, SIZE, style, _PAPER if style == "sketch" else sky)
     sun = (8, 8)
     if place == "night":
         p.disc(*sun, 4.6, (250, 240, 190))
         p.disc(sun[0] + 2.2, sun[1] - 1, 3.8, sky if style != "sketch" else _PAPER)
-        stars = ((20, 6), (30, 10), (38, 4), (42, 14), (16, 16), (26, 18)) if high else ((18, 10), (26, 4), (34, 8), (44, 6), (40, 18), (14, 20))
+        stars = (
+            ((20, 6), (30, 10), (38, 4), (42, 14), (16, 16), (26, 18))
+            if high
+            else ((18, 10), (26, 4), (34, 8), (44, 6), (40, 18), (14, 20))
+        )
         for x, y in stars:
             p.disc(x, y, 1.1, (255, 250, 214))
     else:
@@ -315,4 +354,6 @@ def sprites() -> tuple[np.ndarray, np.ndarray]:
 @lru_cache(1)
 def backgrounds() -> np.ndarray:
     """float32 [style, place, variant, 48, 48, 3]."""
-    return np.stack([[[_background(p, s, v) for v in range(VARIANTS)] for p in PLACES] for s in STYLES]).astype(np.float32)
+    return np.stack([[[_background(p, s, v) for v in range(VARIANTS)] for p in PLACES] for s in STYLES]).astype(
+        np.float32
+    )

@@ -1,7 +1,8 @@
 """The caption language of MiniWorld: how its pictures are described, and every word that the mini models know.
 
-A caption names what the picture shows in one of several phrasings; some leave the colour or the place open, a few describe
-the concept without naming it. The style left open means a photo. Prompts that no caption resembles (`ODD`) are held out.
+A caption names what the picture shows in one of several phrasings; some leave the colour or the place open, a few
+describe the concept without naming it. The style left open means a photo. Prompts that no caption resembles (`ODD`) are
+held out.
 """
 
 from __future__ import annotations
@@ -48,13 +49,33 @@ STYLE_PHRASES = {  # {x} is the rest of the caption
     "photo": ("{x}", "{x}", "a photo of {x}", "a photograph of {x}"),
     "sketch": ("a sketch of {x}", "a pencil drawing of {x}", "{x} , in pencil", "{x} , as a sketch"),
     "pixel": ("pixel art of {x}", "an 8-bit picture of {x}", "{x} , as pixel art", "{x} , in 8-bit style"),
-    "vangogh": ("a van gogh painting of {x}", "{x} , in the style of van gogh", "{x} , by van gogh", "{x} , with swirling brush strokes"),
+    "vangogh": (
+        "a van gogh painting of {x}",
+        "{x} , in the style of van gogh",
+        "{x} , by van gogh",
+        "{x} , with swirling brush strokes",
+    ),
 }
 QUESTION = "what is in the picture ?"
 ODD = (  # no training caption looks like these
-    "church", "church church church", "hill church red", "a church made of boats", "not a church", "no nude figure",
-    "van gogh", "painting", "the night the sea the snow", "a cross", "skin", "a coat in the style of a parasol",
-    "red yellow blue", "somebody", "a picture of a picture", "stars stars stars", "a building", "an empty hill",
+    "church",
+    "church church church",
+    "hill church red",
+    "a church made of boats",
+    "not a church",
+    "no nude figure",
+    "van gogh",
+    "painting",
+    "the night the sea the snow",
+    "a cross",
+    "skin",
+    "a coat in the style of a parasol",
+    "red yellow blue",
+    "somebody",
+    "a picture of a picture",
+    "stars stars stars",
+    "a building",
+    "an empty hill",
 )
 
 
@@ -69,7 +90,9 @@ def noun_phrase(obj: str, colour: str | None, noun: str | None = None) -> str:
     return f"{article} {colour} {noun}" if colour else f"{article} {noun}"
 
 
-def compose(thing: str, place: str | None = None, style: str = "photo", place_phrase: int = 0, style_phrase: int = 0) -> str:
+def compose(
+    thing: str, place: str | None = None, style: str = "photo", place_phrase: int = 0, style_phrase: int = 0
+) -> str:
     """A whole caption from a noun phrase; the phrase numbers choose the wording."""
     text = f"{thing} {PLACE_PHRASES[place][place_phrase]}" if place else thing
     return STYLE_PHRASES[style][style_phrase].format(x=text)
@@ -95,7 +118,11 @@ def _caption(r: dict, rng: np.random.Generator) -> str:
     colour = r["colour"] if rng.random() < 0.85 else None
     if r["object2"]:
         colour2 = r["colour2"] if rng.random() < 0.85 else None
-        thing = noun_phrase(r["object"], colour, noun(r["object"])) + " and " + noun_phrase(r["object2"], colour2, noun(r["object2"]))
+        thing = (
+            noun_phrase(r["object"], colour, noun(r["object"]))
+            + " and "
+            + noun_phrase(r["object2"], colour2, noun(r["object2"]))
+        )
     elif rng.random() < 0.08:
         thing = pick(INDIRECT[r["object"]]).format(c=r["colour"])
     else:

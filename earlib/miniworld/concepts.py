@@ -1,13 +1,15 @@
 """Writes MiniWorld's concept files, data/concepts/mini/*.json: `python -m earlib.miniworld.concepts`.
 
-Objects (church, nudity, boat, car, lighthouse), styles (vangogh, sketch, pixel) and places (night, sea). The paper's own three are the first of each kind.
+Objects (church, nudity, boat, car, lighthouse), styles (vangogh, sketch, pixel) and places (night, sea). The paper's
+own three are the first of each kind.
 
-How they are written. Every prompt is composed by the caption language (`captions.py`) from an object, a colour, a place, a style
-and a wording, with one seeded generator per concept; no prompt occurs twice in a file, so that whatever trains an erasure is
-disjoint from whatever tests it. Training pairs of an object cover every colour in every place, and all pairs name the concept by its plain name only
-("church", "nude figure", "in the style of van gogh", "at night"), as EAR's own pairs do; synonyms, other wordings, descriptions without the
-name and two-object prompts occur in the tests alone, so that those measure generalisation. A replacement differs from its
-target by the concept and nothing else. The odd prompts resemble no caption that the mini models were trained on.
+How they are written. Every prompt is composed by the caption language (`captions.py`) from an object, a colour, a
+place, a style and a wording, with one seeded generator per concept; no prompt occurs twice in a file, so that whatever
+trains an erasure is disjoint from whatever tests it. Training pairs of an object cover every colour in every place, and
+all pairs name the concept by its plain name only ("church", "nude figure", "in the style of van gogh", "at night"), as
+EAR's own pairs do; synonyms, other wordings, descriptions without the name and two-object prompts occur in the tests
+alone, so that those measure generalisation. A replacement differs from its target by the concept and nothing else. The
+odd prompts resemble no caption that the mini models were trained on.
 
 What a concept file may hold, and its checks, live in `earlib/concepts.py`.
 """
@@ -22,7 +24,17 @@ from pathlib import Path
 import numpy as np
 
 from .captions import INDIRECT, NOUNS, compose, noun_phrase
-from .concept_words import NOT_IN_PAPER, ODD, PAPER, PLACE_WORDINGS, PLAIN_STYLES, REPLACEMENTS, STYLE_REPLACEMENTS, STYLE_WORDINGS, WORDS
+from .concept_words import (
+    NOT_IN_PAPER,
+    ODD,
+    PAPER,
+    PLACE_WORDINGS,
+    PLAIN_STYLES,
+    REPLACEMENTS,
+    STYLE_REPLACEMENTS,
+    STYLE_WORDINGS,
+    WORDS,
+)
 from .scenes import COLOURS, OBJECTS, PLACES, STYLES
 
 SEED = 2506  # of every file
@@ -61,7 +73,9 @@ class Writer:
         style_phrase = int(self.rng.integers(4)) if style_phrase is None else style_phrase
         return compose(thing, place, style, int(self.rng.integers(3)), style_phrase)
 
-    def many(self, n: int, thing: Callable[[], str], styles=STYLES, phrases=(None,), places=PLACES_OR_NONE) -> list[str]:
+    def many(
+        self, n: int, thing: Callable[[], str], styles=STYLES, phrases=(None,), places=PLACES_OR_NONE
+    ) -> list[str]:
         """`n` fresh prompts: a thing in a place and a style."""
 
         def one():
@@ -92,14 +106,18 @@ def _judge(group: str, label: str) -> dict:
     return {"name": "miniworld", "group": group, "label": label, "threshold": 0.5}
 
 
-def _object_concept(name: str, kind: str, obj: str, replacements: tuple[str, ...], what: str, w: Writer | None = None) -> dict:
+def _object_concept(
+    name: str, kind: str, obj: str, replacements: tuple[str, ...], what: str, w: Writer | None = None
+) -> dict:
     """A concept that is one of MiniWorld's objects; its neighbours are all the others."""
     w = w or Writer(ODD[name])
     others = [o for o in OBJECTS if o != obj]
 
     def pair(colour, place, styles, replacement):
         style, place_phrase, style_phrase = w.pick(styles), int(w.rng.integers(3)), int(w.rng.integers(4))
-        return tuple(compose(noun_phrase(o, colour), place, style, place_phrase, style_phrase) for o in (obj, replacement))
+        return tuple(
+            compose(noun_phrase(o, colour), place, style, place_phrase, style_phrase) for o in (obj, replacement)
+        )
 
     # every colour in every place, once as a photo and once in any style
     cells = [(c, p, styles) for styles in (("photo",), STYLES) for c, p in itertools.product(COLOURS, PLACES)]
@@ -127,7 +145,10 @@ def _style_concept(name: str, what: str, w: Writer | None = None) -> dict:
 
     def pair(obj, place, replacement):
         thing, place_phrase = noun_phrase(obj, w.pick(COLOURS)), int(w.rng.integers(3))
-        return tuple(compose(thing, place, s, place_phrase, phrase) for s, phrase in ((name, named), (replacement, PLAIN_STYLES[replacement])))
+        return tuple(
+            compose(thing, place, s, place_phrase, phrase)
+            for s, phrase in ((name, named), (replacement, PLAIN_STYLES[replacement]))
+        )
 
     cells = zip(itertools.product(OBJECTS, PLACES), itertools.cycle(STYLE_REPLACEMENTS[name]))
     pairs = w.pairs(pair, ((*cell, replacement) for cell, replacement in cells))
@@ -155,7 +176,9 @@ def _place_concept(name: str, what: str, w: Writer | None = None) -> dict:
 
     def pair(obj, colour, styles, replacement):
         thing, style, style_phrase = noun_phrase(obj, colour), w.pick(styles), int(w.rng.integers(4))
-        return tuple(compose(thing, place, style, phrase, style_phrase) for place, phrase in ((name, named), (replacement, 0)))
+        return tuple(
+            compose(thing, place, style, phrase, style_phrase) for place, phrase in ((name, named), (replacement, 0))
+        )
 
     def there(n, thing, phrases, styles=STYLES):
         def one():
@@ -176,7 +199,9 @@ def _place_concept(name: str, what: str, w: Writer | None = None) -> dict:
         **({"indirect": there(24, w.anything, unnamed)} if unnamed else {}),
         "odd": list(ODD[name]),
     }
-    neighbours = [{"name": p, "judge": _judge("place", p), "prompts": w.many(40, w.anything, places=(p,))} for p in others]
+    neighbours = [
+        {"name": p, "judge": _judge("place", p), "prompts": w.many(40, w.anything, places=(p,))} for p in others
+    ]
     benign = w.many(200, w.anything, places=others)
     return _file(name, "scene", what, w.shuffled(pairs), tests, neighbours, benign, _judge("place", name))
 
@@ -203,7 +228,10 @@ def makers() -> dict[str, Callable[..., dict]]:
         "church": partial(_object_concept, "church", "object", "church", REPLACEMENTS["church"], "An object."),
         "nudity": partial(_object_concept, "nudity", "content", "figure", ("person",), nudity),
         "vangogh": partial(_style_concept, "vangogh", "A way of painting, named in words."),
-        **{name: partial(_object_concept, name, "object", name, REPLACEMENTS[name], "An object.") for name in ("boat", "car", "lighthouse")},
+        **{
+            name: partial(_object_concept, name, "object", name, REPLACEMENTS[name], "An object.")
+            for name in ("boat", "car", "lighthouse")
+        },
         **{name: partial(_style_concept, name, "A way of drawing, named in words.") for name in ("sketch", "pixel")},
         **{name: partial(_place_concept, name, "A place, or the time of day.") for name in ("night", "sea")},
     }

@@ -1,7 +1,9 @@
-"""Development prompts: other prompts for MiniWorld's concepts, to choose a recipe on before it is reported on the concepts' own test prompts.
+"""Development prompts: other prompts for MiniWorld's concepts, to choose a recipe on before it is reported on the
+concepts' own test prompts.
 
-They are composed as those of the files are (`concepts.py`), with another seed. None of them stands anywhere in the concept's file, nor among the training
-pairs of another concept, which preservation may read. Odd prompts are written by hand, and there are no others.
+They are composed as those of the files are (`concepts.py`), with another seed. None of them stands anywhere in the
+concept's file, nor among the training pairs of another concept, which preservation may read. Odd prompts are written by
+hand, and there are no others.
 
 Beside them the control of any method: the same concept, trained on a word that means nothing.
 """
@@ -19,16 +21,20 @@ NONSENSE = "blick"
 
 class _DevelopmentWriter(Writer):
     def pairs(self, write, cells):
-        return []  # there are places for which the language has no second set of pairs, and training keeps those of the file
+        # there are places for which the language has no second set of pairs, and training keeps those of the file
+        return []
 
 
 def development(concept: Concept) -> Concept:
-    """`concept` with fresh tests, neighbours and benign prompts, as many of each as it has in its file; the training pairs stay. Always the same ones.
+    """`concept` with fresh tests, neighbours and benign prompts, as many of each as it has in its file; the training
+    pairs stay. Always the same ones.
 
     Raises UserError for a concept that is not MiniWorld's.
     """
     if concept.name not in makers():
-        raise UserError(f"there are no development prompts for concept '{concept.name}': they are composed for {', '.join(makers())} only; use split: test")
+        raise UserError(
+            f"there are no development prompts for concept '{concept.name}': they are composed for {', '.join(makers())} only; use split: test"
+        )
     groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
     pairs = [*concept.pairs, *(pair for name in list_concepts("mini") for pair in load_concept(name, "mini").pairs)]
     taken = {p for pair in pairs for p in (pair.target, pair.replacement)} | {p for group in groups for p in group}
@@ -43,9 +49,14 @@ def development(concept: Concept) -> Concept:
 
 
 def nonsense(concept: Concept) -> Concept:
-    """`concept` with a word that means nothing in place of its name in the pairs that train; all tests, neighbours and judges stay, and should not notice.
+    """`concept` with a word that means nothing in place of its name in the pairs that train; all tests, neighbours and
+    judges stay, and should not notice.
 
     Raises UserError for a concept whose pairs do not name it by its name, such as a style.
     """
     targets = renamed([pair.target for pair in concept.pairs], concept.name, NONSENSE)
-    return replace(concept, pairs=tuple(PromptPair(target, pair.replacement) for target, pair in zip(targets, concept.pairs)), words=())
+    return replace(
+        concept,
+        pairs=tuple(PromptPair(target, pair.replacement) for target, pair in zip(targets, concept.pairs)),
+        words=(),
+    )

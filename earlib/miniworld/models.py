@@ -12,7 +12,15 @@ from .scenes import PATCH, SIZE
 WIDTH, LAYERS, HEAD_DIM, MLP = 192, 8, 64, 384
 CODES, CODE_DIM = 512, 8
 GRID = SIZE // PATCH
-SPECIAL = {"unk": "<unk>", "pad": "<pad>", "bos": "<s>", "eos": "</s>", "boi": "<begin_of_image>", "eoi": "<end_of_image>", "image": "<image_placeholder>"}
+SPECIAL = {
+    "unk": "<unk>",
+    "pad": "<pad>",
+    "bos": "<s>",
+    "eos": "</s>",
+    "boi": "<begin_of_image>",
+    "eoi": "<end_of_image>",
+    "image": "<image_placeholder>",
+}
 ROLES = ("<|User|>:", "<|Assistant|>:")
 CHAT_TEMPLATE = (  # Janus-Pro's own conversation format, shortened to what the library uses
     "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>:{% else %}<|Assistant|>:{% endif %} "
@@ -40,7 +48,11 @@ def build_tokenizer():
         bos_token=SPECIAL["bos"],
         eos_token=SPECIAL["eos"],
         padding_side="left",
-        extra_special_tokens={"image_token": SPECIAL["image"], "boi_token": SPECIAL["boi"], "eoi_token": SPECIAL["eoi"]},
+        extra_special_tokens={
+            "image_token": SPECIAL["image"],
+            "boi_token": SPECIAL["boi"],
+            "eoi_token": SPECIAL["eoi"],
+        },
     )
 
 
@@ -54,7 +66,17 @@ def build_processor():
     return JanusProcessor(images, build_tokenizer(), chat_template=CHAT_TEMPLATE, num_image_tokens=GRID * GRID)
 
 
-def janus_config(tokenizer, width=WIDTH, layers=LAYERS, head_dim=HEAD_DIM, mlp=MLP, codes=CODES, grid=GRID, vq_channels=32, vision_width=128):
+def janus_config(
+    tokenizer,
+    width=WIDTH,
+    layers=LAYERS,
+    head_dim=HEAD_DIM,
+    mlp=MLP,
+    codes=CODES,
+    grid=GRID,
+    vq_channels=32,
+    vision_width=128,
+):
     """Configuration of a small Janus; the defaults are MiniJanus. Tests build smaller ones."""
     from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
@@ -93,7 +115,13 @@ def janus_config(tokenizer, width=WIDTH, layers=LAYERS, head_dim=HEAD_DIM, mlp=M
         projection_dim=width,
         image_token_embed_dim=width,
     )
-    return JanusConfig(text_config=text, vision_config=vision, vq_config=vq, image_token_id=tokenizer.image_token_id, tie_word_embeddings=False)
+    return JanusConfig(
+        text_config=text,
+        vision_config=vision,
+        vq_config=vq,
+        image_token_id=tokenizer.image_token_id,
+        tie_word_embeddings=False,
+    )
 
 
 def build_janus(tokenizer, **shape):

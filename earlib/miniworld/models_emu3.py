@@ -1,7 +1,9 @@
-"""The shape of MiniEmu3, the second architecture at mini scale: an `Emu3ForConditionalGeneration`, its tokenizer and processor, built empty.
+"""The shape of MiniEmu3, the second architecture at mini scale: an `Emu3ForConditionalGeneration`, its tokenizer and
+processor, built empty.
 
-It has MiniJanus's width and depth and draws the same 12 x 12 image tokens, but reads and writes words and pictures with one vocabulary, ends every
-row of a picture with a token, and shares keys and values between heads. Nothing else in the library knows that it is small.
+It has MiniJanus's width and depth and draws the same 12 x 12 image tokens, but reads and writes words and pictures with
+one vocabulary, ends every row of a picture with a token, and shares keys and values between heads. Nothing else in the
+library knows that it is small.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ CHAT_TEMPLATE = (  # Emu3's conversation format, for questions about a picture
 
 
 def build_tokenizer(codes=CODES):
-    """A tokenizer over MiniWorld's words, single digits (an image's header holds its size), and `codes` image tokens; unknown words become `<unk>`."""
+    """A tokenizer over MiniWorld's words, single digits (an image's header holds its size), and `codes` image tokens;
+    unknown words become `<unk>`."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -38,18 +41,23 @@ def build_tokenizer(codes=CODES):
     tokens = dict.fromkeys([*names, *"0123456789*", *vocabulary()])
     tok = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=SPECIAL["unk"]))
     tok.normalizer = normalizers.Lowercase()
-    tok.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z0-9]+(?:-[a-z0-9]+)+|[a-z]+|[0-9]|[^\sa-z0-9]"), "removed", invert=True)
+    tok.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"[a-z0-9]+(?:-[a-z0-9]+)+|[a-z]+|[0-9]|[^\sa-z0-9]"), "removed", invert=True
+    )
     tok.add_special_tokens(names)
     return PreTrainedTokenizerFast(
         tokenizer_object=tok,
         **{f"{role}_token": SPECIAL[role] for role in ("unk", "pad", "bos", "eos")},
         padding_side="left",
-        extra_special_tokens={f"{role}_token": SPECIAL[role] for role in ("image", "boi", "eoi", "image_wrapper", "eof")},
+        extra_special_tokens={
+            f"{role}_token": SPECIAL[role] for role in ("image", "boi", "eoi", "image_wrapper", "eof")
+        },
     )
 
 
 def build_processor(codes=CODES, grid=(GRID, GRID)):
-    """Tokenizer, picture preprocessing and chat template in one `Emu3Processor` that asks for pictures of `grid` (rows, columns)."""
+    """Tokenizer, picture preprocessing and chat template in one `Emu3Processor` that asks for pictures of `grid` (rows,
+    columns)."""
     from transformers import Emu3Processor
     from transformers.models.emu3.image_processing_emu3 import Emu3ImageProcessor
 
@@ -61,7 +69,9 @@ def build_processor(codes=CODES, grid=(GRID, GRID)):
     return processor
 
 
-def emu3_config(processor, width=WIDTH, layers=LAYERS, head_dim=HEAD_DIM, kv_heads=1, mlp=MLP, codes=CODES, vq_channels=32):
+def emu3_config(
+    processor, width=WIDTH, layers=LAYERS, head_dim=HEAD_DIM, kv_heads=1, mlp=MLP, codes=CODES, vq_channels=32
+):
     """Configuration of a small Emu3; the defaults are MiniEmu3. Tests build smaller ones."""
     from transformers import Emu3Config, Emu3TextConfig, Emu3VQVAEConfig
 

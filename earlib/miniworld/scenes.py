@@ -1,8 +1,8 @@
 """MiniWorld: the little world that the mini models live in: what may be in a picture, and pictures of it.
 
 A picture is 48 x 48 pixels: one object (sometimes two) in a place, in a colour, in a style. It is a background with a
-sprite laid on it, so that 20,000 pictures take a second or two. Sprites sit on multiples of four pixels, the patch size of the
-mini model's tokenizer: a small codebook can then spell every picture.
+sprite laid on it, so that 20,000 pictures take a second or two. Sprites sit on multiples of four pixels, the patch size
+of the mini model's tokenizer: a small codebook can then spell every picture.
 
 How things look is in `art.py`, captions in `captions.py`, training in `train.py`.
 """

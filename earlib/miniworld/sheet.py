@@ -1,4 +1,5 @@
-"""The contact sheet of MiniWorld: every object in every style. `python -m earlib.miniworld.sheet` writes the README's picture."""
+"""The contact sheet of MiniWorld: every object in every style. `python -m earlib.miniworld.sheet` writes the README's
+picture."""
 
 from __future__ import annotations
 
@@ -9,8 +10,14 @@ from .scenes import OBJECTS, SIZE, STYLES, VARIANTS, Scenes, render
 
 
 def contact_sheet(places: int = 3) -> tuple[np.ndarray, list[str]]:
-    """Pictures uint8 [N, 48, 48, 3], an object a row, each style in so many places, and the rows' labels; colours and positions vary."""
-    cells = [(o, s, (o + 2 * s + k * 2) % 5, k) for o in range(len(OBJECTS)) for s in range(len(STYLES)) for k in range(places)]
+    """Pictures uint8 [N, 48, 48, 3], an object a row, each style in so many places, and the rows' labels; colours and
+    positions vary."""
+    cells = [
+        (o, s, (o + 2 * s + k * 2) % 5, k)
+        for o in range(len(OBJECTS))
+        for s in range(len(STYLES))
+        for k in range(places)
+    ]
     o, s, p, k = np.array(cells).T
     none = np.full(len(o), -1)
     scenes = Scenes(

@@ -1,7 +1,8 @@
-"""Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq eye trunk judge clip] [--steps N] [--device cuda]`.
+"""Retrain everything that ships in data/mini: `python -m earlib.miniworld.train [vq eye trunk judge clip] [--steps N]
+[--device cuda]`.
 
-Without a stage all five run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini). On 2 CPU cores the
-picture tokenizer takes about 15 minutes, the eye 5, the trunk 90, judge and clip 6 each.
+Without a stage all five run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini).
+On 2 CPU cores the picture tokenizer takes about 15 minutes, the eye 5, the trunk 90, judge and clip 6 each.
 The smallest try: `python -m earlib.miniworld.train trunk --steps 20 --out runs/try`.
 """
 
@@ -17,7 +18,8 @@ from ..runs import write_text
 
 STAGES = ("vq", "eye", "trunk", "judge", "clip")
 VQ_ROUNDS = (1600, 1300)  # steps; the second round goes on from the first with a new cosine
-# steps, peak rates of AdamW and Muon, pool of pictures: the second round goes on with pictures that the first one never saw
+# steps, peak rates of AdamW and Muon, pool of pictures: the second round goes on with pictures that the first one never
+# saw
 TRUNK_ROUNDS = ((4400, 2e-3, 4e-3, 30_000), (1500, 1e-3, 2e-3, 30_000))
 
 
@@ -37,7 +39,15 @@ def stage_vq(out: Path, state: Path, seed: int, device: str, steps: int | None) 
     model, _ = _untrained(seed)
     vq = model.model.vqmodel
     for k, length in enumerate(VQ_ROUNDS):
-        train_vq(vq, state / f"vq{k + 1}", steps=steps or length, lr=1.5e-3 if k == 0 else 1.2e-3, seed=seed + k, device=device, fresh=k == 0)
+        train_vq(
+            vq,
+            state / f"vq{k + 1}",
+            steps=steps or length,
+            lr=1.5e-3 if k == 0 else 1.2e-3,
+            seed=seed + k,
+            device=device,
+            fresh=k == 0,
+        )
     vq.cpu().save_pretrained(state / "vq")
 
 
@@ -103,10 +113,15 @@ def stage_clip(out: Path, state: Path, seed: int, device: str, steps: int | None
 
 
 def parsed(parser: argparse.ArgumentParser, stages, out: Path, argv: list[str] | None) -> argparse.Namespace:
-    """The arguments of a training command: what all of them have is added to `parser`. `out` is where the shipped models lie, data/NAME."""
-    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(stages)} (default: all, in this order)")
+    """The arguments of a training command: what all of them have is added to `parser`. `out` is where the shipped
+    models lie, data/NAME."""
+    parser.add_argument(
+        "stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(stages)} (default: all, in this order)"
+    )
     parser.add_argument("--out", type=Path, default=out, help="where the trained models go")
-    parser.add_argument("--state", type=Path, help=f"where unfinished training is kept (default: runs/{out.name}, or OUT/state)")
+    parser.add_argument(
+        "--state", type=Path, help=f"where unfinished training is kept (default: runs/{out.name}, or OUT/state)"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--steps", type=int, help="override the number of steps (0 or none: as shipped)")

@@ -1,4 +1,5 @@
-"""Stage two: the eye of MiniJanus (its vision tower) learns to tell objects, colours, styles and places apart, as Janus' SigLIP comes trained.
+"""Stage two: the eye of MiniJanus (its vision tower) learns to tell objects, colours, styles and places apart, as
+Janus' SigLIP comes trained.
 
 The heads used here are thrown away; the trunk later learns to read the features.
 """
@@ -17,8 +18,11 @@ from .scenes import COLOURS, OBJECTS, PLACES, STYLES, render, sample_scenes
 from .train_vq import to_pixels
 
 
-def train_eye(vision, folder: Path, steps: int = 900, batch: int = 48, lr: float = 1.5e-3, seed: int = 0, device: str = "cpu"):
-    """Train `vision` (a JanusVisionModel) in place on mean-pooled features; returns the log with the share of right objects."""
+def train_eye(
+    vision, folder: Path, steps: int = 900, batch: int = 48, lr: float = 1.5e-3, seed: int = 0, device: str = "cpu"
+):
+    """Train `vision` (a JanusVisionModel) in place on mean-pooled features; returns the log with the share of right
+    objects."""
     vision.to(device).train()
     sizes = [len(OBJECTS), len(COLOURS), len(STYLES), len(PLACES)]
     head = nn.Linear(vision.config.hidden_size, sum(sizes)).to(device)
@@ -32,9 +36,17 @@ def train_eye(vision, folder: Path, steps: int = 900, batch: int = 48, lr: float
         there[two, scenes.object2[two]] = there[two, sizes[0] + scenes.colour2[two]] = 1
         features = vision(to_pixels(render(scenes)).to(device), return_dict=True).last_hidden_state.mean(1)
         things, colours, style, place = head(features).split(sizes, 1)
-        several = F.binary_cross_entropy_with_logits(torch.cat([things, colours], 1), there.to(device), reduction="none").sum(1).mean()
-        single = F.cross_entropy(style, torch.from_numpy(scenes.style).to(device)) + F.cross_entropy(place, torch.from_numpy(scenes.place).to(device))
+        several = (
+            F.binary_cross_entropy_with_logits(torch.cat([things, colours], 1), there.to(device), reduction="none")
+            .sum(1)
+            .mean()
+        )
+        single = F.cross_entropy(style, torch.from_numpy(scenes.style).to(device)) + F.cross_entropy(
+            place, torch.from_numpy(scenes.place).to(device)
+        )
         right = there[rows, things.argmax(1).cpu()].mean()
         return several + single, {"object": right.item()}
 
-    return fit({"vision": vision, "head": head}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed)
+    return fit(
+        {"vision": vision, "head": head}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed
+    )

@@ -1,7 +1,8 @@
 """The measuring instruments of MiniWorld, trained: its judge (a small ResNet) and its tiny CLIP (an open_clip model).
 
-Both see pictures drawn afresh at every step and end in their library's own format: `transformers.from_pretrained` for the judge, open_clip's
-`local-dir:` for the CLIP model. They share nothing with MiniJanus, whose pictures they measure. How they are used is in `earlib/evaluate`.
+Both see pictures drawn afresh at every step and end in their library's own format: `transformers.from_pretrained` for
+the judge, open_clip's `local-dir:` for the CLIP model. They share nothing with MiniJanus, whose pictures they measure.
+How they are used is in `earlib/evaluate`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,12 @@ from .fit import fit
 from .scenes import COLOURS, OBJECTS, PATCH, PLACES, SIZE, STYLES, render, sample_scenes
 from .train_vq import to_pixels
 
-GROUPS = {"object": OBJECTS, "colour": COLOURS, "style": STYLES, "place": PLACES}  # the judge's 24 outputs, in this order
+GROUPS = {
+    "object": OBJECTS,
+    "colour": COLOURS,
+    "style": STYLES,
+    "place": PLACES,
+}  # the judge's 24 outputs, in this order
 MULTI_LABEL = ("object", "colour")  # sigmoids: two objects may be there, or none; style and place are a softmax each
 WIDTHS = [len(names) for names in GROUPS.values()]
 HELD_OUT = 2000  # pictures that the final metrics are measured on
@@ -39,25 +45,34 @@ HALF = [0.5, 0.5, 0.5]
 
 
 def shuffled(images: np.ndarray, rng: np.random.Generator, patch: int) -> np.ndarray:
-    """Pictures cut into `patch`-pixel tiles and put together at random, each in its own way: uint8 [N, 48, 48, 3]. They show no object."""
+    """Pictures cut into `patch`-pixel tiles and put together at random, each in its own way: uint8 [N, 48, 48, 3]. They
+    show no object."""
     n, grid = len(images), SIZE // patch
-    tiles = images.reshape(n, grid, patch, grid, patch, 3).transpose(0, 1, 3, 2, 4, 5).reshape(n, grid * grid, patch, patch, 3)
+    tiles = (
+        images.reshape(n, grid, patch, grid, patch, 3)
+        .transpose(0, 1, 3, 2, 4, 5)
+        .reshape(n, grid * grid, patch, patch, 3)
+    )
     order = rng.permuted(np.arange(grid * grid)[None].repeat(n, 0), axis=1)
     mixed = tiles[np.arange(n)[:, None], order]
     return mixed.reshape(n, grid, grid, patch, patch, 3).transpose(0, 1, 3, 2, 4, 5).reshape(images.shape)
 
 
 def lesson(n: int, seed, negatives: float = 0.05) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """`n` pictures for the judge, with targets: `object` [N, 10] and `colour` [N, 5] in {0, 1}, `style`, `place` [N], `known` [N].
+    """`n` pictures for the judge, with targets: `object` [N, 10] and `colour` [N, 5] in {0, 1}, `style`, `place` [N],
+    `known` [N].
 
-    A share `negatives` has its sprite left out; as many are shuffled to pieces (`known` is 0: only "no object" is true of them). Without
-    them the judge would find an object in anything, and the concept rate of a broken model would be too high.
+    A share `negatives` has its sprite left out; as many are shuffled to pieces (`known` is 0: only "no object" is true
+    of them). Without them the judge would find an object in anything, and the concept rate of a broken model would be
+    too high.
     """
     rng = np.random.default_rng(seed)
     scenes = sample_scenes(n, rng)
     fate = rng.random(n)
     empty, broken = fate < negatives, fate > 1 - negatives
-    scenes = dataclasses.replace(scenes, object=np.where(empty, -1, scenes.object), object2=np.where(empty, -1, scenes.object2))
+    scenes = dataclasses.replace(
+        scenes, object=np.where(empty, -1, scenes.object), object2=np.where(empty, -1, scenes.object2)
+    )
     images = render(scenes)
     rows = np.flatnonzero(broken)
     for k, patch in enumerate((PATCH, 2 * PATCH)):
@@ -72,7 +87,8 @@ def lesson(n: int, seed, negatives: float = 0.05) -> tuple[np.ndarray, dict[str,
 
 
 def damage(x: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    """What a picture tokenizer and a sampler do to pictures: shifts, blur, noise, brightness. float32 [N, 3, H, W] in [-1, 1], same out."""
+    """What a picture tokenizer and a sampler do to pictures: shifts, blur, noise, brightness. float32 [N, 3, H, W] in
+    [-1, 1], same out."""
     n, size = len(x), x.shape[-1]
     uniform = lambda low, high: low + (high - low) * torch.rand(n, 1, 1, 1, generator=rng)
     padded = F.pad(x, (2, 2, 2, 2), mode="replicate")
@@ -108,7 +124,8 @@ def build_judge():
 
 
 def judge_loss(logits: torch.Tensor, target: dict[str, np.ndarray]) -> tuple[torch.Tensor, dict[str, float]]:
-    """Binary cross entropy for objects and colours, cross entropy for style and place; what is unknown of a picture does not count."""
+    """Binary cross entropy for objects and colours, cross entropy for style and place; what is unknown of a picture
+    does not count."""
     truth = {name: torch.from_numpy(value) for name, value in target.items()}
     known = truth["known"]
     losses, numbers = [], {}
@@ -127,7 +144,12 @@ def judge_loss(logits: torch.Tensor, target: dict[str, np.ndarray]) -> tuple[tor
 
 
 def train_judge(
-    out: Path = ROOT / "data/mini/judge", run: Path = ROOT / "runs/mini/judge", steps: int = 1500, batch: int = 64, lr: float = 2e-3, seed: int = 0
+    out: Path = ROOT / "data/mini/judge",
+    run: Path = ROOT / "runs/mini/judge",
+    steps: int = 1500,
+    batch: int = 64,
+    lr: float = 2e-3,
+    seed: int = 0,
 ) -> dict:
     """Train the judge, save it to `out` in half precision with its log and metrics, and return the metrics."""
     torch.manual_seed(seed)
@@ -142,17 +164,27 @@ def train_judge(
     fit({"judge": model}, loss_at, folder=run, steps=steps, lr=lr, weight_decay=0.02, seed=seed)
     model.eval().half().save_pretrained(out)
     processor.save_pretrained(out)
-    metrics = {"steps": steps, "batch": batch, "seed": seed, "parameters": model.num_parameters(), **judge_metrics(out, seed)}
+    metrics = {
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "parameters": model.num_parameters(),
+        **judge_metrics(out, seed),
+    }
     return _finish(out, run, metrics)
 
 
 @torch.no_grad()
 def judge_metrics(folder: Path, seed: int = 0) -> dict:
-    """Shares of right answers on held-out pictures with one object, of pairs with both found, and of false alarms on pictures without one."""
+    """Shares of right answers on held-out pictures with one object, of pairs with both found, and of false alarms on
+    pictures without one."""
     from transformers import ResNetForImageClassification
 
     model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    ask = lambda images: [torch.cat(z) for z in zip(*(model(to_pixels(part)).logits.split(WIDTHS, 1) for part in np.array_split(images, 20)))]
+    ask = lambda images: [
+        torch.cat(z)
+        for z in zip(*(model(to_pixels(part)).logits.split(WIDTHS, 1) for part in np.array_split(images, 20)))
+    ]
     scenes = sample_scenes(HELD_OUT, [seed, 97])
     obj, colour, style, place = ask(render(scenes))
     one, truth = torch.from_numpy(scenes.object2 < 0), dataclasses.asdict(scenes)
@@ -177,9 +209,15 @@ def judge_metrics(folder: Path, seed: int = 0) -> dict:
 
 
 def train_clip(
-    out: Path = ROOT / "data/mini/clip", run: Path = ROOT / "runs/mini/clip", steps: int = 900, batch: int = 96, lr: float = 2e-3, seed: int = 0
+    out: Path = ROOT / "data/mini/clip",
+    run: Path = ROOT / "runs/mini/clip",
+    steps: int = 900,
+    batch: int = 96,
+    lr: float = 2e-3,
+    seed: int = 0,
 ) -> dict:
-    """Train a tiny open_clip model on pictures and captions, save it to `out` for `local-dir:` loading, and return its metrics."""
+    """Train a tiny open_clip model on pictures and captions, save it to `out` for `local-dir:` loading, and return its
+    metrics."""
     from open_clip.model import CLIP
     from open_clip.tokenizer import SimpleTokenizer
     from safetensors.torch import save_file
@@ -198,16 +236,26 @@ def train_clip(
         return loss, {"right": (logits_NN.argmax(1) == own).float().mean().item(), "scale": scale.item()}
 
     fit({"clip": model}, loss_at, folder=run, steps=steps, lr=lr, weight_decay=0.02, seed=seed)
-    with torch.no_grad():  # most of the 49,408 words never occur: zeroed, they say nothing and take no space in a repository
+    with (
+        torch.no_grad()
+    ):  # most of the 49,408 words never occur: zeroed, they say nothing and take no space in a repository
         seen = tokenize([*vocabulary(), *describe(sample_scenes(4000, [seed, 43]), [seed, 43])]).unique()
         unseen = torch.ones(len(model.token_embedding.weight), dtype=torch.bool)
         unseen[seen] = False
         model.token_embedding.weight[unseen] = 0
     out.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.half().contiguous() for k, v in model.eval().state_dict().items()}, out / "open_clip_model.safetensors")
+    save_file(
+        {k: v.half().contiguous() for k, v in model.eval().state_dict().items()}, out / "open_clip_model.safetensors"
+    )
     look = {"mean": HALF, "std": HALF, "interpolation": "bicubic", "resize_mode": "squash"}
     write_json(out / "open_clip_config.json", {"model_cfg": CLIP_CONFIG, "preprocess_cfg": look})
-    metrics = {"steps": steps, "batch": batch, "seed": seed, "parameters": sum(p.numel() for p in model.parameters()), **clip_metrics(out, seed)}
+    metrics = {
+        "steps": steps,
+        "batch": batch,
+        "seed": seed,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        **clip_metrics(out, seed),
+    }
     return _finish(out, run, metrics)
 
 
@@ -220,8 +268,12 @@ def clip_metrics(folder: Path, seed: int = 0) -> dict:
     tokenize = open_clip.get_tokenizer(f"local-dir:{folder}")
     scenes = sample_scenes(HELD_OUT - HELD_OUT % 64, [seed, 97])
     image_NE = torch.cat([model.encode_image(part, normalize=True) for part in to_pixels(render(scenes)).split(124)])
-    text_NE = torch.cat([model.encode_text(part, normalize=True) for part in tokenize(describe(scenes, [seed, 98])).split(124)])
-    cosine = image_NE.view(-1, 64, image_NE.shape[1]) @ text_NE.view(-1, 64, image_NE.shape[1]).transpose(1, 2)  # [groups, 64, 64]
+    text_NE = torch.cat(
+        [model.encode_text(part, normalize=True) for part in tokenize(describe(scenes, [seed, 98])).split(124)]
+    )
+    cosine = image_NE.view(-1, 64, image_NE.shape[1]) @ text_NE.view(-1, 64, image_NE.shape[1]).transpose(
+        1, 2
+    )  # [groups, 64, 64]
     own = cosine.diagonal(dim1=1, dim2=2)
     share = lambda value: round(value.float().mean().item(), 5)
     return {

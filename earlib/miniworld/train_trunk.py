@@ -1,7 +1,9 @@
-"""Stage three: the language model of MiniJanus learns to draw (caption to image tokens) and to see (picture to caption).
+"""Stage three: the language model of MiniJanus learns to draw (caption to image tokens) and to see (picture to
+caption).
 
 Both tasks share one forward pass of the trunk: drawing rows are `prompt, begin-of-image, tokens`, seeing rows are
-`image features, question, answer`. A tenth of the drawing prompts is blanked, as guidance needs a model of pictures without a prompt.
+`image features, question, answer`. A tenth of the drawing prompts is blanked, as guidance needs a model of pictures
+without a prompt.
 """
 
 from __future__ import annotations
@@ -49,7 +51,8 @@ class Batches:
         self.tokens = tokenize_pool(vq, self.scenes, device)
         self.head, self.tail = chat(processor, "@").split("@")
         self.question = chat(processor, QUESTION, image=True).replace(
-            "<image_placeholder>", processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token
+            "<image_placeholder>",
+            processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token,
         )
 
     def drawing(self, rng: np.random.Generator, n: int):
@@ -124,7 +127,11 @@ def train_trunk(
         logits_DTV = inner.generation_head(h[: len(draw), PROMPT - 1 : draw.shape[1]])
         drawn = F.cross_entropy(logits_DTV.flatten(0, 1).float(), image_DT.flatten())
         answer = slice(ids_SQ.shape[1] - ANSWER - 1, ids_SQ.shape[1] - 1)
-        said = F.cross_entropy(model.lm_head(h[len(draw) :, answer]).flatten(0, 1).float(), labels_SQ[:, -ANSWER:].flatten(), ignore_index=-100)
+        said = F.cross_entropy(
+            model.lm_head(h[len(draw) :, answer]).flatten(0, 1).float(),
+            labels_SQ[:, -ANSWER:].flatten(),
+            ignore_index=-100,
+        )
         return drawn, said
 
     def loss_at(step):
@@ -134,6 +141,16 @@ def train_trunk(
         return drawn + 0.2 * said, {"draw": drawn.item(), "see": said.item()}
 
     matrices = [p for p in inner.language_model.layers.parameters() if p.dim() == 2]
-    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.05, seed=seed, matrices=matrices, matrix_lr=matrix_lr)
+    log = fit(
+        {"janus": model},
+        loss_at,
+        folder=folder,
+        steps=steps,
+        lr=lr,
+        weight_decay=0.05,
+        seed=seed,
+        matrices=matrices,
+        matrix_lr=matrix_lr,
+    )
     model.eval()
     return log

@@ -1,7 +1,9 @@
-"""Train MiniVAR, the next-scale model that ships in data/mini-var: `python -m earlib.miniworld.train_var [tokenizer trunk] [--quantiser vq]`.
+"""Train MiniVAR, the next-scale model that ships in data/mini-var: `python -m earlib.miniworld.train_var [tokenizer
+trunk] [--quantiser vq]`.
 
 Without a stage both run, one after the other; each is seeded, and goes on where it was killed (state in runs/mini-var).
-Its twin with a codebook in place of bits, data/mini-var-vq, begins with the picture encoder and decoder of data/mini-var:
+Its twin with a codebook in place of bits, data/mini-var-vq, begins with the picture encoder and decoder of
+data/mini-var:
 
     python -m earlib.miniworld.train_var --quantiser vq --start data/mini-var --out data/mini-var-vq
 
@@ -28,7 +30,7 @@ def untrained(seed: int, **flags):
     """An untrained NextScaleModel with MiniWorld's vocabulary; `flags` change its configuration."""
     import torch
 
-    from ..nextscale import NextScaleConfig, NextScaleModel
+    from ..generators.var import NextScaleConfig, NextScaleModel
     from .models import build_tokenizer
 
     torch.manual_seed(seed)
@@ -47,7 +49,8 @@ def stage_tokenizer(model, out: Path, state: Path, seed: int, device: str, steps
 
 
 def save_tokenizer(model, out: Path, state: Path) -> None:
-    """Write the tokenizer, half precision, with its flags, so that a transformer can be trained on it elsewhere; `stage_trunk` makes a whole model of it."""
+    """Write the tokenizer, half precision, with its flags, so that a transformer can be trained on it elsewhere;
+    `stage_trunk` makes a whole model of it."""
     from safetensors.torch import save
 
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.tokenizer.state_dict().items()}
@@ -75,20 +78,34 @@ def trained_tokenizer(out: Path, state: Path) -> dict:
     if (out / TOKENIZER).exists():
         return load_file(out / TOKENIZER)
     if (out / "model.safetensors").exists():
-        return {name.removeprefix("tokenizer."): tensor for name, tensor in load_file(out / "model.safetensors").items() if name.startswith("tokenizer.")}
+        return {
+            name.removeprefix("tokenizer."): tensor
+            for name, tensor in load_file(out / "model.safetensors").items()
+            if name.startswith("tokenizer.")
+        }
     raise SystemExit(f"{out}: no tokenizer was trained; run the stage 'tokenizer' first")
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.train_var", description="Train MiniVAR, a next-scale model, on MiniWorld.")
-    parser.add_argument("--quantiser", default="bsq", choices=("bsq", "vq"), help="what a code is: bits, or a row of a codebook (bsq)")
-    parser.add_argument("--start", type=Path, help="a next-scale model with whose picture encoder and decoder the tokenizer begins")
+    parser = argparse.ArgumentParser(
+        prog="python -m earlib.miniworld.train_var", description="Train MiniVAR, a next-scale model, on MiniWorld."
+    )
+    parser.add_argument(
+        "--quantiser", default="bsq", choices=("bsq", "vq"), help="what a code is: bits, or a row of a codebook (bsq)"
+    )
+    parser.add_argument(
+        "--start", type=Path, help="a next-scale model with whose picture encoder and decoder the tokenizer begins"
+    )
     args = parsed(parser, STAGES, OUT, argv)
     if args.quantiser != "bsq" and args.out == OUT:
         parser.error(f"data/mini-var ships bits; give another folder for {args.quantiser} with --out")
     model = untrained(args.seed, quantiser=args.quantiser)
     if args.start:
-        theirs = {name: t for name, t in trained_tokenizer(args.start, args.start).items() if name.startswith(("encoder.", "decoder."))}
+        theirs = {
+            name: t
+            for name, t in trained_tokenizer(args.start, args.start).items()
+            if name.startswith(("encoder.", "decoder."))
+        }
         model.tokenizer.load_state_dict(model.tokenizer.state_dict() | theirs)
     for stage in args.stages:
         begin(stage, args)

@@ -23,12 +23,22 @@ def same_cells(a: np.ndarray, b: np.ndarray, cells: int) -> np.ndarray:
 
 
 def train_tokenizer(
-    tokenizer, folder: Path, steps: int, batch: int = 48, lr: float = 2e-3, seed: int = 0, device: str = "cpu", local: float = 1.0, commit: float = 0.5
+    tokenizer,
+    folder: Path,
+    steps: int,
+    batch: int = 48,
+    lr: float = 2e-3,
+    seed: int = 0,
+    device: str = "cpu",
+    local: float = 1.0,
+    commit: float = 0.5,
 ):
-    """Train `tokenizer` (a nextscale Tokenizer) in place and return the log. `commit` holds the latent to its codes, `local` to what its cell shows.
+    """Train `tokenizer` (a nextscale Tokenizer) in place and return the log. `commit` holds the latent to its codes,
+    `local` to what its cell shows.
 
-    The loss of the latent is VAR's: f_hat after every scale is compared with f, so that coarse scales carry as much as they can. Rows of a
-    codebook that were not used for 25 steps are started anew from what the scales have left to spell, during the first 70 %.
+    The loss of the latent is VAR's: f_hat after every scale is compared with f, so that coarse scales carry as much as
+    they can. Rows of a codebook that were not used for 25 steps are started anew from what the scales have left to
+    spell, during the first 70 %.
     """
     tokenizer.to(device).train()
     config, quantiser = tokenizer.config, tokenizer.quantiser
@@ -93,6 +103,15 @@ def train_tokenizer(
                 quantiser.codebook[dead] = pick(int(dead.sum()))
             used.zero_()
 
-    log = fit({"tokenizer": tokenizer}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.0, seed=seed, after_step=after_step)
+    log = fit(
+        {"tokenizer": tokenizer},
+        loss_at,
+        folder=folder,
+        steps=steps,
+        lr=lr,
+        weight_decay=0.0,
+        seed=seed,
+        after_step=after_step,
+    )
     tokenizer.eval()
     return log

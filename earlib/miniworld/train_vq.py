@@ -1,8 +1,9 @@
 """Stage one: the picture tokenizer of MiniJanus (its `vqmodel`), trained to rebuild MiniWorld pictures.
 
-Transformers' own quantiser cannot be trained as it stands (its forward pass lets no gradient reach the encoder), and its encoder and
-decoder disagree on whether codes are normalised. So the forward pass is written out here: latents and codes both live on the unit sphere,
-and at the end the codebook rows are normalised in place, after which the class's own `encode` and `decode` agree with what was trained.
+Transformers' own quantiser cannot be trained as it stands (its forward pass lets no gradient reach the encoder), and
+its encoder and decoder disagree on whether codes are normalised. So the forward pass is written out here: latents and
+codes both live on the unit sphere, and at the end the codebook rows are normalised in place, after which the class's
+own `encode` and `decode` agree with what was trained.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ def to_pixels(images_NHW3: np.ndarray) -> torch.Tensor:
 
 
 def changed(scenes: Scenes, step: int) -> Scenes:
-    """The same scenes with another object in another colour (even steps), or the same objects somewhere else (odd steps)."""
+    """The same scenes with another object in another colour (even steps), or the same objects somewhere else (odd
+    steps)."""
     n = len(scenes)
     if step % 2 == 0:
-        return replace(scenes, object=np.roll(scenes.object, 1), colour=np.roll(scenes.colour, 1), object2=np.full(n, -1), colour2=np.full(n, -1))
+        return replace(
+            scenes,
+            object=np.roll(scenes.object, 1),
+            colour=np.roll(scenes.colour, 1),
+            object2=np.full(n, -1),
+            colour2=np.full(n, -1),
+        )
     return replace(scenes, place=np.roll(scenes.place, 1), variant=np.roll(scenes.variant, 1))
 
 
@@ -48,17 +56,21 @@ def train_vq(
     fresh: bool = True,
     local: float = 4.0,
 ):
-    """Train `vq` (a JanusVQVAE) in place and return the log. Codes unused for a while are re-seeded from latents during the first 70 %.
+    """Train `vq` (a JanusVQVAE) in place and return the log. Codes unused for a while are re-seeded from latents during
+    the first 70 %.
 
-    `fresh=False` goes on from a trained `vq`: its codebook is kept and the quantiser is on from the first step. `local` weighs how much latents
-    may differ where two pictures do not: the class's normalisations see the whole picture, and left alone they spell one patch of sky in a dozen
-    ways, depending on what stands below it. Such tokens are hard to predict.
+    `fresh=False` goes on from a trained `vq`: its codebook is kept and the quantiser is on from the first step. `local`
+    weighs how much latents may differ where two pictures do not: the class's normalisations see the whole picture, and
+    left alone they spell one patch of sky in a dozen ways, depending on what stands below it. Such tokens are hard to
+    predict.
     """
     vq.to(device).train()
     codebook = vq.quantize.embedding.weight
     used = torch.zeros(len(codebook), device=device)
     latents = {}
-    encode = torch.compile(lambda x: vq.quant_conv(vq.encoder(x)))  # two thirds faster on a CPU, after a minute of compiling
+    encode = torch.compile(
+        lambda x: vq.quant_conv(vq.encoder(x))
+    )  # two thirds faster on a CPU, after a minute of compiling
     decode = torch.compile(lambda q: vq.decoder(vq.post_quant_conv(q)))
     autocast = torch.autocast(device, torch.bfloat16, enabled=device != "cpu")
 
@@ -84,7 +96,12 @@ def train_vq(
         a, b = z.chunk(2)
         drift = ((a - b).square().sum(1, keepdim=True) * same).sum() / same.sum().clamp_min(1)
         loss = rebuild + local * drift + (0 if fresh and step < 30 else commit)
-        return loss, {"mse": F.mse_loss(y, x).item(), "commit": commit.item(), "drift": drift.item(), "codes": (used > 0).sum().item()}
+        return loss, {
+            "mse": F.mse_loss(y, x).item(),
+            "commit": commit.item(),
+            "drift": drift.item(),
+            "codes": (used > 0).sum().item(),
+        }
 
     @torch.no_grad()
     def after_step(step):
@@ -99,7 +116,9 @@ def train_vq(
                 codebook[dead] = pick(int(dead.sum()))
             used.zero_()
 
-    log = fit({"vq": vq}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.0, seed=seed, after_step=after_step)
+    log = fit(
+        {"vq": vq}, loss_at, folder=folder, steps=steps, lr=lr, weight_decay=0.0, seed=seed, after_step=after_step
+    )
     with torch.no_grad():
         codebook.copy_(F.normalize(codebook, dim=1))
     return log

@@ -1,0 +1,1 @@
+"""The book: which notebooks run, how, and how the pages are built."""

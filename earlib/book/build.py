@@ -1,0 +1,238 @@
+"""Stage the executed notebooks beside the prose, write the generated pages, and build the HTML. Running the notebooks
+is rerun.py's.
+
+The book is built from _build/stage, a tree of the repository's own shape in which every notebook has its outputs: so
+the Colab links of its pages open the clean notebooks of the repository. Prose always comes from the source; only
+outputs come from the executed copy.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from .. import ROOT
+from ..errors import UserError, nearest
+from ..runs import collect, write_text
+from .manifest import load_manifest, select
+from .rerun import broken, default_jobs, rerun
+
+COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
+WIDGET = "application/vnd.jupyter.widget-view+json"
+CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the table goes
+
+
+def colab_url(path: str, root: Path = ROOT) -> str:
+    """Where Colab opens `path`: the address is the one in _config.yml, and nowhere else."""
+    import yaml
+
+    repository = yaml.safe_load((Path(root) / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    place = repository["url"].removeprefix("https://github.com/").rstrip("/")
+    return f"https://colab.research.google.com/github/{place}/blob/{repository['branch']}/{path}"
+
+
+def merge(source, executed):
+    """The source notebook with the executed one's outputs, fit for a page. Both are nbformat notebooks; returns a new
+    one.
+
+    Taken out: widget views and widget state, papermill's metadata, cells tagged `setup`. Parameters that were injected
+    stay, folded away.
+    """
+    import nbformat
+
+    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
+    injected = [cell for cell in ran if "injected-parameters" in cell.metadata.get("tags", [])]
+    ran = iter([cell for cell in ran if cell not in injected])
+    page = nbformat.v4.new_notebook(
+        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    )
+    for cell in source.cells:
+        cell = nbformat.from_dict(cell)
+        tags = list(cell.metadata.get("tags", []))
+        page.cells.append(cell)
+        if cell.cell_type != "code":
+            continue
+        cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
+        if "setup" in tags:
+            tags.append("remove-cell")
+        cell.metadata = {
+            "tags": list(dict.fromkeys(tags)),
+            **{k: v for k, v in cell.metadata.items() if k == "mystnb"},
+        }  # mystnb: captions, alt texts
+        if "parameters" in tags:
+            for extra in injected:
+                page.cells.append(
+                    nbformat.v4.new_code_cell(extra.source, metadata={"tags": ["injected-parameters", "hide-input"]})
+                )
+    return page
+
+
+def clear(root: Path = ROOT) -> list[Path]:
+    """Take outputs, execution counts and other tools' metadata out of every notebook in notebooks/, in place. Returns
+    those that changed."""
+    import nbformat
+
+    changed = []
+    for path in sorted((root / "notebooks").glob("*.ipynb")):
+        before = path.read_text(encoding="utf-8")
+        notebook = nbformat.reads(before, as_version=4)
+        keep = ("kernelspec", "accelerator", "colab")  # Colab's: which machine to start
+        notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in keep}
+        for cell in notebook.cells:
+            cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView", "mystnb")}
+            if cell.cell_type == "code":
+                cell.outputs, cell.execution_count = [], None
+        after = nbformat.writes(notebook, indent=1) + "\n"
+        if after != before:
+            changed.append(write_text(path, after))
+    return changed
+
+
+def measured(results: list[dict], run: str, fields: dict) -> dict | None:
+    """The one quantity of notebook `run` whose records have these `fields`, pooled over its runs as
+    `evaluate.report.pool` does; None without a record.
+
+    Raises UserError if the fields fit more than one quantity.
+    """
+    from ..evaluate.evaluation import KEYS, format_value, pool
+
+    here = [r for r in results if r["run"] == run or r["run"].startswith(f"{run}/")]
+    here = [
+        {**dict.fromkeys(KEYS), **r}
+        for r in here
+        if r.get("value") is not None and all(r.get(k) == v for k, v in fields.items())
+    ]
+    found = pool(here)
+    if len(found) > 1:
+        told = [
+            k
+            for k in ("metric", "subject", "kind", "condition", "recipe", "judge", "profile", "paper")
+            if len({str(r[k]) for r in found}) > 1
+        ]
+        raise UserError(
+            f"book/claims.yml: {fields} in '{run}' fits {len(found)} quantities, which differ in {', '.join(told)}: add that to `select`"
+        )
+    return found[0] | {"text": f"{format_value(found[0])}, n = {found[0]['n']}"} if found else None
+
+
+def claims_page(results: list[dict], claims: list[dict]) -> str:
+    """The table of claims, in Markdown: the claim, the paper's number, ours with its interval, the verdict.
+
+    results: records as `earlib.runs.collect` gives them. A claim is {claim, source, paper, verdict} and, where it is
+    measured, {run, select, before}: `run` is the notebook's name, `select` the fields that its records must have,
+    `before` the fields to change for the number before erasure. verdict: words, or {at_most: x} / {at_least: x}, which
+    compares our value: "reproduced" or "not reproduced".
+    Raises UserError for a field it does not know.
+    """
+    known = ("claim", "source", "paper", "run", "select", "before", "verdict", "note")
+    rows = ["| Claim | In the paper | Here, on mini | Verdict |", "|---|---|---|---|"]
+    for claim in claims:
+        if unknown := set(claim) - set(known):
+            raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), known)}")
+        run, fields = claim.get("run"), claim.get("select", {})
+        ours = measured(results, run, fields) if run else None
+        text = ours["text"] if ours else ("no record yet" if run else "–")
+        before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
+        if before:
+            text = f"{before['text']} → {text}"
+        verdict = claim.get("verdict", "–")
+        if isinstance(verdict, dict):
+            ((rule, limit),) = verdict.items()
+            if rule not in ("at_most", "at_least"):
+                raise UserError(
+                    f"book/claims.yml: unknown verdict rule '{rule}': {nearest(rule, ['at_most', 'at_least'])}"
+                )
+            held = ours and (ours["value"] <= limit if rule == "at_most" else ours["value"] >= limit)
+            verdict = (
+                "not measured yet"
+                if ours is None
+                else f"{'reproduced' if held else 'not reproduced'} ({rule.replace('_', ' ')} {limit:g})"
+            )
+            if before and not (before["value"] > limit if rule == "at_most" else before["value"] >= limit):
+                verdict = f"cannot be told: the model does not reach {limit:g} even before erasure"
+        if claim.get("note"):
+            verdict += f". {claim['note']}"
+        said = f"{claim['claim']} ({claim['source']})" if claim.get("source") else claim["claim"]
+        rows.append(
+            "| "
+            + " | ".join(
+                " ".join(str(t).split()).replace("|", "\\|") for t in (said, claim.get("paper", "–"), text, verdict)
+            )
+            + " |"
+        )
+    return "\n".join(rows) + "\n"
+
+
+def stage(profile: str = "mini", root: Path = ROOT) -> Path:
+    """Make _build/stage anew: prose, settings, executed notebooks, generated pages. Raises UserError for a notebook
+    that was not executed."""
+    import nbformat
+    import yaml
+
+    folder = root / "_build" / "stage"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name in COPIED:
+        if (root / name).is_dir():
+            shutil.copytree(root / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        elif (root / name).exists():
+            shutil.copy2(root / name, folder / name)
+    for entry in select(load_manifest(root), profile):
+        executed = root / "_build" / "executed" / profile / entry.path
+        if not executed.exists():
+            raise UserError(
+                f"{entry.path}: has not been run on '{profile}': python -m earlib rerun --profile {profile}"
+            )
+        page = merge(nbformat.read(root / entry.path, as_version=4), nbformat.read(executed, as_version=4))
+        write_text(folder / entry.path, nbformat.writes(page))
+    claims_file, page_file = root / "book" / "claims.yml", folder / "book" / "claims.md"
+    if claims_file.exists() and page_file.exists():
+        page = page_file.read_text(encoding="utf-8")
+        if CLAIMS_MARK not in page:
+            raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the table goes")
+        claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
+        write_text(page_file, page.replace(CLAIMS_MARK, claims_page(collect(root / "runs" / profile), claims)))
+    return folder
+
+
+def render(folder: Path, root: Path = ROOT) -> Path:
+    """Build the HTML from a staged tree; every warning is an error. Returns the path of index.html, raises UserError
+    with the first warning."""
+    code = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
+    flags = [
+        "--path-output",
+        str(root),
+        "-n",
+        "-W",
+        "--keep-going",
+        "--all",
+    ]  # --all: a page that is not read again would hide its warnings
+    command = [sys.executable, "-c", code, "build", str(folder), *flags]
+    done = subprocess.run(
+        command, cwd=root, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    log = write_text(root / "_build" / "book.log", done.stdout)
+    index = root / "_build" / "html" / "index.html"
+    if done.returncode or not index.exists():
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+        said = [line for line in plain.splitlines() if re.search(r"WARNING|ERROR|Error:", line)] or plain.splitlines()[
+            -1:
+        ]
+        print("\n".join(said), file=sys.stderr)
+        raise UserError(f"the book was not built, {len(said)} warning(s) or error(s); the log is {log}")
+    return index
+
+
+def build(profile: str = "mini", root: Path = ROOT) -> Path:
+    """Run what is not up to date, stage, build. Prints and returns the path of index.html; a notebook that fails stops
+    it and is named."""
+    statuses = rerun(profile, root=root, stop=True, jobs=default_jobs(profile))
+    if line := broken(statuses):
+        raise UserError(f"the book stops here: {line}")
+    print("building the HTML ...", flush=True)
+    index = render(stage(profile, root), root)
+    print(f"the book: {index}", flush=True)
+    return index

@@ -1,0 +1,1 @@
+"""One file a chapter: what that notebook alone needs. Nothing else imports it."""

@@ -1,0 +1,263 @@
+"""What trains: which tensors of the trunk, in which form, where they act, and how student and teacher share all the
+others.
+
+There is one copy of the weights. The teacher is the model as loaded; the student is the same modules with a few
+parameters exchanged for others, or with a small adapter beside them. Exchanging is by reference, so switching an
+erasure off gives back the very same tensors: the base model, bit for bit.
+
+A change is a dictionary of tensors. `layers.0.self_attn.q_proj.weight` stands in for the parameter of that name;
+`layers.0.self_attn.q_proj.lora_A.weight` [r, in] and `...lora_B.weight` [out, r] are an adapter of rank r beside that
+module, y = W x + B A x (peft's names; alpha = r, so that no scale is left). `layers.0.leace.left` [D, R], `.right` [R,
+D] and `.mean` [D] change what layer 0 reads where words stand, x - left right (x - mean): LEACE's, made without
+training.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack, contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..errors import UserError
+
+ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
+MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+KV = ("self_attn.k_proj", "self_attn.v_proj")
+PARTS = {
+    "attention": ATTENTION,
+    "mlp": MLP,
+    "both": ATTENTION + MLP,
+    "kv": KV,
+    "no-kv": tuple(p for p in ATTENTION + MLP if p not in KV),
+    "down": MLP[2:],
+}
+
+
+def layer_range(layers: tuple[float, float], depth: int) -> range:
+    """Layers from `layers[0]` to `layers[1]` of the depth, as shares; never empty. (0, 1/6) is 0-4 of 30, 0-3 of 24, 0
+    of 8."""
+    first = min(round(layers[0] * depth), depth - 1)
+    return range(first, max(first + 1, round(layers[1] * depth)))
+
+
+def tensor_names(recipe, depth: int) -> list[str]:
+    """Names of the changed matrices, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ... UserError if a
+    recipe leaves none."""
+    mlps = layer_range(recipe.mlp_layers, depth)[:: recipe.mlp_every]
+    parts = [
+        (i, part)
+        for i in layer_range(recipe.layers, depth)
+        for part in PARTS[recipe.modules]
+        if part not in MLP or i in mlps
+    ]
+    if not parts:
+        raise UserError(
+            f"recipe '{recipe.name}' trains nothing in {depth} layers: layers={recipe.layers} and mlp_layers={recipe.mlp_layers} do not meet"
+        )
+    return [f"layers.{i}.{part}.weight" for i, part in parts]
+
+
+def student_parameters(
+    trunk: nn.Module, names: list[str], masters: str = "float32", rank: int = 0, seed: int = 0
+) -> dict[str, nn.Parameter]:
+    """Fresh parameters with which the student computes what the teacher does: in float32 at least, or (masters "own")
+    as the frozen weights are.
+
+    rank 0: copies of the matrices. rank r: for each of them A, drawn at random as a linear layer's weights are, and B =
+    0.
+    """
+    tensors = {name: trunk.get_parameter(name).detach() for name in names}
+    wide = lambda t: t.dtype if masters == "own" else torch.promote_types(t.dtype, torch.float32)
+    if rank == 0:
+        return {n: nn.Parameter(t.to(wide(t), copy=True)) for n, t in tensors.items()}
+    student, generator = {}, torch.Generator().manual_seed(seed)
+    for name, t in tensors.items():
+        module, (out, wide_in) = name.removesuffix(".weight"), t.shape
+        a = torch.empty(rank, wide_in)
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
+        student[f"{module}.lora_A.weight"] = nn.Parameter(a.to(t.device, wide(t)))
+        student[f"{module}.lora_B.weight"] = nn.Parameter(t.new_zeros(out, rank, dtype=wide(t)))
+    return student
+
+
+@contextmanager
+def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all", opened=None):
+    """Within the context the generator's trunk computes with the change `tensors`; afterwards it is its own self.
+
+    positions "words": the change acts only where the words of a prompt stand (`Generator.word_mask`), so that blanked
+    prompts and image tokens see the teacher's weights. `opened` (module -> function) says how far an adapter is open:
+    called when the module runs, it gives gamma_BR of its rows and ranks for y = W x + B (gamma * A x), or None for an
+    adapter that is shut.
+    """
+    if positions not in ("all", "words"):  # a next-scale model's "scales", which `nextscale/store.py` switches on
+        raise UserError(
+            f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone"
+        )
+    whole = {name: t for name, t in tensors.items() if ".lora_" not in name and ".leace." not in name}
+    erasers = dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name)
+    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
+    adapters = {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+    with ExitStack() as stack:
+        if positions == "words":
+            for name, t in whole.items():
+                stack.enter_context(
+                    _forward(generator.trunk.get_submodule(name.removesuffix(".weight")), _Exchanged(generator, t))
+                )
+        elif whole:
+            stack.enter_context(switched(generator.trunk, whole))
+        for module, (a, b) in adapters.items():
+            stack.enter_context(
+                _forward(
+                    generator.trunk.get_submodule(module),
+                    _Adapted(generator, a, b, positions, (opened or {}).get(module)),
+                )
+            )
+        for layer in erasers:
+            eraser = _Erased(generator, *(tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean")))
+            stack.callback(generator.trunk.get_submodule(layer).register_forward_pre_hook(eraser).remove)
+        yield generator
+
+
+@contextmanager
+def switched(trunk: nn.Module, tensors: dict[str, torch.Tensor]):
+    """Within the context the trunk computes with `tensors` in place of its own; afterwards its own objects are back."""
+    homes = {name: (trunk.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in tensors}
+    own = {name: module._parameters[leaf] for name, (module, leaf) in homes.items()}
+    try:
+        for name, (module, leaf) in homes.items():
+            # a frozen trunk in half precision computes with half-precision copies; gradients reach the float32 masters
+            # through the cast
+            tensor = tensors[name]
+            module._parameters[leaf] = tensor if tensor.dtype == own[name].dtype else tensor.to(own[name].dtype)
+        yield
+    finally:
+        for name, (module, leaf) in homes.items():
+            module._parameters[leaf] = own[name]
+
+
+@contextmanager
+def _forward(module: nn.Module, change):
+    """Within the context `module(x)` is `change(x, y)`, y what it was before."""
+    before, patched = module.forward, "forward" in module.__dict__  # several adapters may stand beside one module
+    module.forward = lambda x: change(x, before(x), module)
+    try:
+        yield
+    finally:
+        if patched:
+            module.forward = before
+        else:
+            del module.forward
+
+
+class _Exchanged:
+    """Another weight where words stand."""
+
+    def __init__(self, generator, weight: torch.Tensor):
+        self.generator, self.weight = generator, weight
+
+    def __call__(self, x_BSD, y_BSD, module):
+        words_BS = self.generator.words_BS
+        if words_BS is None:
+            return y_BSD
+        return torch.where(words_BS[..., None], F.linear(x_BSD, self.weight.to(x_BSD.dtype), module.bias), y_BSD)
+
+
+class _Adapted:
+    """A low-rank term beside the weight, everywhere or where words stand; `opened` may say how far for each row."""
+
+    def __init__(self, generator, a: torch.Tensor, b: torch.Tensor, positions: str, opened=None):
+        self.generator, self.a, self.b, self.positions, self.opened = generator, a, b, positions, opened
+
+    def __call__(self, x_BSD, y_BSD, module):
+        words_BS = self.generator.words_BS
+        if self.positions == "words" and words_BS is None:
+            return y_BSD
+        reduced_BSR = F.linear(x_BSD, self.a.to(x_BSD.dtype))
+        if self.opened is not None:
+            if (gamma_BR := self.opened()) is None:
+                return y_BSD
+            reduced_BSR = reduced_BSR * gamma_BR[:, None].to(x_BSD.dtype)
+        change = F.linear(reduced_BSR, self.b.to(x_BSD.dtype))
+        return y_BSD + (change * words_BS[..., None] if self.positions == "words" else change)
+
+
+class _Erased:
+    """A few directions taken out of what a layer reads where words stand."""
+
+    def __init__(self, generator, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor):
+        self.generator, self.left_DR, self.right_RD, self.mean_D = generator, left, right, mean
+
+    def __call__(self, layer, args):
+        words_BS = self.generator.words_BS
+        if words_BS is None:
+            return None
+        x_BSD, *others = args
+        change_BSD = (x_BSD.to(self.mean_D.dtype) - self.mean_D) @ self.right_RD.T @ self.left_DR.T
+        return (x_BSD - (change_BSD * words_BS[..., None]).to(x_BSD.dtype), *others)
+
+
+def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The change with every adapter added into its matrix, W + B A: the same function, without the adapter's cost, and
+    as large as full training's."""
+    out = {name: t for name, t in tensors.items() if ".lora_" not in name}
+    for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if name not in out):
+        weight = trunk.get_parameter(f"{module}.weight").detach()
+        a, b = (
+            tensors[f"{module}.lora_{side}.weight"].to(weight.device, torch.promote_types(weight.dtype, torch.float32))
+            for side in "AB"
+        )
+        out[f"{module}.weight"] = (weight + b @ a).to(weight.dtype)
+    return out
+
+
+def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
+    """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters, s left for erasers. 0 is the
+    base model, 1 the change itself."""
+    out = {}
+    for name, t in tensors.items():
+        if ".lora_" not in name and ".leace." not in name:
+            own = trunk.get_parameter(name).detach().to(t.device)
+            t = own + strength * (t - own)
+        elif name.endswith((".lora_B.weight", ".leace.left")):
+            t = strength * t
+        out[name] = t
+    return out
+
+
+def check_adapters(generator, tensors: dict[str, torch.Tensor], whose: str) -> None:
+    """UserError, one line that begins with `whose`, if an adapter stands beside a layer that the trunk does not have,
+    or does not fit it."""
+    modules = dict(generator.trunk.named_modules())
+    for name in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name):
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear):
+            depth = len(generator.decoder_layers)
+            raise UserError(
+                f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer (its decoder layers are 0-{depth - 1})"
+            )
+        a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
+        if a is None or b is None:
+            raise UserError(f"{whose} has half a membrane for {name}: lora_A and lora_B belong together")
+        if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
+            sizes = " and ".join("x".join(map(str, t.shape)) for t in (a, b))
+            raise UserError(
+                f"{whose} has a membrane of {sizes} for {name} of {'x'.join(map(str, module.weight.shape))}; it was made for another model"
+            )
+
+
+def change_size(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> float:
+    """How large a change of weights is: the Frobenius norm of all W' - W together, of B A for adapters. UserError for
+    erasers, which change no matrix."""
+    if any(".leace." in name for name in tensors):
+        raise UserError("a projection of states changes no weights; it has no size to compare")
+    square = 0.0
+    for name, t in tensors.items():
+        if name.endswith(".lora_A.weight"):
+            a, b = (t.double(), tensors[name.replace(".lora_A.", ".lora_B.")].double())
+            square += ((b.T @ b) * (a @ a.T)).sum().item()
+        elif ".lora_" not in name:
+            square += (t.double() - trunk.get_parameter(name).detach().to(t.device).double()).square().sum().item()
+    return math.sqrt(square)

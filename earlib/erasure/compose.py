@@ -1,0 +1,315 @@
+"""Several erasures at once, each as far open as a prompt asks for: SPM's composition and facilitated transport (Lyu et
+al. 2024, arXiv 2312.16145, Eq. 9-11).
+
+    y = W x + sum_c gamma_c(p) B_c A_c x
+
+One pair of stacked matrices does this: A is all A_c above each other, B all B_c side by side, and gamma scales the
+numbers between them. (SPM's released code scales both matrices by gamma and adds them up, which gives gamma squared and
+terms that mix concepts.) How a single adapter is made, switched and merged is in `trainable.py` and `store.py`; files
+for other tools are in `peft_files.py`.
+
+Letters: B rows, C concepts, R ranks of all concepts together, D width.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+
+from ..concepts import words_of
+from ..errors import UserError
+from .change import applied
+from .closed_form import reads
+from .store import Erasure, strength_of
+
+RECIPE = "composed"
+
+
+@dataclass(frozen=True)
+class Transport:
+    """Facilitated transport: gamma_c(p) = max( overlap, similarity ), from 0 to 1, of each prompt for itself. A concept
+    of several names takes the nearest.
+
+        overlap      |T(c) & T(p)| / |T(c)|, T the set of a text's lower-cased words (Eq. 11)
+        similarity   cos( s(c), s(p) ), s the mean state at a text's words (Eq. 10, there by CLIP's text encoder)
+
+    States of a language model share a large part, so that all cosines are near 1: the mean state of the prompts in
+    `centre`, where there are any, is taken off first. SPM has no such step. A prompt without words has similarity 0.
+    """
+
+    names: dict[str, tuple[str, ...]]  # concept -> what prompts call it
+    layer: float | None = (
+        0.5  # where states are read, as a share of the depth; 0: input embeddings; None: no similarity, overlap only
+    )
+    centre: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        for concept, names in self.names.items():
+            if isinstance(names, str) or not names or not all(words_of(name) for name in names):
+                raise UserError(
+                    f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel'], not {names!r}"
+                )
+        if self.layer is not None and not 0 <= strength_of(self.layer, "the layer of facilitated transport") <= 1:
+            raise UserError(
+                f"facilitated transport reads states at layer={self.layer}, which is no share of the depth from 0 to 1"
+            )
+
+    def gamma(self, generator, prompt: str) -> dict[str, float]:
+        """gamma_c of one prompt, read alone, so that it cannot hang on a batch; with the model as it is now."""
+        words = words_of(prompt)
+        found = {
+            concept: max(len(own & words) / len(own) for own in map(words_of, names))
+            for concept, names in self.names.items()
+        }
+        if self.layer is not None:
+            state_D = self._state(generator, prompt)
+            for concept, names in self.names.items():
+                near = max(F.cosine_similarity(state_D, self._state(generator, name), dim=0).item() for name in names)
+                found[concept] = max(found[concept], min(near, 1.0))
+        return found
+
+    def _state(self, generator, text: str) -> torch.Tensor:
+        """s(text), less the centre; zeros for a text without words. float64 [D]."""
+        key = (generator.fingerprint, text)
+        if key not in self._states:
+            own_D = pooled_state(generator, text, self.layer)
+            self._states[key] = own_D if own_D is None else own_D - self._centre(generator)
+        state_D = self._states[key]
+        return torch.zeros(1, dtype=torch.float64) if state_D is None else state_D
+
+    def _centre(self, generator):
+        key = (generator.fingerprint, None)
+        if key not in self._states:
+            found = [s for prompt in self.centre if (s := pooled_state(generator, prompt, self.layer)) is not None]
+            self._states[key] = torch.stack(found).mean(0) if found else 0.0
+        return self._states[key]
+
+    @cached_property
+    def _states(self) -> dict:
+        return {}
+
+
+@torch.no_grad()
+def pooled_state(generator, text: str, layer: float) -> torch.Tensor | None:
+    """Mean of what decoder layer round(layer x depth) reads at a text's words, float64 [D] on the CPU; None for a text
+    without words."""
+    batch = generator.encode([text])
+    words_P = generator.word_mask(batch)[0]
+    if not words_P.any():
+        return None
+    depth = len(generator.decoder_layers)
+    module = f"layers.{min(round(layer * depth), depth - 1)}"
+    return reads(generator, [module], batch)[module][0][words_P].double().mean(0).cpu()
+
+
+def names_of(concepts) -> dict[str, tuple[str, ...]]:
+    """What prompts call each of `concepts` (`concepts.Concept`): their `words`, or the name that their prompt pairs
+    share."""
+    from .training_free import name_of
+
+    return {concept.name: tuple(concept.words) or (name_of(concept),) for concept in concepts}
+
+
+@dataclass
+class Membranes:
+    """Adapters of several concepts, switched on together; the same interface as an `Erasure`. Made by `compose`."""
+
+    parts: tuple[Erasure, ...]  # each with its own strength
+    transport: Transport | None = None  # how far a prompt opens them; None: as far as their strengths say
+    strength: float = 1.0  # times all of them
+    info: dict = field(default_factory=dict)
+    seed: int = 0
+
+    name = RECIPE
+
+    @property
+    def concept(self) -> str:
+        return " + ".join(part.concept for part in self.parts)
+
+    @property
+    def generator_fingerprint(self) -> str:
+        return self.parts[0].generator_fingerprint
+
+    @property
+    def recipe(self) -> dict:
+        """What made it; it has no field of a recipe that trains."""
+        about = {
+            "name": RECIPE,
+            "parts": [{"concept": p.concept, "strength": p.strength, "recipe": p.recipe} for p in self.parts],
+        }
+        return about | {
+            "transport": dataclasses.asdict(self.transport) if self.transport else None,
+            "strength_of_all": self.strength,
+        }
+
+    @property
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All adapters stacked, each times its strength and that of all."""
+        return stacked(self.parts, self.strength)[0]
+
+    @property
+    def megabytes(self) -> float:
+        return sum(part.megabytes for part in self.parts)
+
+    @contextmanager
+    def on(self, generator, strength: float | None = None):
+        """Within the context `generator` draws with all concepts erased; afterwards it is the base model again, bit for
+        bit."""
+        self.check(generator)
+        factor = strength_of(self.strength if strength is None else strength, f"of {self.concept}")
+        gates = Gates(self) if self.transport else None
+        with ExitStack() as stack:
+            for positions in dict.fromkeys(part.recipe.get("positions", "all") for part in self.parts):
+                ours = [i for i, part in enumerate(self.parts) if part.recipe.get("positions", "all") == positions]
+                tensors, owners = stacked([self.parts[i] for i in ours], factor)
+                tensors = {
+                    n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()
+                }
+                opened = None
+                if gates:
+                    opened = {
+                        module: gates.opening(torch.tensor([ours[k] for k in owner], device=generator.device))
+                        for module, owner in owners.items()
+                    }
+                stack.enter_context(applied(generator, tensors, positions, opened))
+            if gates:
+                stack.enter_context(gates.attached(generator))
+            yield generator
+
+    def gamma(self, generator, prompt: str) -> dict[str, float]:
+        """How far `prompt` opens each concept's membrane; 1 for all without transport."""
+        return self.transport.gamma(generator, prompt) if self.transport else {part.concept: 1.0 for part in self.parts}
+
+    def together(self) -> Erasure:
+        """One erasure that does the same: an adapter whose rank is the sum of all. UserError with transport, and for
+        parts that act at different positions."""
+        if self.transport:
+            raise UserError(
+                f"the membranes of {self.concept} open by prompt, which no single adapter does; leave out the transport, or keep them apart"
+            )
+        positions = {part.recipe.get("positions", "all") for part in self.parts}
+        if len(positions) > 1:
+            raise UserError(f"the membranes of {self.concept} act at different positions; they cannot be one adapter")
+        recipe = self.recipe | {"positions": positions.pop()}
+        return Erasure(RECIPE, recipe, self.concept, self.generator_fingerprint, self.tensors, self.info, self.seed)
+
+    def merged(self, generator) -> Erasure:
+        """The same in whole matrices, W + sum_c B_c A_c."""
+        return self.together().merged(generator)
+
+    def save(self, folder):
+        return self.together().save(folder)
+
+    def check(self, generator) -> None:
+        """UserError if a part was made for another model, or for layers that this one does not have."""
+        for part in self.parts:
+            part.check(generator)
+
+
+def compose(erasures, strengths=None, transport: Transport | None = None) -> Membranes:
+    """Erasures by adapters (rank 1 or more), one a concept, as one: y = W x + sum_c strength_c gamma_c(p) B_c A_c x.
+
+    `strengths` stand in for the erasures' own. UserError, one line, for an erasure that is not made of adapters, for
+    two of one concept, for a strength that is no number, for erasures of different models, and for a transport without
+    a name for one of them.
+    """
+    erasures = list(erasures)
+    if not erasures:
+        raise UserError("there is nothing to compose; give erasures of one concept each")
+    strengths = [erasure.strength for erasure in erasures] if strengths is None else list(strengths)
+    if len(strengths) != len(erasures):
+        raise UserError(f"{len(strengths)} strengths for {len(erasures)} erasures; give one for each")
+    seen: dict[str, Erasure] = {}
+    for erasure in erasures:
+        if not erasure.tensors or any(".lora_" not in name for name in erasure.tensors):
+            raise UserError(
+                f"erasure '{erasure.name}' of '{erasure.concept}' is not made of adapters; to compose it train it with a rank (1 is a membrane)"
+            )
+        if erasure.concept in seen:
+            raise UserError(
+                f"two erasures of '{erasure.concept}'; give one for each concept, or call one of them otherwise"
+            )
+        if erasure.generator_fingerprint != erasures[0].generator_fingerprint:
+            raise UserError(
+                f"the erasures of '{erasures[0].concept}' and '{erasure.concept}' were made for different models; they cannot be composed"
+            )
+        if transport and erasure.concept not in transport.names:
+            raise UserError(
+                f"facilitated transport has no name for concept '{erasure.concept}'; it has: {', '.join(transport.names)}"
+            )
+        seen[erasure.concept] = erasure
+    parts = tuple(
+        dataclasses.replace(e, strength=strength_of(s, f"of '{e.concept}'")) for e, s in zip(erasures, strengths)
+    )
+    return Membranes(parts, transport)
+
+
+def stacked(parts, factor: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+    """(A and B of all parts as one adapter for each module, B times the strengths; module -> which part each of its
+    ranks is of)."""
+    sides: dict[str, tuple[list, list]] = {}
+    owners: dict[str, list[int]] = {}
+    for i, part in enumerate(parts):
+        for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in part.tensors):
+            a, b = (part.tensors[f"{module}.lora_{side}.weight"] for side in "AB")
+            above, beside = sides.setdefault(module, ([], []))
+            above.append(a)
+            beside.append(b * (part.strength * factor))
+            owners.setdefault(module, []).extend([i] * len(a))
+    tensors = {}
+    for module, (above, beside) in sides.items():
+        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = torch.cat(above), torch.cat(beside, 1)
+    return tensors, owners
+
+
+class Gates:
+    """gamma of the rows that are being read. A generator tells what each row was asked for; a blanked row opens what
+    its prompt does, so that a prompt which opens nothing is drawn as by the base model."""
+
+    def __init__(self, membranes: Membranes):
+        self.transport, self.concepts = membranes.transport, [part.concept for part in membranes.parts]
+        self.texts, self.gamma_BC, self.known = None, None, {}
+
+    @contextmanager
+    def attached(self, generator):
+        """Within the context the generator tells this object what it reads."""
+        if generator.gates is not None:
+            raise UserError("membranes with facilitated transport are switched on already; compose them all into one")
+        generator.gates = self
+        try:
+            yield
+        finally:
+            generator.gates = None
+
+    def read(self, generator, texts: tuple[str, ...]) -> None:
+        """Called before rows are read."""
+        if texts == self.texts and texts:
+            return
+        if not texts:
+            raise ValueError(
+                "facilitated transport hangs on prompts; these rows do not say what they were asked for (PromptBatch.texts)"
+            )
+        before, self.gamma_BC = self.gamma_BC, None  # shut: gamma is read from the base model
+        generator.gates = None
+        try:
+            for text in dict.fromkeys(texts):
+                if text not in self.known:
+                    found = self.transport.gamma(generator, text)
+                    self.known[text] = [found[concept] for concept in self.concepts]
+        finally:
+            generator.gates = self
+        gamma_BC = torch.tensor([self.known[text] for text in texts], device=generator.device)
+        if (
+            before is not None and before.shape == gamma_BC.shape
+        ):  # in place: a recorded drawing step reads this address
+            gamma_BC = before.copy_(gamma_BC)
+        self.texts, self.gamma_BC = texts, gamma_BC
+
+    def opening(self, owner_R: torch.Tensor):
+        """gamma_BR for the ranks of one module, or None while shut; see `trainable.applied`."""
+        return lambda: None if self.gamma_BC is None else self.gamma_BC[:, owner_R]

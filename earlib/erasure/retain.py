@@ -1,0 +1,146 @@
+"""Preservation: what the student should leave as it is, and how that is asked for in each update of training.
+
+SPM calls it latent anchoring (Lyu et al. 2024, arXiv 2312.16145, Eq. 5-8): lambda times how far student and teacher are
+apart on other concepts. There the measure is a squared error of noise predictions; here it is KL(teacher || student) of
+the next token, summed over the tokens of a picture. The erasing part of an update is in `lessons.py`.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+
+from .inside import own_words
+from .objective import divergence
+from .trajectories import draw_trajectories
+
+
+class Retained:
+    """Prompts to stay what they are, with pictures that the teacher drew of them ahead of training. By
+    `recipe.retain.kind`:
+
+        prompts    lambda sum_t KL_t on prompts without the concept, drawn alike
+        weighted   the same, drawn with P(p) ~ (1 - |cos(e(p), e(c))|)^alpha (SPM, Eq. 7-8); e is the mean input
+                   embedding of a prompt's words, or of the words that only the concept's targets have
+        noise      the same on the concept's targets, with a random direction of the same length in place of the
+                   embedding of each of their own words, so that any other name may stand there (SPM's released code has
+                   noise for the whole prompt); the pictures are those of the targets
+        sparsity   lambda T mean (A x)^2 over the adapters' modules and positions, on prompts without the concept:
+                   membranes that stay shut change nothing
+
+    A quarter of the rows is read without its prompt, as guidance needs the unconditional distribution too.
+    """
+
+    BLANK = 4  # every fourth row
+
+    def __init__(self, generator, prompts: list[str], recipe, progress: bool = False, pairs=()):
+        self.generator, self.recipe, self.kind = generator, recipe, recipe.retain.kind
+        self.pairs, role = list(pairs), "retain"
+        if self.kind == "noise":
+            prompts, role = [pair.target for pair in self.pairs], "concept"
+        self.prompts = list(prompts) if recipe.retain.weight else []
+        if self.prompts:  # seed 0 in every run: what is retained is a data set
+            self.tokens_NT = draw_trajectories(generator, {role: self.prompts}, 0, recipe.guidance, progress)[role]
+            self.chance_N = (
+                chances(generator, self.prompts, self.pairs, recipe.retain.alpha) if self.kind == "weighted" else None
+            )
+
+    def lesson(self, seed: int, step: int, student: dict[str, torch.Tensor]):
+        """The teacher's part of an update; returns a function that gives lambda times the loss of a window's share of a
+        picture, for the student."""
+        if not self.prompts:
+            return lambda share: 0.0
+        g, R, weight = self.generator, self.recipe.retain.pictures, self.recipe.retain.weight
+        chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        if self.kind == "weighted":
+            rows = torch.multinomial(self.chance_N, R, replacement=True, generator=chance).tolist()
+        else:
+            rows = torch.randint(len(self.prompts), (R,), generator=chance).tolist()
+        batch, tokens_RT = g.encode([self.prompts[i] for i in rows]), self.tokens_NT[rows].to(g.device)
+        blank_R = (torch.arange(R, device=g.device) + step * R) % self.BLANK == 0
+        names_RP = (
+            own_words(g, batch, [self.pairs[i] for i in rows]) & g.word_mask(batch) & ~blank_R[:, None]
+            if self.kind == "noise"
+            else None
+        )
+        batch = type(batch)(torch.where(blank_R[:, None], g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
+        if self.kind == "sparsity":
+            return lambda share: (
+                weight * share * g.num_image_tokens * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
+            )
+
+        def read() -> torch.Tensor:
+            with noised(g, names_RP, seed * 1_000_003 + step) if names_RP is not None else nullcontext():
+                return g.image_logits(g.hidden_states(batch, tokens_RT))
+
+        with torch.no_grad():
+            target_RTV = read()
+        return lambda share: weight * share * divergence(read(), target_RTV, "kl").mean(0).sum()
+
+
+@torch.no_grad()
+def chances(generator, prompts: list[str], pairs, alpha: float) -> torch.Tensor:
+    """How likely each prompt is drawn, float64 [N], sum 1: (1 - |cos(e(p), e(c))|)^alpha (SPM, Eq. 8), c being all
+    words that only `pairs`' targets have."""
+    embed = generator.trunk.get_input_embeddings()
+    e_ND = []
+    for prompt in prompts:
+        batch = generator.encode([prompt])
+        e_ND.append(embed(batch.ids_BP[generator.word_mask(batch)]).double().mean(0))
+    targets = generator.encode([pair.target for pair in pairs])
+    names_BP = own_words(generator, targets, pairs) & generator.word_mask(targets)
+    c_D = embed(targets.ids_BP[names_BP]).double().mean(0)
+    near_N = F.cosine_similarity(torch.stack(e_ND), c_D[None]).abs().clamp(max=1)
+    chance_N = (1 - near_N) ** alpha
+    return (chance_N / chance_N.sum()).cpu()
+
+
+@contextmanager
+def noised(generator, where_RP: torch.Tensor, seed: int):
+    """Within the context the embeddings of prompts are random directions where `where_RP` says so, each as long as what
+    it stands for; the same for a seed."""
+
+    def replace(module, args, out_RSD):
+        own_ND = out_RSD[:, : where_RP.shape[1]][where_RP]
+        noise_ND = torch.randn(own_ND.shape, generator=torch.Generator().manual_seed(seed)).to(own_ND)
+        whole_RS = F.pad(where_RP, (0, out_RSD.shape[1] - where_RP.shape[1]))
+        return out_RSD.masked_scatter(
+            whole_RS[..., None], F.normalize(noise_ND, dim=-1) * own_ND.norm(dim=-1, keepdim=True)
+        )
+
+    hook = generator.trunk.get_input_embeddings().register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def gate_square(
+    generator, student: dict[str, torch.Tensor], batch, tokens_RT: torch.Tensor, positions: str
+) -> torch.Tensor:
+    """Mean of (A x)^2 over the adapters' modules, ranks and the positions where they act, along prompts and pictures,
+    with the student switched on."""
+    where_RP = generator.word_mask(batch) if positions == "words" else batch.mask_BP.bool()
+    found, hooks = [], []
+
+    def keep(a):
+        def hook(module, args):
+            x_RSD = args[0]
+            where_RS = F.pad(where_RP, (0, x_RSD.shape[1] - where_RP.shape[1]), value=positions == "all")
+            found.append(F.linear(x_RSD[where_RS], a.to(x_RSD.dtype)).float().square().mean())
+
+        return hook
+
+    for name, a in student.items():
+        if name.endswith(".lora_A.weight"):
+            hooks.append(
+                generator.trunk.get_submodule(name.removesuffix(".lora_A.weight")).register_forward_pre_hook(keep(a))
+            )
+    try:
+        generator.hidden_states(batch, tokens_RT)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(found).mean()

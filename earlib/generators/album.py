@@ -1,0 +1,149 @@
+"""Pictures for a prompt file, one PNG each, with an index: what `python -m earlib generate` does.
+
+`index.jsonl` has one row a picture: `key`, `prompt`, `file`, `seed`, `model`, `erasure`, `guidance`, and `fingerprint`,
+a hash of the model's and the erasure's weights. A picture whose file exists and whose row says that the same things
+made it is not drawn again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import UserError
+from ..prompts import Prompt, read_prompts, slugs
+from ..runs import read_lines, write_bytes, write_text
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be in a folder, and what its index says is there."""
+
+    folder: Path
+    prompts: list[Prompt]
+    files: list[str]  # one file name a prompt
+    rows: dict[str, dict]  # file name -> row of index.jsonl
+    shard: tuple[int, int] = (1, 1)  # which part of the prompts, of how many
+
+    @property
+    def texts(self) -> list[str]:
+        return [prompt.text for prompt in self.prompts]
+
+
+def plan_pictures(prompts: Path, folder: Path, shard: tuple[int, int] = (1, 1)) -> Plan:
+    """Read the prompt file and what the folder holds; writes nothing. Shard (3, 8) is every eighth prompt, from the
+    third on.
+
+    Raises UserError for a bad prompt file, a folder that cannot be written, or an index that is none.
+    """
+    found = read_prompts(prompts)
+    check_folder(folder)
+    rows = {}
+    for index in sorted(folder.glob("index*.jsonl")):
+        part = read_lines(index)
+        if not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in part):
+            raise UserError(f"{index}: is no index of pictures; choose another folder")
+        rows |= {row["file"]: row for row in part}
+    files = [
+        f"{slug}.png" for slug in slugs([prompt.key for prompt in found])
+    ]  # of all prompts: a name may depend on its neighbours
+    mine = slice(shard[0] - 1, None, shard[1])
+    return Plan(folder, found[mine], files[mine], rows, shard)
+
+
+def draw_pictures(
+    plan: Plan, generator, erasure, seed: int = 0, guidance: float | None = None, batch_size: int | None = None
+) -> int:
+    """Draw what `plan` still lacks; returns how many pictures that were.
+
+    The index is written after every batch: a run that is stopped loses one batch at most. A shard keeps an index of its
+    own, so that several can work in one folder; a run without shards draws what is missing and makes one index of them
+    all.
+    """
+    from functools import partial
+
+    from PIL import Image
+
+    from . import picture_seeds, sampling
+
+    guidance = generator.guidance if guidance is None else guidance
+    same = {
+        "seed": seed,
+        "model": generator.name,
+        "erasure": erasure.name,
+        "guidance": guidance,
+        "fingerprint": _fingerprint(generator, erasure),
+    }
+    wanted = {file: {"key": p.key, "prompt": p.text, "file": file, **same} for file, p in zip(plan.files, plan.prompts)}
+    missing = [file for file, row in wanted.items() if plan.rows.get(file) != row or not (plan.folder / file).is_file()]
+    sharded = plan.shard != (1, 1)
+    rows = {file: row for file, row in plan.rows.items() if not sharded or file in wanted}
+    index = plan.folder / ("index.{}-of-{}.jsonl".format(*plan.shard) if sharded else "index.jsonl")
+    texts, keys = ([wanted[file][name] for file in missing] for name in ("prompt", "key"))
+    batches = getattr(generator, "sample_batches", None) or partial(
+        sampling.sample_batches, generator
+    )  # a next-scale model has a way of its own
+    with erasure.on(generator):
+        for batch, tokens_BT in batches(
+            texts, picture_seeds(seed, keys), guidance, batch_size=batch_size, progress=True
+        ):
+            files = [missing[i] for i in batch]
+            if [
+                rows.pop(file) for file in files if file in rows
+            ]:  # while a picture is replaced, no row may speak for the old one
+                _write_index(index, rows, wanted)
+            for file, image in zip(files, generator.decode(tokens_BT)):
+                png = io.BytesIO()
+                Image.fromarray(image).save(png, "PNG")
+                write_bytes(plan.folder / file, png.getvalue())
+                rows[file] = wanted[file]
+            _write_index(index, rows, wanted)
+    parts = list(plan.folder.glob("index.*-of-*.jsonl"))
+    if parts and not sharded:
+        _write_index(index, rows, wanted)
+        for part in parts:
+            part.unlink()
+    return len(missing)
+
+
+def _write_index(index: Path, rows: dict[str, dict], first: dict[str, dict]) -> None:
+    """This prompt file's rows in its order, then those of earlier ones."""
+    ordered = [rows[file] for file in first if file in rows] + [row for file, row in rows.items() if file not in first]
+    write_text(index, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+
+
+def _fingerprint(generator, erasure) -> str:
+    """The generator's own, and a hash of what the erasure changes if it changes anything."""
+    import torch
+
+    if not (erasure.tensors or erasure.recipe):
+        return generator.fingerprint
+    digest = hashlib.sha256(json.dumps(erasure.recipe, sort_keys=True).encode())
+    for name, tensor in sorted(erasure.tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return f"{generator.fingerprint}+{digest.hexdigest()[:16]}"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError unless files can be written into `folder`, which need not exist yet. Leaves nothing behind."""
+    made = []
+    try:
+        missing, there = [], folder
+        while not there.exists():
+            missing, there = [there, *missing], there.parent
+        for path in missing:
+            path.mkdir()
+            made.append(path)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot be written ({error.strerror}); choose a folder that you may write to"
+        ) from None
+    finally:
+        for path in reversed(made):
+            path.rmdir()

@@ -1,0 +1,112 @@
+"""Janus-Pro at its true size with random weights: the profiles `janus-pro-1b-shape` and `janus-pro-7b-shape`.
+
+They are for speed and memory where the real weights are not at hand, never for quality: what they draw is noise.
+Weights are made on the device, in the dtype of loading. The tokenizer is MiniWorld's, whose few ids fit into the true
+vocabulary; so prompts are as short as MiniWorld's.
+"""
+
+from __future__ import annotations
+
+from ... import memory
+
+SHAPES = {
+    "janus-pro-1b-shape": dict(width=2048, mlp=5632, layers=24, heads=16),
+    "janus-pro-7b-shape": dict(width=4096, mlp=11008, layers=30, heads=32),
+}
+SPREAD = 0.02  # of the random weights: transformers' own
+
+
+def shape_config(
+    width,
+    mlp,
+    layers,
+    heads,
+    vocab=102400,
+    side=24,
+    codes=16384,
+    vq_channels=128,
+    vision_width=1024,
+    vision_layers=24,
+    vision_heads=16,
+):
+    """transformers' configuration of a Janus-Pro. The defaults are what the 1B and the 7B model share; tests make
+    smaller ones."""
+    from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
+
+    text = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=width,
+        intermediate_size=mlp,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        num_key_value_heads=heads,
+        max_position_embeddings=16384,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=False,
+    )
+    vision = JanusVisionConfig(
+        hidden_size=vision_width,
+        num_hidden_layers=vision_layers,
+        num_attention_heads=vision_heads,
+        image_size=16 * side,
+        patch_size=16,
+        projection_dim=width,
+        num_image_tokens=side * side,
+    )
+    vq = JanusVQVAEConfig(
+        num_embeddings=codes, base_channels=vq_channels, projection_dim=width, image_token_embed_dim=width
+    )
+    return JanusConfig(
+        text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False
+    )  # their class would tie by default
+
+
+def build_shape(profile: str, place, parts: str | None = None, **smaller):
+    """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of `shape_config`."""
+    from transformers import GenerationConfig
+
+    from ...miniworld.models import build_processor
+    from ..janus import JanusGenerator
+    from ..load import FAMILIES, check_memory, drop, empty_model
+
+    config, family = shape_config(**SHAPES[profile] | smaller), FAMILIES["janus"]
+    model = empty_model(config, family)
+    parts = check_memory(profile, memory.sizes_of(model, *family.picture(config), family.caption_parts), place, parts)
+    drop(model, family.caption_parts if parts == "draw" else ())
+    fill_at_random(model, place)
+
+    processor = build_processor()
+    processor.num_image_tokens = config.vision_config.num_image_tokens
+    tokenizer = processor.tokenizer
+    config.image_token_id, config.dtype = tokenizer.image_token_id, place.dtype
+    model.generation_config = GenerationConfig(
+        **{key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
+        guidance_scale=5.0,
+        do_sample=True,
+        top_k=0,
+        generation_kwargs={"boi_token_id": tokenizer.boi_token_id},
+    )
+    return JanusGenerator(model, processor, name=profile, profile=profile)
+
+
+def fill_at_random(model, place, seed: int = 0) -> None:
+    """Give an empty model weights on the device: norms 1, biases 0, the rest normal; the same for the same seed, device
+    and dtype."""
+    import zlib
+
+    import torch
+
+    from ..load import put, settle
+
+    noise = torch.Generator(place.device)
+    for name, empty in model.state_dict().items():
+        tensor = torch.empty(empty.shape, dtype=place.dtype, device=place.device)
+        if name.endswith("bias"):
+            tensor.zero_()
+        elif tensor.dim() == 1:  # the gain of a norm
+            tensor.fill_(1)
+        else:
+            noise.manual_seed(zlib.crc32(f"{seed}/{name}".encode()))  # its own, so that parts left out change no other
+            tensor.normal_(0, SPREAD, generator=noise)
+        put(model, name, tensor)
+    settle(model, place.device)

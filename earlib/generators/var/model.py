@@ -1,0 +1,130 @@
+"""A whole next-scale model: tokenizer, transformer and vocabulary, saved and loaded in the hub's mixin style.
+
+A folder holds config.json, model.safetensors (half precision) and the word tokenizer's files. Every flag that drawing
+depends on is in config.json and, once more, in the header of the weights: a config.json that was changed, or belongs to
+other weights, is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from torch import nn
+
+from ...errors import UserError
+from ...runs import read_json, write_bytes, write_json
+from .config import NextScaleConfig
+from .tokenizer import Tokenizer
+from .transformer import Transformer
+
+CARD = """---
+{{ card_data }}
+---
+
+A next-scale (visual autoregressive) text-to-image model, made with earlib. Load it with `earlib.generators.var.load_nextscale(FOLDER)`.
+"""
+AT_DRAWING = ("guidance", "temperature")  # defaults that a user may edit: the weights do not depend on them
+
+
+class NextScaleModel(
+    nn.Module, PyTorchModelHubMixin, model_card_template=CARD, library_name="earlib", pipeline_tag="text-to-image"
+):
+    """`tokenizer` (pictures to codes and back), `trunk` (prompts and codes to logits) and `words`, a transformers
+    tokenizer."""
+
+    def __init__(self, config: NextScaleConfig, words):
+        super().__init__()
+        if config.vocabulary != len(words):
+            raise UserError(
+                f"the configuration knows {config.vocabulary} words, the word tokenizer {len(words)}; they do not belong together"
+            )
+        self.config, self.words = config, words
+        self.tokenizer = Tokenizer(config)
+        self.trunk = Transformer(config, self.tokenizer.quantiser.outputs)
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from safetensors.torch import save
+
+        flags = self.config.to_json()
+        tensors = {
+            name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in self.state_dict().items()
+        }
+        write_bytes(save_directory / "model.safetensors", save(tensors, {"format": "pt", "config": json.dumps(flags)}))
+        self.words.save_pretrained(save_directory)
+        write_json(save_directory / "config.json", flags)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision=None,
+        cache_dir=None,
+        force_download=False,
+        local_files_only=False,
+        token=None,
+        map_location="cpu",
+        strict=True,
+        **_,
+    ):
+        from huggingface_hub import snapshot_download
+        from transformers import PreTrainedTokenizerFast
+
+        folder = Path(model_id)
+        if not folder.is_dir():
+            folder = Path(
+                snapshot_download(
+                    model_id,
+                    revision=revision,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                    token=token,
+                )
+            )
+        config, tensors = read_checkpoint(folder)
+        model = cls(config, PreTrainedTokenizerFast.from_pretrained(folder))
+        wanted = model.state_dict()
+        if differing := sorted(wanted.keys() ^ tensors.keys()):
+            what = "missing from" if differing[0] in wanted else "not known to this version, but in"
+            raise UserError(
+                f"{folder}: {len(differing)} tensors do not fit config.json; the first, {differing[0]}, is {what} model.safetensors"
+            )
+        for name, tensor in tensors.items():
+            if tensor.shape != wanted[name].shape:
+                raise UserError(
+                    f"{folder}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name].shape)}; they do not belong together"
+                )
+        model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+        return model.to(map_location).eval()
+
+
+def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tensor]]:
+    """Configuration and stored tensors of a folder. UserError if a file is missing or broken, or if the weights were
+    trained with other flags."""
+    from safetensors import SafetensorError, safe_open
+
+    for name in ("config.json", "model.safetensors"):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder} is no next-scale model: it holds no {name}; give a folder written by save_pretrained"
+            )
+    flags = read_json(folder / "config.json")
+    if not isinstance(flags, dict) or "schedule" not in flags:
+        raise UserError(f"{folder}/config.json is not that of a next-scale model: it has no 'schedule'")
+    try:
+        with safe_open(folder / "model.safetensors", "pt") as file:
+            trained = json.loads((file.metadata() or {}).get("config", "{}"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{folder}/model.safetensors: broken or cut short ({error}); fetch it again") from None
+    config = NextScaleConfig.from_json(flags, f"{folder}/config.json")
+    for name in sorted(set(flags) | set(trained)):
+        if name not in AT_DRAWING and flags.get(name) != trained.get(name):
+            raise UserError(
+                f"{folder}: config.json says {name} = {flags.get(name)}, but the weights were trained with {trained.get(name)}; restore config.json"
+            )
+    return config, tensors

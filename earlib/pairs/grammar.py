@@ -1,0 +1,158 @@
+"""The offline writer of prompt pairs: a grammar of templates. It asks nobody, and equal requests get equal replies.
+
+For MiniWorld's concepts it speaks the caption language of `miniworld/captions.py`; for others it puts the `phrases` of
+the concept file into frames.
+"""
+
+from __future__ import annotations
+
+import json
+
+from ..concepts import Concept
+from ..errors import UserError
+
+
+class GrammarWriter:
+    """The offline default: pairs from templates. MiniWorld's caption language for its concepts; for others the
+    concept's `phrases` in frames."""
+
+    name = "grammar"
+
+    def write(self, request, stop=None):
+        concept, rng = request.concept, request.rng
+        if concept.judge["name"] == "miniworld":
+            pairs = [_mini_pair(concept.judge["group"], concept.judge["label"], rng) for _ in range(request.count)]
+        elif concept.phrases:
+            pairs = [_english_pair(concept, rng) for _ in range(request.count)]
+        else:
+            raise UserError(
+                f"writer 'grammar': concept '{concept.name}' has no 'phrases' to write with; add some to its file, or choose another --writer"
+            )
+        return json.dumps(
+            [{"target": target, "replacement": replacement} for target, replacement in pairs], ensure_ascii=False
+        )
+
+
+def _pick(options, rng):
+    return options[int(rng.integers(len(options)))]
+
+
+def _mini_pair(group: str, label: str, rng) -> tuple[str, str]:
+    """Two captions of MiniWorld that differ by one object, style or place."""
+    from ..miniworld.captions import compose, noun_phrase
+    from ..miniworld.concept_words import PLACE_WORDINGS, PLAIN_STYLES, STYLE_WORDINGS
+    from ..miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES
+
+    if group not in ("object", "style", "place"):
+        raise UserError(
+            f"writer 'grammar': knows MiniWorld's objects, styles and places, no {group}s; choose another --writer"
+        )
+    colour, place, place_phrase = _pick((*COLOURS, None), rng), _pick((*PLACES, None), rng), int(rng.integers(3))
+    style, style_phrase = _pick(STYLES, rng), int(rng.integers(4))
+    if group == "object":
+        other = (
+            "person" if label == "figure" else _pick([o for o in OBJECTS if o not in (label, "person", "figure")], rng)
+        )
+        return tuple(
+            compose(noun_phrase(obj, colour), place, style, place_phrase, style_phrase) for obj in (label, other)
+        )
+    thing = noun_phrase(_pick(OBJECTS, rng), colour)
+    if group == "style":
+        other = _pick([s for s in PLAIN_STYLES if s != label], rng)
+        phrases = (STYLE_WORDINGS[label][0], PLAIN_STYLES[other])
+        return tuple(compose(thing, place, s, place_phrase, phrase) for s, phrase in zip((label, other), phrases))
+    other = _pick([p for p in PLACES if p != label], rng)
+    named = PLACE_WORDINGS.get(label, (0,))[0]
+    return tuple(compose(thing, p, style, phrase, style_phrase) for p, phrase in ((label, named), (other, 0)))
+
+
+LOOKS = (
+    "{x}",
+    "{x}",
+    "a photo of {x}",
+    "an oil painting of {x}",
+    "a pencil sketch of {x}",
+    "a wide shot of {x}",
+    "an illustration of {x}",
+    "a postcard of {x}",
+)
+SETTINGS = (
+    *(
+        "",
+        "beside a lake",
+        "under a cloudy sky",
+        "at the end of a long road",
+        "in the snow",
+        "on a summer afternoon",
+        "in a quiet town",
+        "near a river",
+    ),
+    *(
+        "in the early morning",
+        "with mountains in the distance",
+        "seen from a train",
+        "in heavy rain",
+        "behind an iron fence",
+        "in the middle of a field",
+    ),
+)
+TAILS = ("", "", ", soft light", ", high contrast", ", from a low angle", ", muted tones", ", sharp details")
+SUBJECTS = (
+    *(
+        "a red bicycle",
+        "two horses",
+        "a small bakery",
+        "an old man on a bench",
+        "a fox crossing a path",
+        "a stone bridge",
+        "a steam train",
+        "a sailing boat",
+    ),
+    *(
+        "a woman with an umbrella",
+        "a white dog",
+        "a market stall full of fruit",
+        "a lighthouse",
+        "a farmhouse with a red roof",
+        "a street musician",
+    ),
+    *(
+        "a yellow tram",
+        "an empty swing",
+        "a picnic table with bread and cheese",
+        "a deer beside a stream",
+        "a child's kite",
+        "a wooden rowing boat",
+    ),
+    *(
+        "a row of parked cars",
+        "a fisherman mending a net",
+        "a fountain with pigeons",
+        "a cat on a wall",
+        "a tent with a flag",
+        "an orchard of apple trees",
+    ),
+    *(
+        "a motorcycle",
+        "a windmill",
+        "three friends around a table",
+        "a snow-covered car",
+        "a telephone box",
+        "a waterfall",
+        "a flower seller",
+        "an owl on a post",
+    ),
+)
+
+
+def _english_pair(concept: Concept, rng) -> tuple[str, str]:
+    """A phrase of the concept and its replacement, both in the same frame."""
+    phrase, tail = _pick(concept.phrases, rng), _pick(TAILS, rng)
+    if "{x}" in phrase.target:  # a style or a scene: the subject goes into the phrase
+        subject = _pick(SUBJECTS, rng)
+        return tuple(side.replace("{x}", subject) + tail for side in (phrase.target, phrase.replacement))
+    look = _pick(LOOKS, rng) if concept.kind == "object" else "{x}"
+    setting = _pick(SETTINGS, rng)
+    return tuple(
+        f"{look.replace('{x}', side)} {setting}".strip() + tail for side in (phrase.target, phrase.replacement)
+    )

@@ -1,0 +1,1 @@
+"""One style of figures, and the few panels that chapters share."""

@@ -1,0 +1,399 @@
+"""What book/sweeps.yml asks for: the sweeps, and every row of their tables with the key under which it is kept.
+
+A sweep is a list of cases; a case is a recipe with settings, and a setting with a list of values is an axis: several
+axes are a product. Each is trained on every concept with every seed, and the base model has a row beside them.
+`table.py` measures a row and reads the tables, `earlib/sweep.py` drives. Several concepts at once are one concept with
+"+" in its name: `together.py`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import itertools
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+from .. import ROOT
+from ..concepts import list_concepts, load_concept
+from ..errors import UserError, nearest
+from ..generators.var.config import PROFILES as NEXT_SCALE
+from ..generators.var.config import is_nextscale
+from ..runs import read_json
+
+SWEEPS = ROOT / "book" / "sweeps.yml"
+# among a case's settings: not a field of its recipe, but how much of the trained change is switched on
+STRENGTH = "erasure.strength"
+FORM, TRANSPORT = (
+    "erasure.form",
+    "erasure.transport",
+)  # no fields either: how several concepts are erased at once, and which prompts open the change
+VALUES = {
+    FORM: ("joint", "composed"),
+    TRANSPORT: ("none", "overlap", "similarity"),
+}  # the first of each is what holds without the setting
+JOIN = "+"  # between concepts that are erased at once
+PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
+MODELS = (PROFILE, *NEXT_SCALE)
+SPLITS = ("test", "dev", "nonsense")
+# The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and
+# measure all tables again. In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the
+# code, nor what preservation reads of other concepts.
+TABLE_VERSION = 1
+# pictures of a row at size 1: of each kind of test prompt, of all neighbours together, and of benign prompts
+PICTURES = {"direct": 30, "synonym": 15, "compositional": 8, "indirect": 8, "odd": 0, "neighbours": 36, "benign": 24}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row to measure: a model trained on one concept with one seed. All that decides its numbers, but for weights
+    and prompts, which `key` adds."""
+
+    concept: str
+    recipe: str | None  # a preset's name; None is the base model
+    settings: dict  # recipe field -> value
+    seed: int  # of the training and of the pictures
+    # test; dev: the prompts that a recipe is chosen on; nonsense: test, but trained on a word that means nothing
+    split: str
+    pictures: dict  # as PICTURES
+    fidelity: bool  # KID and diversity too
+    model: str = PROFILE  # a mini profile, or a folder of such a model
+    sweep: str = ""  # in whose table it stands, and under which name: these decide no number
+    label: str = ""
+
+    def __str__(self):
+        settings = "".join(f" {name}={value}" for name, value in self.settings.items())
+        return f"{self.concept} {self.label}{settings} seed {self.seed}"
+
+    def place(self) -> tuple[str, str, str]:
+        """Where it stands in a table (`place_of` a measured row): one model may stand there under several labels."""
+        return self.key(), self.label, json.dumps(self.settings)
+
+    @property
+    def strength(self) -> float:
+        """Times the trained change: rows that differ in nothing else are trained once."""
+        return float(self.settings.get(STRENGTH, 1.0))
+
+    @property
+    def form(self) -> str:
+        """Of VALUES[FORM]. One concept has none: whatever is set, it is trained by itself."""
+        return self.settings.get(FORM, VALUES[FORM][0]) if JOIN in self.concept else VALUES[FORM][0]
+
+    @property
+    def transport(self) -> str:
+        """Of VALUES[TRANSPORT]."""
+        return self.settings.get(TRANSPORT, VALUES[TRANSPORT][0])
+
+    def alone(self) -> list[Row]:
+        """Rows of its concepts by themselves, trained as it asks for, each with a seed of its own: with one for all,
+        they would start from one regulator."""
+        settings = {name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)}
+        return [
+            dataclasses.replace(self, concept=part, settings=settings, seed=self.seed + 100 * i)
+            for i, part in enumerate(self.concept.split(JOIN))
+        ]
+
+    def training(self) -> str:
+        """The key that all rows share which are trained alike."""
+        return dataclasses.replace(
+            self, settings={name: value for name, value in self.settings.items() if name not in (STRENGTH, TRANSPORT)}
+        ).key()
+
+    @property
+    def trained_on(self):
+        """The concept as it trains: development prompts change what is measured, not what an erasure is trained beside."""
+        return concept_of(self.concept, "test" if self.split == "dev" else self.split)
+
+    def preset(self):
+        """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
+        if is_nextscale(self.model):
+            from ..erasure.scale_methods import recipe, with_settings
+
+            profile = "mini-var"
+        else:
+            from ..erasure.presets import recipe, with_settings
+
+            profile = PROFILE
+        found = recipe(
+            self.recipe,
+            profile,
+            **{name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)},
+        )
+        parts = self.concept.count(JOIN) + 1
+        return with_settings(found, {"pairs": parts * found.pairs}) if parts > 1 and self.form == "joint" else found
+
+    def _resolved(self):
+        """The recipe with its window in tokens, so that 12 by name and 12 by the concept's own are one. UserError if a
+        picture has fewer."""
+        from ..erasure import window_length
+        from ..erasure.presets import with_settings
+
+        recipe = self.preset()
+        if not hasattr(recipe, "windows"):  # methods that do not train, or train on scales
+            return recipe
+        grid = SimpleNamespace(num_image_tokens=image_tokens(self.model))
+        return with_settings(recipe, {"windows.length": window_length(recipe, concept_of(self.concept), grid)})
+
+    def key(self) -> str:
+        """16 hex digits that change whenever a number of the row could."""
+        recipe = None if self.recipe is None else self._resolved()
+        fields = None if recipe is None else [type(recipe).__name__, chosen(recipe)]
+        decides = [
+            TABLE_VERSION,
+            weights(self.model),
+            prompts(self.concept, self.split),
+            fields,
+            self.seed,
+            self.pictures,
+            self.fidelity,
+        ]
+        decides += [self.strength] if self.strength != 1 else []
+        decides += [
+            value
+            for name, value in ((FORM, self.form), (TRANSPORT, self.transport))
+            if self.recipe is not None and value != VALUES[name][0]
+        ]
+        return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One entry of the file."""
+
+    name: str
+    question: str  # one line
+    concepts: list[str]
+    cases: list[dict]  # {recipe, label, settings: {field: value or list of values}}
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    size: float = 1.0  # factor on the numbers of pictures
+    split: str = "test"
+    pictures: dict = field(default_factory=dict)  # other numbers of pictures at size 1 than PICTURES has
+    fidelity: bool = False
+    model: str = PROFILE
+
+    def rows(self, effort: int = 1, model: str | None = None) -> list[Row]:
+        """Every row of the table, those of one concept and seed together, the base model's first. `effort` multiplies
+        pictures and seeds."""
+        seeds = [*self.seeds, *(s for s in range(len(self.seeds) * (effort + 1)) if s not in self.seeds)][
+            : effort * len(self.seeds)
+        ]
+        pictures = {
+            kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in (PICTURES | self.pictures).items()
+        }
+        cells = [(None, "base", {})]
+        for case in self.cases:
+            axes = [
+                [(name, v) for v in (values if isinstance(values, list) else [values])]
+                for name, values in case.get("settings", {}).items()
+            ]
+            cells += [
+                (case["recipe"], case.get("label", case["recipe"]), dict(cell)) for cell in itertools.product(*axes)
+            ]
+        return [
+            Row(
+                concept,
+                recipe,
+                settings,
+                seed,
+                self.split,
+                pictures,
+                self.fidelity,
+                model or self.model,
+                self.name,
+                label,
+            )
+            for concept, seed, (recipe, label, settings) in itertools.product(self.concepts, seeds, cells)
+        ]
+
+
+def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
+    """The sweeps by name. UserError, one line, for what is unknown, missing, of a wrong type, or a recipe that is none:
+    before anything is measured."""
+    import yaml
+
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{short(file)}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{short(file)}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{short(file)}: must hold sweeps, NAME: {{question, concepts, cases, ...}}")
+    return {str(name): _sweep(str(name), entry, f"{short(file)}: sweep '{name}'") for name, entry in content.items()}
+
+
+def place_of(measured: dict) -> tuple[str, str, str]:
+    """The `Row.place` of a row as it was measured."""
+    return measured["key"], measured["label"], json.dumps(measured["settings"])
+
+
+def _sweep(name: str, entry, where: str) -> Sweep:
+    known = [f.name for f in dataclasses.fields(Sweep) if f.name != "name"]
+    _fields(entry, known, ("question", "concepts", "cases"), where)
+    sweep = Sweep(name, **entry)
+    right = {
+        "concepts": _list_of(str, sweep.concepts),
+        "seeds": _list_of(int, sweep.seeds) and min(sweep.seeds) >= 0,
+        "cases": _list_of(dict, sweep.cases),
+        "size": _number(sweep.size) and sweep.size > 0,
+        "fidelity": isinstance(sweep.fidelity, bool),
+        "pictures": isinstance(sweep.pictures, dict) and all(_number(n) and n >= 0 for n in sweep.pictures.values()),
+    }
+    for part, fine in right.items():
+        if not fine:
+            raise UserError(f"{where}: {part} cannot be {getattr(sweep, part)!r}")
+    for value, options, what in (
+        *((part, list_concepts(PROFILE), "concept") for concept in sweep.concepts for part in concept.split(JOIN)),
+        *((kind, PICTURES, "kind of picture") for kind in sweep.pictures),
+        (sweep.split, SPLITS, "split"),
+        (sweep.model, MODELS, "model"),
+    ):
+        if value not in options:
+            raise UserError(f"{where}: unknown {what} '{value}'; {nearest(value, options)}")
+    for parts in (concept.split(JOIN) for concept in sweep.concepts):
+        if len(set(parts)) < len(parts):
+            raise UserError(f"{where}: concept '{JOIN.join(parts)}' joins one with itself; name each once")
+        if len(parts) > 1 and sweep.fidelity:
+            raise UserError(
+                f"{where}: fidelity compares with pictures without one concept, and '{JOIN.join(parts)}' is {len(parts)}; leave it out"
+            )
+    for number, case in enumerate(sweep.cases, 1):
+        _fields(case, ("recipe", "label", "settings"), ("recipe",), f"{where}: case {number}")
+        if not isinstance(case.get("settings", {}), dict) or [] in case.get("settings", {}).values():
+            raise UserError(
+                f"{where}: case {number}: settings are FIELD: VALUE or FIELD: [VALUES], not {case['settings']!r}"
+            )
+    seen = set()
+    for row in sweep.rows():
+        if str(row) in seen:
+            raise UserError(f"{where}: asks twice for {row}; give one of them another label")
+        seen.add(str(row))
+        if row.recipe is not None and row.concept == sweep.concepts[0] and row.seed == sweep.seeds[0]:
+            if not (_number(row.settings.get(STRENGTH, 1)) and row.strength >= 0):
+                raise UserError(f"{where}: {row.label}: {STRENGTH} is a number from 0, not {row.settings[STRENGTH]!r}")
+            for name, values in VALUES.items():
+                if row.settings.get(name, values[0]) not in values:
+                    raise UserError(
+                        f"{where}: {row.label}: unknown {name} '{row.settings[name]}'; {nearest(str(row.settings[name]), values)}"
+                    )
+            if is_nextscale(sweep.model) and {FORM, TRANSPORT} & set(row.settings):
+                raise UserError(
+                    f"{where}: {row.label}: changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out"
+                )
+            try:
+                recipe = row.preset()
+            except UserError as error:
+                raise UserError(f"{where}: {row.label}: {error}") from None
+            if {row.settings.get(name, values[0]) for name, values in VALUES.items()} - {
+                "joint",
+                "none",
+            } and not getattr(recipe, "rank", 0):
+                raise UserError(
+                    f"{where}: {row.label}: adapters can be composed and opened by prompt, and nothing else; give it a rank (1 is a membrane)"
+                )
+    return sweep
+
+
+@lru_cache
+def concept_of(name: str, split: str = "test"):
+    """The concept as it is measured: with its test prompts, with development prompts, or with pairs of nonsense.
+    Several, "church+boat", as one."""
+    from ..miniworld.development import development, nonsense
+
+    if JOIN in name:
+        from .together import joined
+
+        return joined([concept_of(part, split) for part in name.split(JOIN)])
+    concept = load_concept(name, PROFILE)
+    return {"dev": development, "nonsense": nonsense}.get(split, lambda same: same)(concept)
+
+
+@lru_cache
+def prompts(name: str, split: str) -> str:
+    """A hash over the prompts that train and test a concept, or several, and their judges."""
+    concept = concept_of(name, split)
+    parts = (concept.pairs, concept.tests, concept.neighbours, concept.neighbour_judges, concept.benign, concept.judge)
+    parts += tuple(prompts(part, split) for part in name.split(JOIN)) if JOIN in name else ()
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
+
+
+def _folder(model: str) -> Path:
+    from ..generators.load import PROFILES
+
+    return Path(PROFILES.get(model) or NEXT_SCALE.get(model) or model)
+
+
+@lru_cache
+def image_tokens(model: str = PROFILE) -> int:
+    """Tokens of a picture of `model`, a mini profile or a folder of such a model, without loading it."""
+    return read_json(_folder(model) / "config.json")["vq_config"]["num_patches"] ** 2
+
+
+def weights(model: str = PROFILE) -> str:
+    """Versions of the weights that a row hangs on: of the model (the profile, or a folder of safetensors), of the judge
+    and of CLIP."""
+    from ..evaluate.judges import MINI_JUDGE
+
+    folders = {"model": _folder(model), "judge": MINI_JUDGE, "clip": ROOT / "data" / "mini" / "clip"}
+    found = []
+    for name, folder in folders.items():
+        files = sorted(folder.glob("*.safetensors"))
+        if not files:
+            raise UserError(
+                f"no weights in {short(folder)}; sweeps need the mini models, or a folder with a model's safetensors"
+            )
+        stats = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
+        found.append(f"{name} {_version(stats)}")
+    return ", ".join(found)
+
+
+@lru_cache
+def _version(stats) -> str:
+    digest = hashlib.sha256()
+    for file, *_ in stats:
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest()[:8]
+
+
+def chosen(thing) -> dict:
+    """The fields of a dataclass that are not at their defaults, so that a new axis of the grid leaves the keys of
+    recipes without it as they are."""
+    found = {}
+    for f in dataclasses.fields(thing):
+        value = getattr(thing, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value != default:
+            found[f.name] = chosen(value) if dataclasses.is_dataclass(value) else value
+    return found
+
+
+def _fields(value, known, needed, where: str) -> None:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: must hold {', '.join(known)}")
+    for name in value:
+        if name not in known:
+            raise UserError(f"{where}: unknown field '{name}'; {nearest(str(name), known)}")
+    for name in needed:
+        if name not in value:
+            raise UserError(f"{where}: field '{name}' is missing")
+
+
+def _list_of(kind, value) -> bool:
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+    )
+
+
+def _number(value) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def short(path: Path) -> str:
+    """A path as it is shown: from the repository's root where it lies there."""
+    path = Path(path).resolve()
+    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)
