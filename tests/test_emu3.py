@@ -18,16 +18,8 @@ from earlib.generators.sampling import slab_cache
 from .conftest import tiny_emu3
 
 # These run here with this module's `generator`, a small Emu3: one interface, one set of tests.
-from .test_erasure import (
-    CONCEPT,
-    FAST,
-    PAIRS,
-    token_by_token,
-    with_length,
-)
-from .test_generators import (
-    PROMPTS,
-)
+from .test_erasure import CONCEPT, FAST, PAIRS, token_by_token, with_length
+from .test_generators import PROMPTS
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.erasure.scale_train import tensor_names
 from earlib.errors import UserError
 from earlib.generators.files.infinity import load_infinity
-from earlib.generators.var import load_nextscale
+from earlib.generators.var.generator import load_nextscale
 from earlib.generators.var.config import NextScaleConfig, is_nextscale
 from earlib.generators.var.draw import draw_batch, guided
 from earlib.generators.var.infinity import SCHEDULE, InfinityTrunk

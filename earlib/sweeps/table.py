@@ -62,7 +62,7 @@ KINDS = ("direct", "synonym", "compositional", "indirect", "odd")
 def load_model(model: str):
     """The model of a row, of either family, on the CPU: tables compare what one kind of machine computes."""
     if is_nextscale(model):
-        from ..generators.var import load_nextscale as load
+        from ..generators.var.generator import load_nextscale as load
     else:
         from ..generators import load_generator as load
     return load(model, device="cpu")

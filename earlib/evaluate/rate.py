@@ -1,0 +1,194 @@
+"""A rate is hits of n, with its Wilson interval; a mean or a difference is an `Estimate`. Nothing else in the library
+has an interval of its own. 95 % everywhere.
+
+What varies in an evaluation is the prompt first: pictures of one prompt resemble each other, and so do the tokens of
+one picture. The bootstrap therefore resamples prompts, after averaging whatever belongs to one prompt. Its random
+numbers are seeded: the same data give the same interval.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Z = 1.959964  # 95 %
+DRAWS = 2000  # bootstrap samples
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`hits` of `n`: how many pictures show something, of how many were looked at.
+
+    In JSON and in the tables of sweeps it is `[hits, n]` (`Rate(*pair)` reads it, `json()` writes it).
+
+    Raises:
+        ValueError: if `hits` does not lie between 0 and `n`.
+    """
+
+    hits: int
+    n: int
+
+    def __post_init__(self):
+        if not 0 <= self.hits <= self.n:
+            raise ValueError(f"hits must lie between 0 and n, got {self.hits} of {self.n}")
+
+    @classmethod
+    def of(cls, shows) -> Rate:
+        """The rate of a bool array [N]."""
+        return cls(int(np.sum(shows)), len(shows))
+
+    @classmethod
+    def pooled(cls, rates: Iterable[Rate]) -> Rate:
+        """Hits and n of all `rates` added up."""
+        rates = list(rates)
+        return cls(sum(r.hits for r in rates), sum(r.n for r in rates))
+
+    @property
+    def value(self) -> float | None:
+        """Share from 0 to 1; None of no pictures."""
+        return self.hits / self.n if self.n else None
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95 % Wilson score interval (Wilson 1927); (0, 1) of no pictures."""
+        if self.n == 0:
+            return 0.0, 1.0
+        p, n = self.hits / self.n, self.n
+        centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
+        half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
+        return (0.0 if self.hits == 0 else centre - half), (1.0 if self.hits == n else centre + half)
+
+    @property
+    def low(self) -> float:
+        """Lower end of `interval`."""
+        return self.interval[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of `interval`."""
+        return self.interval[1]
+
+    def minus(self, other: Rate) -> Estimate:
+        """This rate less `other`, of independent pictures; Newcombe's interval (1998, method 10).
+
+        Pictures of one training are not independent of each other: compare seeds too. For the same prompts and seeds
+        drawn twice, `Estimate.paired` is sharper.
+        """
+        if not (self.n and other.n):
+            return Estimate(None, 0)
+        value = self.value - other.value
+        low = value - math.hypot(self.value - self.low, other.high - other.value)
+        high = value + math.hypot(self.high - self.value, other.value - other.low)
+        return Estimate(value, min(self.n, other.n), low, high)
+
+    def json(self) -> list[int]:
+        """`[hits, n]`."""
+        return [self.hits, self.n]
+
+    def flat(self) -> dict:
+        """`{"value", "n", "low", "high"}`, as the flat records of `evaluate --json` have it."""
+        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+
+    def text(self, digits: int = 0) -> str:
+        """`82 [78–86]`, in per cent; `–` of no pictures."""
+        if not self.n:
+            return "–"
+        value, low, high = (f"{100 * x:.{digits}f}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}–{high}]"
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean, or a difference of two rates or means, with the ends of its 95 % interval (None where it has none)."""
+
+    value: float | None
+    n: int
+    low: float | None = None
+    high: float | None = None
+
+    @classmethod
+    def mean(cls, values, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+        """The mean of `values` [N] with its percentile bootstrap interval (Efron 1979) over `groups`.
+
+        Args:
+            values: float [N].
+            groups: the prompt of each value (default: each its own). A prompt counts once, with the mean of its values.
+            seed: of the resampling.
+
+        Returns:
+            Estimate: `n` is the number of prompts; no interval for fewer than two.
+
+        Raises:
+            ValueError: no values, or another number of groups.
+        """
+        means = _group_means(np.asarray(values, np.float64), groups)
+        n = len(means)
+        if n == 0:
+            raise ValueError("no values to average")
+        low = high = None
+        if n > 1:
+            resampled = means[np.random.default_rng(seed).integers(0, n, (DRAWS, n))].mean(1)
+            low, high = (float(x) for x in np.quantile(resampled, (0.025, 0.975)))
+        return cls(float(means.mean()), n, low, high)
+
+    @classmethod
+    def paired(cls, base, erased, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+        """`erased - base` on the same prompts and seeds: what both have in common cancels.
+
+        Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1.
+        """
+        if len(base) != len(erased):
+            raise ValueError(f"a paired difference needs pairs, got {len(base)} and {len(erased)} values")
+        return cls.mean(np.asarray(erased, np.float64) - np.asarray(base, np.float64), groups, seed)
+
+    @classmethod
+    def normal(cls, values) -> Estimate:
+        """The mean of `values` [N] with the interval of the normal approximation; no interval for fewer than two."""
+        mean, n = float(np.mean(values)), len(values)
+        if n < 2:
+            return cls(mean, n)
+        half = Z * float(np.std(values, ddof=1)) / n**0.5
+        return cls(mean, n, mean - half, mean + half)
+
+    @property
+    def differs(self) -> bool:
+        """Whether the interval leaves out 0; False where there is no interval."""
+        return self.low is not None and not self.low <= 0 <= self.high
+
+    def flat(self) -> dict:
+        """`{"value", "n", "low", "high"}`, as the flat records of `evaluate --json` have it."""
+        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
+
+    def text(self, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
+        """`0.84 [0.81–0.86]`; points of a difference of rates with `scale=100, digits=0, sign=True`: `-12 [-20 to -4]`."""
+        if self.value is None:
+            return "–"
+        form = f"{'+' if sign else ''}.{digits}f"
+        value = format(scale * self.value, form)
+        if self.low is None:
+            return value
+        between = " to " if sign else "–"
+        return f"{value} [{format(scale * self.low, form)}{between}{format(scale * self.high, form)}]"
+
+    def points(self) -> str:
+        """A difference of rates in percentage points: `-12 [-20 to -4]`."""
+        return self.text(digits=0, scale=100, sign=True)
+
+    def __str__(self) -> str:
+        return self.text()
+
+
+def _group_means(values: np.ndarray, groups) -> np.ndarray:
+    if groups is None:
+        return values
+    if len(groups) != len(values):
+        raise ValueError(f"{len(values)} values but {len(groups)} group names")
+    row = {name: i for i, name in enumerate(dict.fromkeys(groups))}
+    where = np.array([row[name] for name in groups], dtype=np.int64)
+    return np.bincount(where, values, len(row)) / np.bincount(where, minlength=len(row))
