@@ -16,9 +16,9 @@ from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.erasure.scale_train import tensor_names
 from earlib.errors import UserError
 from earlib.generators.files.infinity import load_infinity
-from earlib.generators.var.generator import load_nextscale
 from earlib.generators.var.config import NextScaleConfig, is_nextscale
 from earlib.generators.var.draw import draw_batch, guided
+from earlib.generators.var.generator import load_nextscale
 from earlib.generators.var.infinity import SCHEDULE, InfinityTrunk
 
 WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 48, 8, 96, 2, 8
