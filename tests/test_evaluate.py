@@ -22,7 +22,7 @@ from earlib.evaluate.evaluation import KEYS, evaluate, pool, summarise
 from earlib.evaluate.fidelity import Inception, distances
 from earlib.evaluate.judges import MINI_JUDGE, MiniWorldJudge, load_judge
 from earlib.evaluate.quality import PARTS, direct_prompts, right_caption, right_parts
-from earlib.evaluate.statistics import mean_interval, wilson
+from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.captions import describe
 from earlib.miniworld.scenes import OBJECTS, Scenes, render, sample_scenes
 from earlib.miniworld.train_judges import damage, shuffled
@@ -60,23 +60,23 @@ def judge() -> MiniWorldJudge:
     ],
 )  # 81 of 263: Newcombe 1998, table I
 def test_wilson_known_values(hits, n, low, high):
-    assert wilson(hits, n) == pytest.approx((low, high), abs=5e-4)
+    assert Rate(hits, n).interval == pytest.approx((low, high), abs=5e-4)
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_invariants(hits_n):
     hits, n = hits_n
-    low, high = wilson(hits, n)
+    low, high = Rate(hits, n).interval
     assert 0 <= low <= hits / n <= high <= 1 and low < high
-    assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))  # counting the misses mirrors it
-    wider = wilson(hits, n), wilson(10 * hits, 10 * n)
+    assert Rate(n - hits, n).interval == pytest.approx((1 - high, 1 - low))  # counting the misses mirrors it
+    wider = Rate(hits, n).interval, Rate(10 * hits, 10 * n).interval
     assert wider[1][1] - wider[1][0] < wider[0][1] - wider[0][0]  # more of the same is surer
 
 
 def test_wilson_without_data():
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert Rate(0, 0).interval == (0.0, 1.0)
     with pytest.raises(ValueError, match="hits"):
-        wilson(3, 2)
+        Rate(3, 2)
 
 
 # ---------------------------------------------------------------- judges
@@ -243,7 +243,7 @@ def test_clip_score_falls_when_captions_are_shuffled(scenes, images):
     captions = describe(scenes, 5)
     own, other = clip_scores(images, captions), clip_scores(images, captions[1:] + captions[:1])
     assert own.mean() > other.mean() + 0.3 and (np.abs(own) <= 1 + 1e-6).all()
-    mean, low, high = mean_interval(own)
+    mean, low, high = (getattr(Estimate.normal(own), end) for end in ("value", "low", "high"))
     assert low < mean < high and mean == pytest.approx(own.mean())
     with pytest.raises(UserError, match="240 pictures and 1 prompts"):
         clip_scores(images, captions[:1])
@@ -414,7 +414,9 @@ def test_pool_adds_counts_and_tells_the_base_once(fake, church):
     runs = [evaluate(fake, church, FakeErasure(), seeds=seeds, progress=False) for seeds in ((0,), (0,), (1,))]
     pooled = {(r["metric"], r["subject"], r["kind"], r["condition"]): r for r in pool(sum(runs, []))}
     base, erased = (pooled["concept_rate", "church", "direct", c] for c in ("base", "erased"))
-    assert (base["n"], erased["n"], base["seed"]) == (8, 12, "0,1") and (erased["low"], erased["high"]) == wilson(0, 12)
+    assert (base["n"], erased["n"], base["seed"]) == (8, 12, "0,1") and (erased["low"], erased["high"]) == Rate(
+        0, 12
+    ).interval
     values = [
         r["value"] for run in runs for r in run if (r["metric"], r["kind"], r["condition"]) == ("kid", "real", "erased")
     ]

@@ -14,7 +14,7 @@ from earlib.chapters import families, families_figures, families_tables
 from earlib.concepts import PromptPair
 from earlib.errors import UserError
 from earlib.evaluate import drift
-from earlib.evaluate.statistics import wilson
+from earlib.evaluate.rate import Rate
 from earlib.generators import picture_seeds
 
 from .conftest import tiny_janus
@@ -150,7 +150,7 @@ def test_where_it_is_decided():
 def line(concept, recipe, hits, kept, n=90):
     row = {"concept": concept, "recipe": recipe, "label": recipe or "base", "kl_drift": 0.5, "seconds": 3.0}
     for kind, count in (("direct", hits), ("neighbours", kept)):
-        low, high = wilson(count, n)
+        low, high = Rate(count, n).interval
         row |= {kind: count / n, f"{kind}_low": low, f"{kind}_high": high, f"{kind}_n": n}
     return row
 
@@ -168,8 +168,8 @@ def test_a_share_of_the_base_models_rate():
     half = families_tables.share_of(line("church", "c", 45, 45), line("church", None, 90, 90), "direct")
     assert (
         half["value"] == 0.5
-        and half["low"] == pytest.approx(wilson(45, 90)[0], abs=0.03)
-        and half["high"] == pytest.approx(wilson(45, 90)[1], abs=0.03)
+        and half["low"] == pytest.approx(Rate(45, 90).interval[0], abs=0.03)
+        and half["high"] == pytest.approx(Rate(45, 90).interval[1], abs=0.03)
     )
     assert math.isnan(families_tables.share_of(gone, line("church", None, 0, 0), "direct")["value"])
 

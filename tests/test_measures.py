@@ -20,7 +20,7 @@ from earlib.evaluate import drift
 from earlib.evaluate.clip import MINI_CLIP, benign_half, clip_scores, concept_phrases, folder_scores, in_prompt_scores
 from earlib.evaluate.folders import read_album, read_pictures
 from earlib.evaluate.judges import MINI_JUDGE, describe, load_judge
-from earlib.evaluate.statistics import bootstrap_mean, paired_difference
+from earlib.evaluate.rate import Estimate
 from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
 from earlib.evaluate.veil import blurred, veil
 from earlib.generators.base import Past
@@ -40,31 +40,31 @@ def images() -> np.ndarray:
 
 def test_bootstrap_is_seeded_and_counts_prompts():
     values = np.random.default_rng(3).normal(5, 2, 60)
-    found = bootstrap_mean(values)
-    assert found == bootstrap_mean(values) and found["low"] < found["value"] < found["high"] and found["n"] == 60
-    assert (found["high"] - found["low"]) / 2 == pytest.approx(1.96 * values.std() / 60**0.5, rel=0.15)
+    found = Estimate.mean(values)
+    assert found == Estimate.mean(values) and found.low < found.value < found.high and found.n == 60
+    assert (found.high - found.low) / 2 == pytest.approx(1.96 * values.std() / 60**0.5, rel=0.15)
     prompts = [f"prompt {i % 6}" for i in range(60)]
-    grouped = bootstrap_mean(values, prompts)
-    assert grouped["n"] == 6 and grouped["value"] == pytest.approx(values.mean())
+    grouped = Estimate.mean(values, prompts)
+    assert grouped.n == 6 and grouped.value == pytest.approx(values.mean())
     with pytest.raises(ValueError, match="no values"):
-        bootstrap_mean([])
+        Estimate.mean([])
 
 
 def test_repeated_pictures_of_a_prompt_add_no_certainty():
     values = np.random.default_rng(3).normal(5, 2, 12)
-    once, ten_times = bootstrap_mean(values), bootstrap_mean(np.tile(values, 10), list(range(12)) * 10)
-    assert ten_times["low"] == pytest.approx(once["low"]) and ten_times["high"] == pytest.approx(once["high"])
+    once, ten_times = Estimate.mean(values), Estimate.mean(np.tile(values, 10), list(range(12)) * 10)
+    assert ten_times.low == pytest.approx(once.low) and ten_times.high == pytest.approx(once.high)
 
 
 def test_pairing_takes_out_what_both_have_in_common():
     rng = np.random.default_rng(0)
     base = rng.normal(0, 10, 50)
     erased = base - 1 + rng.normal(0, 0.1, 50)
-    paired, apart = paired_difference(base, erased), paired_difference(base, rng.permutation(erased))
-    assert paired["high"] < -0.9 and paired["low"] > -1.1 and apart["low"] < paired["low"] and apart["high"] > 0
-    assert paired_difference(np.array([True, True]), np.array([False, True]))["value"] == -0.5
+    paired, apart = Estimate.paired(base, erased), Estimate.paired(base, rng.permutation(erased))
+    assert paired.high < -0.9 and paired.low > -1.1 and apart.low < paired.low and apart.high > 0
+    assert Estimate.paired(np.array([True, True]), np.array([False, True])).value == -0.5
     with pytest.raises(ValueError, match="pairs"):
-        paired_difference(base, erased[1:])
+        Estimate.paired(base, erased[1:])
 
 
 # ---------------------------------------------------------------- judges
@@ -364,10 +364,7 @@ def test_drift_of_nothing_is_nought_and_grows(generator, tokens):
     none, small, large = (
         drift.kl_drift(generator, Change(generator, size), PROMPTS, tokens) for size in (0.0, 0.05, 0.3)
     )
-    assert abs(none["value"]) < 1e-6 < small["low"] <= small["value"] <= small["high"] < large["value"] and large[
-        "n"
-    ] == len(PROMPTS)
-    assert np.mean(small["by_row"]) == pytest.approx(small["value"]) and len(small["by_row"]) == generator.grid[0]
+    assert abs(none.value) < 1e-6 < small.low <= small.value <= small.high < large.value and large.n == len(PROMPTS)
 
 
 def test_kl_drift_is_the_kullback_leibler_divergence(generator, tokens):
@@ -381,48 +378,48 @@ def test_kl_drift_is_the_kullback_leibler_divergence(generator, tokens):
         .mean()
         .item()
     )
-    assert drift.kl_drift(generator, change, PROMPTS, tokens)["value"] == pytest.approx(direct, rel=1e-4)
+    assert drift.kl_drift(generator, change, PROMPTS, tokens).value == pytest.approx(direct, rel=1e-4)
 
 
 def test_agreement_under_common_random_numbers(generator, tokens):
     same = drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, erasure=Change(generator, 0.0)))
-    assert same["agreement"]["value"] == same["identical"]["value"] == same["untouched"]["value"] == 1.0
+    assert same["agreement"].value == same["identical"].value == same["untouched"].value == 1.0
     slight, strong = (
         drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, erasure=Change(generator, s)))
         for s in (0.01, 0.5)
     )
     other = drift.token_agreement(PROMPTS, tokens, drift.draw_tokens(generator, PROMPTS, seed=1))
     assert (
-        slight["agreement"]["value"] > strong["agreement"]["value"]
-        and slight["agreement"]["value"] > 2 * other["agreement"]["value"]
+        slight["agreement"].value > strong["agreement"].value
+        and slight["agreement"].value > 2 * other["agreement"].value
     )
     hand = drift.token_agreement(
         ["a", "b"], torch.tensor([[1, 2, 3, 4], [1, 2, 3, 4]]), torch.tensor([[1, 2, 0, 4], [1, 2, 3, 4]])
     )
-    assert (hand["agreement"]["value"], hand["untouched"]["value"], hand["identical"]["value"]) == (0.875, 0.75, 0.5)
+    assert (hand["agreement"].value, hand["untouched"].value, hand["identical"].value) == (0.875, 0.75, 0.5)
 
 
 def test_likelihood_gap_is_that_of_the_prompt(generator, tokens):
     gap = drift.likelihood_gap(generator, Change(generator, 0.0), PROMPTS, tokens)
     assert (
-        gap["base"]["value"] > 0
-        and gap["base"] == pytest.approx(gap["erased"])
-        and gap["change"]["value"] == pytest.approx(0, abs=1e-6)
+        gap["base"].value > 0
+        and gap["base"].value == pytest.approx(gap["erased"].value)
+        and gap["change"].value == pytest.approx(0, abs=1e-6)
     )
     swapped = drift.likelihood_gap(generator, Change(generator, 0.0), PROMPTS[1:] + PROMPTS[:1], tokens)
-    assert swapped["base"]["value"] < gap["base"]["value"]  # a picture is best explained by its own prompt
+    assert swapped["base"].value < gap["base"].value  # a picture is best explained by its own prompt
 
 
 def test_first_row_tells_collapse(generator, tokens):
     found = drift.first_row_entropy(generator, PROMPTS, tokens)
     ceiling = math.log(generator.codebook_size)
-    assert 0 < found["entropy"]["value"] <= found["spread"]["value"] <= ceiling + 1e-6
+    assert 0 < found["entropy"].value <= found["spread"].value <= ceiling + 1e-6
     one = drift.first_row_entropy(
         generator, PROMPTS[:1] * 4, tokens[:1].repeat(4, 1)
     )  # one and the same picture four times: collapsed
     assert (
-        one["spread"]["value"] == pytest.approx(one["entropy"]["value"], rel=1e-5)
-        and one["spread"]["value"] < found["spread"]["value"]
+        one["spread"].value == pytest.approx(one["entropy"].value, rel=1e-5)
+        and one["spread"].value < found["spread"].value
     )
 
 
@@ -440,9 +437,9 @@ class Bright:
 
 def test_guidance_sweep_draws_the_same_seeds_at_every_scale(generator, tokens):
     rows = drift.guidance_sweep(generator, PROMPTS, Bright(), scales=(1.0, generator.guidance))
-    assert [r["guidance"] for r in rows] == [1.0, generator.guidance] and all(r["n"] == len(PROMPTS) for r in rows)
+    assert list(rows) == [1.0, generator.guidance] and all(r.n == len(PROMPTS) for r in rows.values())
     assert (
-        rows[1]["value"] == Bright().shows(generator.decode(tokens)).mean()
+        rows[generator.guidance].value == Bright().shows(generator.decode(tokens)).mean()
     )  # at the model's own guidance these are its own pictures
 
 
@@ -457,8 +454,8 @@ def test_prefix_probe_gives_what_it_says(generator, tokens):
     assert [r["rows"] for r in rows] == [0, generator.grid[0] // 2, generator.grid[0]]
     own, dark = (Bright().shows(generator.decode(t)).mean() for t in (tokens, filler))
     assert (
-        rows[2]["value"] == rows[2]["alone"]["value"] == own
-        and rows[0]["alone"]["value"] == rows[1]["alone"]["value"] == dark
+        rows[2]["rate"].value == rows[2]["alone"].value == own
+        and rows[0]["alone"].value == rows[1]["alone"].value == dark
     )
 
 
@@ -511,16 +508,19 @@ def test_recognition_before_and_after(question):
         (r["condition"], r["pictures"]): r
         for r in recognition(talker, concept, *world_pictures(talker.judge, 20), Blinding(), question=question)
     }
-    seen = {key: row["value"] for key, row in rows.items()}
+    seen = {key: row["rate"].value for key, row in rows.items()}
     assert (
         seen["base", "with the concept"] >= 0.95
         and seen["erased", "with the concept"] == 0.0
         and seen["base", "without it"] <= 0.05
     )
-    assert seen["change", "with the concept"] == seen["erased", "with the concept"] - seen["base", "with the concept"]
     assert (
-        rows["change", "with the concept"]["high"] < -0.8
-        and len(rows["base", "without it"]["answers"]) == rows["base", "without it"]["n"] == 20
+        rows["erased", "with the concept"]["change"].value
+        == seen["erased", "with the concept"] - seen["base", "with the concept"]
+    )
+    assert (
+        rows["erased", "with the concept"]["change"].high < -0.8
+        and len(rows["base", "without it"]["answers"]) == rows["base", "without it"]["rate"].n == 20
     )
 
 

@@ -11,7 +11,7 @@ from earlib.concepts import Concept, PromptPair
 from earlib.erasure.change import applied, student_parameters, tensor_names
 from earlib.erasure.presets import recipe
 from earlib.erasure.store import Erasure
-from earlib.evaluate.statistics import wilson
+from earlib.evaluate.rate import Rate
 from earlib.plots import ablation_figures
 
 PAIRS = tuple(PromptPair(f"a {colour} church", f"a {colour} house") for colour in ("red", "blue", "green", "yellow"))
@@ -42,7 +42,7 @@ def row(concept: int, neighbours: int, n: int = 100, **more) -> dict:
     for kind, hits in (("direct", concept), ("neighbours", neighbours)):
         found |= {
             kind: hits / n,
-            **dict(zip((f"{kind}_low", f"{kind}_high"), wilson(hits, n))),
+            **dict(zip((f"{kind}_low", f"{kind}_high"), Rate(hits, n).interval)),
             f"{kind}_seeds": {0: hits / n},
         }
     return found

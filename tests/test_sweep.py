@@ -22,7 +22,7 @@ from earlib.concepts import list_concepts, load_concept, normal
 from earlib.erasure.change import change_size
 from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
-from earlib.evaluate.statistics import wilson
+from earlib.evaluate.rate import Rate
 from earlib.miniworld.development import development, nonsense
 from earlib.sweeps import table
 from earlib.sweeps.plan import TABLE_VERSION, concept_of, load_sweeps, weights
@@ -488,7 +488,11 @@ def test_seeds_are_pooled(tables, model):
     assert list(frame["label"]) == ["base", "both", "both"] and list(frame["windows.length"])[1:] == [4, 8]
     base, four, eight = frame.to_dict("records")
     assert (base["direct"], base["direct_n"], base["neighbours"], base["kept"]) == (1.0, 8, 0.75, 1.0)
-    assert (four["direct"], four["direct_low"], four["direct_high"], four["direct_base"]) == (1 / 8, *wilson(1, 8), 1.0)
+    assert (four["direct"], four["direct_low"], four["direct_high"], four["direct_base"]) == (
+        1 / 8,
+        *Rate(1, 8).interval,
+        1.0,
+    )
     assert four["neighbours"] == 9 / 16 and four["kept"] == 9 / 16 / 0.75 and four["neighbours_n"] == 16
     assert (four["kl_drift"], four["kl_drift_low"], four["kl_drift_high"]) == (0.05, 0.0, 0.1)
     assert four["seconds"] == 2.0, "of one core, without the half of the time in which trajectories were drawn"
@@ -502,8 +506,8 @@ def test_seeds_are_pooled(tables, model):
     records = flat_records(frame)
     rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
     assert len(rate) == 1 and rate[0] | {"settings": 0} == {
-        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": wilson(1, 8)[0],
-        "high": wilson(1, 8)[1], "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
+        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": Rate(1, 8).interval[0],
+        "high": Rate(1, 8).interval[1], "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
     assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {

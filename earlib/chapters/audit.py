@@ -19,7 +19,7 @@ from ..erasure.presets import with_settings
 from ..erasure.single_token import raw_rows, read_codes, read_prompt
 from ..errors import UserError
 from ..evaluate.clip import MINI_CLIP, load_clip
-from ..evaluate.statistics import bootstrap_mean
+from ..evaluate.rate import Estimate
 from ..generators import picture_seeds
 from ..generators.base import PromptBatch
 from ..generators.sampling import choose
@@ -119,8 +119,8 @@ def three_streams(generator, pairs, seed: int, guidance: float) -> dict[str, dic
     variance = torch.cat([c, r, o]).flatten(0, 1).var(0).mean()
     per_picture = lambda x_NTD: (x_NTD.square().mean((1, 2)) / variance).double().cpu().numpy()
     return {
-        "loss": bootstrap_mean(per_picture(2 * c - r - o)),
-        "same": bootstrap_mean(per_picture(r - o) / 2),
+        "loss": Estimate.mean(per_picture(2 * c - r - o)).flat(),
+        "same": Estimate.mean(per_picture(r - o) / 2).flat(),
         "variance": float(variance),
     }
 
@@ -254,7 +254,7 @@ def padding_drift(generator, prompts: list[str], tokens_NT: torch.Tensor) -> dic
     kl_NT = divergences(
         generator, generator.hidden_states(batch, tokens_NT), generator.hidden_states(attended, tokens_NT)
     )
-    return bootstrap_mean(kl_NT[padded].mean(1)) | {"padded": float(padded.mean())}
+    return Estimate.mean(kl_NT[padded].mean(1)).flat() | {"padded": float(padded.mean())}
 
 
 def softmax_twice(scores_NK: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..evaluate.statistics import wilson
+from ..evaluate.rate import Rate
 from ..sweeps.compare import percent
 from ..sweeps.plan import FORM, JOIN, TRANSPORT
 
@@ -187,7 +187,7 @@ def _pooled(seeds: list[dict]) -> dict:
 
 
 def _rate(hits: float, n: int) -> dict:
-    low, high = wilson(round(hits), n)
+    low, high = Rate(round(hits), n).interval
     return {"value": hits / n, "low": low, "high": high, "n": n}
 
 

@@ -19,7 +19,7 @@ import torch
 
 from .. import ROOT
 from ..errors import UserError
-from ..evaluate.statistics import bootstrap_mean, paired_difference, rate
+from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
 from ..runs import read_json
 
@@ -129,7 +129,7 @@ def portrait(generators: dict, prompts: list[str], seed: int = 0):
     columns = {}
     for timed, (name, generator) in zip(race(generators, prompts, repeats=1, seed=seed), generators.items()):
         needed = spelled(generator, prompts, generator.sample(prompts, picture_seeds(seed, prompts))).sum(1)
-        of = bootstrap_mean(needed, prompts)
+        of = Estimate.mean(needed, prompts).flat()
         columns[name] = {
             "model": generator.name,
             "parameters of the transformer": f"{timed['parameters'] / 1e6:.2f} million",
@@ -190,7 +190,7 @@ def exchanged(generator, pairs, counts: list[int], shows, seed: int = 0) -> list
                         "how": how,
                         **_given(generator, count),
                         "evidence": float(evidence_N[some].mean()),
-                        **rate(hit_N[some]),
+                        **Rate.of(hit_N[some]).flat(),
                     }
                 )
     return rows
@@ -230,7 +230,7 @@ def brought_back(generator, prompts: list[str], counts: list[int], shows, erasur
         )
     hits = handed_over(generator, codes_NT[seen], [prompts[i] for i in seen], counts, shows, erasure, seed + 1)
     return [
-        {"how": how, **_given(generator, count), **rate(hit_N)}
+        {"how": how, **_given(generator, count), **Rate.of(hit_N).flat()}
         for how, found in hits.items()
         for count, hit_N in found.items()
     ]
@@ -257,11 +257,11 @@ def mended(generator, prompts: list[str], early: float, shares, right, seed: int
     for how, codes in whole.items():
         for damage, images in zip(shares, np.split(generator.decode(codes), times)):
             found[how, damage] = np.asarray(right(images))
-            far = bootstrap_mean(np.sqrt(np.square(images - clean).mean((1, 2, 3))))
-            row = {"how": how, "damage": damage, **_given(generator, count), **rate(found[how, damage])}
+            far = Estimate.mean(np.sqrt(np.square(images - clean).mean((1, 2, 3)))).flat()
+            row = {"how": how, "damage": damage, **_given(generator, count), **Rate.of(found[how, damage]).flat()}
             rows.append(row | {"distance": far["value"], "distance_low": far["low"], "distance_high": far["high"]})
     for row in rows:
-        row["gain"] = paired_difference(found["pasted", row["damage"]], found[row["how"], row["damage"]])
+        row["gain"] = Estimate.paired(found["pasted", row["damage"]], found[row["how"], row["damage"]]).flat()
     return rows
 
 

@@ -314,14 +314,14 @@ def instead(pictures: dict, judge):
 
     import pandas as pd
 
-    from ..evaluate.statistics import rate
+    from ..evaluate.rate import Rate
 
     names, rows = judge.groups[judge.group], {}
     for title, images in pictures.items():
         p_NY = judge.probabilities(images)[judge.group]
         sure = p_NY.max(1) >= judge.threshold
         seen = Counter(names[y] for y in p_NY.argmax(1)[sure])
-        r = rate(sure)
+        r = Rate.of(sure).flat()
         rows[title] = {
             "something (%)": f"{100 * r['value']:.0f} [{100 * r['low']:.0f}, {100 * r['high']:.0f}]",
             "n": f"{r['n']}",

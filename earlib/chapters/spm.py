@@ -300,7 +300,7 @@ def staying(generator, concept, erasures: dict, each: int = 4, seed: int = 0):
     import pandas as pd
 
     from ..evaluate.judges import load_judge
-    from ..evaluate.statistics import rate
+    from ..evaluate.rate import Rate
     from ..generators import draw
 
     judge = load_judge(concept.judge)
@@ -313,7 +313,7 @@ def staying(generator, concept, erasures: dict, each: int = 4, seed: int = 0):
         "before, other noise": looks(seed=seed + 1)
     }
     for title, seen in found.items():
-        same = {group: rate(seen[group] == base[group]) for group in base}
+        same = {group: Rate.of(seen[group] == base[group]).flat() for group in base}
         rows[title] = {
             group: f"{100 * r['value']:.0f} [{100 * r['low']:.0f}, {100 * r['high']:.0f}]" for group, r in same.items()
         } | {"n": f"{len(prompts)}"}

@@ -21,7 +21,7 @@ from ..erasure.change import applied
 from ..erasure.lessons import lessons
 from ..erasure.retain import Retained
 from ..errors import UserError
-from ..evaluate.statistics import bootstrap_mean
+from ..evaluate.rate import Estimate
 from ..plots.ablation_figures import _ends, _finish, _style
 from .audit import divergences
 
@@ -88,7 +88,7 @@ def to_learn(generator, pairs, recipe, seed: int = 0) -> np.ndarray:
 def quarters(values_NT: np.ndarray) -> list[dict]:
     """The mean of a value in each quarter of the picture, from the top, bootstrapped over pictures: four times
     {"value", "n", "low", "high"}."""
-    return [bootstrap_mean(part.mean(1)) for part in np.array_split(values_NT, 4, axis=1)]
+    return [Estimate.mean(part.mean(1)).flat() for part in np.array_split(values_NT, 4, axis=1)]
 
 
 def reach_lines(panels: dict, grid: tuple[int, int]):
@@ -117,7 +117,7 @@ def reach_lines(panels: dict, grid: tuple[int, int]):
         for axis, what in zip(axes_2, ("kl", "distance")):
             for name, values in found.items():
                 v_NT, style = values[what], {"color": colours[name]}
-                means = [bootstrap_mean(v_NT[:, i * W : (i + 1) * W].mean(1)) for i in range(H)]
+                means = [Estimate.mean(v_NT[:, i * W : (i + 1) * W].mean(1)).flat() for i in range(H)]
                 centre = (np.arange(H) + 0.5) * W
                 axis.plot(np.arange(H * W) + 0.5, v_NT.mean(0), linewidth=0.5, alpha=0.3, **style)
                 axis.plot(centre, [m["value"] for m in means], linewidth=2, label=name, **style)

@@ -18,8 +18,8 @@ import torch
 
 from ..erasure.change import layer_range
 from ..erasure.scale_recipe import ScaleGuidance
+from ..evaluate.rate import Estimate, Rate
 from ..evaluate.scales import after_each
-from ..evaluate.statistics import bootstrap_mean, rate
 from ..generators import picture_seeds
 from ..generators.var.draw import guided
 
@@ -130,7 +130,9 @@ def switch_rows(found: dict) -> list[dict]:
     """Of one of what `verdicts` gives: {"first", "scale", "value", "low", "high", "n"}, a rate for every prompt that
     changes once."""
     K = len(next(iter(found)))
-    return [{"first": first, "scale": k, **rate(found[pattern])} for (first, k), pattern in switches(K).items()]
+    return [
+        {"first": first, "scale": k, **Rate.of(found[pattern]).flat()} for (first, k), pattern in switches(K).items()
+    ]
 
 
 def shapley(found: dict, groups=None) -> list[dict]:
@@ -154,7 +156,7 @@ def shapley(found: dict, groups=None) -> list[dict]:
                 weight = math.factorial(size) * math.factorial(K - size - 1) / math.factorial(K)
                 with_k = (*pattern[:k], True, *pattern[k + 1 :])
                 phi_N = phi_N + weight * (found[with_k].astype(float) - found[pattern])
-        rows.append({"scale": k, **bootstrap_mean(phi_N, groups)})
+        rows.append({"scale": k, **Estimate.mean(phi_N, groups).flat()})
     return rows
 
 
@@ -196,7 +198,7 @@ def knows_prompt(generator, pairs, n: int, seed: int = 0) -> list[dict]:
         right.append(np.where(ahead_NK == 0, 0.5, ahead_NK > 0))
     bits_NK, right_K = np.mean(bits, 0), np.mean(right, (0, 1))
     return [
-        {"scales": k + 1, **bootstrap_mean(bits_NK[:, k]), "right": float(right_K[k])}
+        {"scales": k + 1, **Estimate.mean(bits_NK[:, k]).flat(), "right": float(right_K[k])}
         for k in range(len(generator.schedule))
     ]
 
@@ -206,7 +208,9 @@ def seen_after(generator, codes: torch.Tensor, right) -> list[dict]:
     part of `right(images)`, name -> bool [N]."""
     seen = [right(images) for images in after_each(generator, codes)]
     return [
-        {"scales": k + 1, "part": part, **rate(shows)} for k, found in enumerate(seen) for part, shows in found.items()
+        {"scales": k + 1, "part": part, **Rate.of(shows).flat()}
+        for k, found in enumerate(seen)
+        for part, shows in found.items()
     ]
 
 
@@ -226,7 +230,7 @@ def read_off(generator, codes: torch.Tensor, labels: dict[str, np.ndarray], deca
             y_N = torch.as_tensor(np.unique(values, return_inverse=True)[1])
             guess = _logistic(x_NF[::2], y_N[::2], decay)(x_NF[1::2])
             truth = y_N[1::2]
-            found = rate((guess == truth).numpy())
+            found = Rate.of((guess == truth).numpy()).flat()
             rows.append({"scales": k + 1, "part": part, **found, "chance": float(truth.bincount().max() / len(truth))})
     return rows
 
@@ -254,7 +258,9 @@ def kept_by_scale(generator, kept_NL: torch.Tensor) -> list[dict]:
     """Shares of positions that a filter keeps (`lessons.looked_at`), by scale: {"scale", "value", "low", "high", "n"},
     a bootstrap over pictures."""
     spans = [span for span in generator.spans if span.stop <= kept_NL.shape[1]]
-    return [{"scale": k, **bootstrap_mean(kept_NL[:, span].float().mean(1).numpy())} for k, span in enumerate(spans)]
+    return [
+        {"scale": k, **Estimate.mean(kept_NL[:, span].float().mean(1).numpy()).flat()} for k, span in enumerate(spans)
+    ]
 
 
 def masked(image: np.ndarray, kept: np.ndarray, side: int, colour=(213, 94, 0), cover: float = 0.6) -> np.ndarray:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..generators.sampling import guided, guided_rows
-from .statistics import bootstrap_mean, paired_difference, rate
+from .rate import Estimate, Rate
 
 LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
 PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of the rows that the prefix probe gives away
@@ -78,13 +78,12 @@ def _on(erasure, generator):
 # ---------------------------------------------------------------- how far the model moved where it should not
 
 
-def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> dict:
+def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> Estimate:
     """Drift on prompts to retain, in nats a token, along the base model's own pictures x ~ p*(. | c):
 
         1/T sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
 
-    0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`). Adds `by_row`:
-    the mean at each row of the picture, from the top.
+    0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`).
     """
     kl_NT = torch.zeros(tokens_NT.shape, dtype=torch.float64)
     pairs = zip(
@@ -92,11 +91,10 @@ def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) ->
     )
     for (rows, base_BTV), (_, erased_BTV) in pairs:
         kl_NT[rows] = (base_BTV.exp() * (base_BTV - erased_BTV)).sum(-1).double().cpu()
-    by_row = kl_NT.mean(0).view(generator.grid).mean(1)
-    return bootstrap_mean(kl_NT.mean(1).numpy(), prompts) | {"by_row": by_row.tolist()}
+    return Estimate.mean(kl_NT.mean(1).numpy(), prompts)
 
 
-def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.Tensor) -> dict[str, dict]:
+def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.Tensor) -> dict[str, Rate | Estimate]:
     """How much of a picture the erasure left as it was, when both are drawn with the same noise (common random
     numbers):
 
@@ -111,9 +109,9 @@ def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.
     same_NT = (base_NT == erased_NT).numpy()
     first = np.where(same_NT.all(1), same_NT.shape[1], same_NT.argmin(1))
     return {
-        "agreement": bootstrap_mean(same_NT.mean(1), prompts),
-        "identical": rate(same_NT.all(1)),
-        "untouched": bootstrap_mean(first / same_NT.shape[1], prompts),
+        "agreement": Estimate.mean(same_NT.mean(1), prompts),
+        "identical": Rate.of(same_NT.all(1)),
+        "untouched": Estimate.mean(first / same_NT.shape[1], prompts),
     }
 
 
@@ -130,7 +128,7 @@ def nll(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, nu
     return found
 
 
-def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> dict[str, dict]:
+def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> dict[str, Estimate]:
     """How much naming the concept helps the model to explain pictures of it, in nats a token:
 
         gap = NLL(x | 0) - NLL(x | c)
@@ -142,13 +140,13 @@ def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tens
     gaps = {}
     for name, change in (("base", None), ("erased", erasure)):
         gaps[name] = nll(generator, prompts, tokens_NT, change, null=True) - nll(generator, prompts, tokens_NT, change)
-    summaries = {name: bootstrap_mean(gap, prompts) for name, gap in gaps.items()}
-    return summaries | {"change": paired_difference(gaps["base"], gaps["erased"], prompts)}
+    summaries = {name: Estimate.mean(gap, prompts) for name, gap in gaps.items()}
+    return summaries | {"change": Estimate.paired(gaps["base"], gaps["erased"], prompts)}
 
 
 def first_row_entropy(
     generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance=None
-) -> dict[str, dict]:
+) -> dict[str, Estimate]:
     """How free a model's first row is, in nats, along pictures it drew itself (`tokens_NT`), from the guided
     distribution q that it draws from:
 
@@ -171,10 +169,7 @@ def first_row_entropy(
         if n > 1
         else (None, None)
     )
-    return {
-        "entropy": bootstrap_mean(entropy_N, prompts),
-        "spread": {"value": spread(np.arange(n)), "n": n, "low": low, "high": high},
-    }
+    return {"entropy": Estimate.mean(entropy_N, prompts), "spread": Estimate(spread(np.arange(n)), n, low, high)}
 
 
 def _entropy(p: torch.Tensor) -> torch.Tensor:
@@ -186,18 +181,17 @@ def _entropy(p: torch.Tensor) -> torch.Tensor:
 
 def guidance_sweep(
     generator, prompts: list[str], judge, erasure=None, scales=SCALES, seed: int = 0, progress: bool = False
-) -> list[dict]:
-    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u): rows {"guidance", "value",
-    "n", "low", "high"}.
+) -> dict[float, Rate]:
+    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u): scale to Rate.
 
     An erasure that weakened the conditional branch and left its direction can be amplified back by a larger w; one that
     turned the direction round is made stronger by it. The same picture seeds at every scale.
     """
-    rows = []
+    rates = {}
     for scale in scales:
         tokens_NT = draw_tokens(generator, prompts, seed, erasure, scale, progress=progress)
-        rows.append({"guidance": scale} | rate(judge.shows(generator.decode(tokens_NT))))
-    return rows
+        rates[scale] = Rate.of(judge.shows(generator.decode(tokens_NT)))
+    return rates
 
 
 def prefix_probe(
@@ -211,11 +205,11 @@ def prefix_probe(
     seed: int = 1,
     progress: bool = False,
 ) -> list[dict]:
-    """Do the first rows of a picture of the concept bring it back? Rows {"rows", "value", "n", "low", "high", "alone"},
+    """Do the first rows of a picture of the concept bring it back? Rows {"rows", "rate", "alone"},
     one for each share of the grid.
 
     The first k rows of `tokens_NT` (the base's pictures of the concept) are given, the model draws the rest under
-    `prompts` from another seed, and `value` is the rate at which the judge sees the concept in the whole. Rows that
+    `prompts` from another seed, and `rate` is the rate at which the judge sees the concept in the whole. Rows that
     show the concept by themselves prove nothing: `alone`, a rate too, is what is seen when the rest is filled with the
     rows of `filler_NT` [N, T], pictures without the concept (None without them). The visual- context probe of When Are
     Concepts Erased (arXiv 2505.17013), for image tokens.
@@ -224,13 +218,13 @@ def prefix_probe(
     rows = []
     for k in sorted({round(share * H) for share in shares}):
         given_NK = tokens_NT[:, : k * W]
-        found = rate(
+        found = Rate.of(
             judge.shows(
                 generator.decode(draw_tokens(generator, prompts, seed, erasure, prefix_NK=given_NK, progress=progress))
             )
         )
         alone = None
         if filler_NT is not None:
-            alone = rate(judge.shows(generator.decode(torch.cat([given_NK, filler_NT[:, k * W :]], 1))))
-        rows.append({"rows": k} | found | {"alone": alone})
+            alone = Rate.of(judge.shows(generator.decode(torch.cat([given_NK, filler_NT[:, k * W :]], 1))))
+        rows.append({"rows": k, "rate": found, "alone": alone})
     return rows

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..errors import UserError
 from .judges import Judge, MiniWorldJudge, describe, load_judge
-from .statistics import mean_interval, paired_difference, rate, wilson
+from .rate import Estimate, Rate
 from .veil import must_veil
 
 KEYS = (
@@ -115,8 +115,7 @@ def evaluate(
             if metric.endswith("_rate"):
                 records.append(note.rate(metric, subject, kind, value, who))
             else:
-                mean, low, high = mean_interval(value)
-                records.append(note.record(metric, subject, kind, mean, len(value), low, high, who))
+                records.append(note.measure(metric, subject, kind, Estimate.normal(value), who))
         if hasattr(judge, "counts"):
             for kind in tests:
                 counts = judge.counts(pictures["test", kind])
@@ -129,10 +128,8 @@ def evaluate(
         if changes and before:
             for (metric, subject, kind), (value, prompts, who) in values.items():
                 groups = prompts * (len(value) // len(prompts))
-                d = paired_difference(before["values"][metric, subject, kind][0], value, groups)
-                records.append(
-                    note.record(f"{metric}_change", subject, kind, d["value"], d["n"], d["low"], d["high"], who)
-                )
+                d = Estimate.paired(before["values"][metric, subject, kind][0], value, groups)
+                records.append(note.measure(f"{metric}_change", subject, kind, d, who))
         before = {"values": values, "benign": pictures.get(("benign", ""))}
     return records
 
@@ -285,11 +282,11 @@ class Note:
         return {key: (found | self.shared)[key] for key in KEYS}
 
     def rate(self, metric, subject, kind, shows: np.ndarray, judge: str) -> dict:
-        return self.measure(metric, subject, kind, rate(shows), judge)
+        return self.measure(metric, subject, kind, Rate.of(shows), judge)
 
-    def measure(self, metric, subject, kind, found: dict, judge: str | None = None) -> dict:
-        """A record of what `statistics` or `drift` returned: {"value", "n", "low", "high"}."""
-        return self.record(metric, subject, kind, found["value"], found["n"], found["low"], found["high"], judge)
+    def measure(self, metric, subject, kind, found: Rate | Estimate, judge: str | None = None) -> dict:
+        """A record of a rate, a mean or a difference."""
+        return self.record(metric, subject, kind, found.value, found.n, found.low, found.high, judge)
 
 
 def pool(records: list[dict]) -> list[dict]:
@@ -310,7 +307,7 @@ def pool(records: list[dict]) -> list[dict]:
         n = sum(r["n"] for r in rows)
         if rows[0]["metric"].endswith("_rate"):
             hits = sum(round((r["value"] or 0) * r["n"]) for r in rows)
-            value, low, high = (hits / n if n else None), *wilson(hits, n)
+            value, low, high = (hits / n if n else None), *Rate(hits, n).interval
         else:
             values = [r["value"] for r in rows]
             value, low, high = float(np.mean(values)), min(values), max(values)

@@ -13,8 +13,8 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError
-from .evaluation import wilson
 from .judges import MiniWorldJudge
+from .rate import Rate
 
 OUT = ROOT / "data" / "mini" / "quality.json"
 CHUNK = 100  # pictures drawn between two moves of the progress bar
@@ -124,8 +124,7 @@ def _rows(what: str, parts: list[dict[str, np.ndarray]]) -> list[dict]:
 
 
 def _row(what: str, part: str, right: np.ndarray) -> dict:
-    low, high = wilson(int(right.sum()), len(right))
-    return {"what": what, "part": part, "value": float(right.mean()), "low": low, "high": high, "n": len(right)}
+    return {"what": what, "part": part} | Rate.of(right).flat()
 
 
 def table(rows: list[dict]) -> str:

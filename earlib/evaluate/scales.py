@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..generators import draw, picture_seeds
-from .statistics import rate
+from .rate import Rate
 
 # ---------------------------------------------------------------- pictures and codes
 
@@ -136,7 +136,7 @@ def mended(generator, prompts: list[str], right, shares, scales=None, seed: int 
     """
     seeds = picture_seeds(seed, [f"{prompt}#{i}" for i, prompt in enumerate(prompts)])
     clean = generator.sample(prompts, seeds)
-    untouched, rows = rate(right(generator.decode(clean))), []
+    untouched, rows = Rate.of(right(generator.decode(clean))).flat(), []
     for k in range(len(generator.spans) - 1) if scales is None else scales:
         span = generator.spans[k]
         for share in shares:
@@ -147,8 +147,12 @@ def mended(generator, prompts: list[str], right, shares, scales=None, seed: int 
                 changed[:, span] = generator.quantiser.corrupt(
                     clean[:, span], torch.full((len(clean), 1, 1), share), chance
                 )
-                ways["left as it was"] = rate(right(generator.decode(torch.cat([changed, clean[:, span.stop :]], 1))))
-                ways["drawn on"] = rate(right(generator.decode(generator.sample(prompts, seeds, given=changed))))
-                ways["spelt anew"] = rate(right(generator.decode(spelt_anew(generator, clean, changed))))
+                ways["left as it was"] = Rate.of(
+                    right(generator.decode(torch.cat([changed, clean[:, span.stop :]], 1)))
+                ).flat()
+                ways["drawn on"] = Rate.of(
+                    right(generator.decode(generator.sample(prompts, seeds, given=changed)))
+                ).flat()
+                ways["spelt anew"] = Rate.of(right(generator.decode(spelt_anew(generator, clean, changed)))).flat()
             rows += [{"scale": k, "share": share, "how": how, **found} for how, found in ways.items()]
     return rows

@@ -110,7 +110,7 @@ def drift(case: Case) -> dict:
         for note, erasure in case.conditions:
             found = first_row_entropy(case.generator, prompts, case.tokens(prompts, erasure), erasure)
             records += [note.measure(f"first_row_{part}", subject, "first row", found[part]) for part in found]
-    return {"records": records, "notes": [], "kl_by_row": kl["by_row"]}
+    return {"records": records, "notes": []}
 
 
 def knowledge(case: Case) -> dict:
@@ -139,14 +139,12 @@ def guidance(case: Case) -> dict:
 
     records = []
     for note, erasure in case.conditions:
-        for row in guidance_sweep(
+        sweep = guidance_sweep(
             case.generator, case.named, case.judge, erasure, seed=case.seeds[0], progress=case.progress
-        ):
-            records.append(
-                note.measure(
-                    "guided_rate", case.concept.name, f"guidance {row['guidance']:g}", row, describe(case.judge)
-                )
-            )
+        )
+        for scale, found in sweep.items():
+            kind = f"guidance {scale:g}"
+            records.append(note.measure("guided_rate", case.concept.name, kind, found, describe(case.judge)))
     return {"records": records, "notes": []}
 
 
@@ -166,7 +164,7 @@ def prefix(case: Case) -> dict:
             case.generator, prompts, tokens, case.judge, erasure, filler, seed=case.seeds[0] + 1, progress=case.progress
         ):
             kind = f"{row['rows']} of {case.generator.grid[0]} rows"
-            records.append(note.measure("prefix_rate", case.concept.name, kind, row, who))
+            records.append(note.measure("prefix_rate", case.concept.name, kind, row["rate"], who))
             if note is case.base:
                 records.append(note.measure("rows_alone_rate", case.concept.name, kind, row["alone"], who))
     return {"records": records, "notes": []}
@@ -192,17 +190,11 @@ def recognition(case: Case) -> dict:
     for metric, question in asked.items():
         rows = recognise(case.generator, case.concept, shows, without, case.erasure, question=question)
         for row in rows:
-            name, note = (
-                (f"{metric}_rate_change", case.erased)
-                if row["condition"] == "change"
-                else (f"{metric}_rate", getattr(case, row["condition"]))
-            )
-            records.append(note.measure(name, case.concept.name, row["pictures"], row, question))
-        answers = {
-            row["condition"]: row["answers"][:EXAMPLES]
-            for row in rows
-            if row["pictures"] == "with the concept" and "answers" in row
-        }
+            note, where = getattr(case, row["condition"]), (case.concept.name, row["pictures"])
+            records.append(note.measure(f"{metric}_rate", *where, row["rate"], question))
+            if "change" in row:
+                records.append(note.measure(f"{metric}_rate_change", *where, row["change"], question))
+        answers = {row["condition"]: row["answers"][:EXAMPLES] for row in rows if row["pictures"] == "with the concept"}
         examples += [
             {"asked": question or "a caption", "base": b, "erased": e}
             for b, e in zip(answers["base"], answers["erased"])

@@ -15,20 +15,20 @@ import numpy as np
 from ..concepts import holds_word
 from .clip import concept_phrases
 from .judges import MiniWorldJudge
-from .statistics import paired_difference, rate
+from .rate import Estimate, Rate
 
 
 def recognition(
     generator, concept, shows: np.ndarray, without: np.ndarray, erasure=None, words=None, question: str | None = None
 ) -> list[dict]:
-    """Rows {"condition", "pictures", "value", "n", "low", "high", "answers"}: how often the model says that the concept
+    """Rows {"condition", "pictures", "rate", "answers"}: how often the model says that the concept
     is there.
 
     `shows` and `without` are uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it: on
     the first the rate is that of recognition, on the second that of false positives. Without a `question` the model's
     caption must hold one of `words` (default: `naming_words`); with one, its answer must begin with "yes". Intervals
-    are Wilson's. With an erasure, rows of condition "erased" follow, and rows "change": the paired difference with its
-    bootstrap interval.
+    are Wilson's. With an erasure, rows of condition "erased" follow, which have a "change": the paired
+    difference with its bootstrap interval.
     """
     words = words or naming_words(concept)
     said: dict[tuple[str, str], np.ndarray] = {}
@@ -43,13 +43,10 @@ def recognition(
                     [says_yes(a) if question else holds_word(a, words) is not None for a in answers], dtype=bool
                 )
                 said[condition, pictures] = found
-                rows.append({"condition": condition, "pictures": pictures} | rate(found) | {"answers": answers})
-    if erasure is not None:
-        for pictures in ("with the concept", "without it"):
-            rows.append(
-                {"condition": "change", "pictures": pictures}
-                | paired_difference(said["base", pictures], said["erased", pictures])
-            )
+                row = {"condition": condition, "pictures": pictures, "rate": Rate.of(found), "answers": answers}
+                if change is not None:
+                    row["change"] = Estimate.paired(said["base", pictures], found)
+                rows.append(row)
     return rows
 
 

@@ -244,7 +244,7 @@ def _write_concept(concept: Concept, kept: list[Candidate], report: dict, out: P
 
 
 def _report(concept, generator, judge: str, candidates, writers, gaps: dict[str, str], settings: Settings) -> dict:
-    from ..evaluate.statistics import wilson
+    from ..evaluate.rate import Rate
 
     def counts(found):
         kept = sum(c.reason is None for c in found)
@@ -255,7 +255,7 @@ def _report(concept, generator, judge: str, candidates, writers, gaps: dict[str,
         }
 
     kept, n = sum(c.reason is None for c in candidates), len(candidates)
-    low, high = wilson(kept, n)
+    low, high = Rate(kept, n).interval
     return {
         "concept": concept.name,
         "model": generator.name,

@@ -35,7 +35,7 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError, nearest
-from ..evaluate.statistics import wilson
+from ..evaluate.rate import Rate
 from ..generators.var.config import is_nextscale
 from ..runs import read_lines
 from .plan import JOIN, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, short, weights
@@ -342,7 +342,7 @@ def _pooled(group: list[dict]) -> dict:
         counts.setdefault("neighbours", []).extend(row["rates"]["neighbours"].values())
     for kind in sorted(counts, key=(*KINDS, "neighbours").index):
         hits, n = (int(sum(part)) for part in zip(*counts[kind])) if counts[kind] else (0, 0)
-        low, high = wilson(hits, n)
+        low, high = Rate(hits, n).interval
         pooled |= {kind: hits / n if n else None, f"{kind}_low": low, f"{kind}_high": high, f"{kind}_n": n}
     for name in MEANS:
         values = [v[0] if isinstance(v, list) else v for row in fine if (v := row.get(name)) is not None]
