@@ -1,0 +1,396 @@
+"""The four kinds of panels that chapters share: lines, planes, dots and bars, of rates and estimates with intervals.
+
+Each takes `panels`, title -> list of `Series`, and gives a figure with one legend. `draw_lines`, `draw_plane`,
+`draw_dots` and `draw_bars` draw one panel into an axis of your own; `finish` then adds the labels and the legend.
+A `Rate` is drawn in per cent, an `Estimate` or a number as it is, times the series' `scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from ..errors import UserError
+from .series import Series, before_after, drawn, has_value
+from .style import INK, PALE, QUIET, WIDTH, look
+
+__all__ = ["Series", "bars", "before_after", "curves", "dots", "finish", "grid_of", "lines", "plane"]
+SEEN = "seen by the judge (%)"
+
+
+# ---------------------------------------------------------------- figures
+
+
+def lines(
+    panels: Mapping[str, list[Series]],
+    xlabel: str = "",
+    ylabel: str = SEEN,
+    ticks: Mapping | None = None,
+    xscale: str = "linear",
+    ylim: tuple | None = (-3, 103),
+    columns: int = 3,
+    height: float = 2.3,
+):
+    """Values over what was varied, a panel for each title.
+
+    Args:
+        panels: title -> series; x are numbers, or keys of `ticks`.
+        xlabel, ylabel: of all panels.
+        ticks: value of x -> its label, at equal distances in this order; or title -> such ticks.
+        xscale: "linear", "log", or "root": the square root, which leaves room for small shares.
+        ylim: of all panels; None takes what is needed.
+        columns: panels side by side.
+        height: inches of a panel.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    fig, axes = grid_of(panels, columns, height, sharey=True)
+    for axis, (title, series) in zip(axes.flat, panels.items()):
+        draw_lines(axis, series, ticks.get(title, ticks) if ticks else None, xscale)
+        axis.set_title(title)
+        if ylim:
+            axis.set_ylim(*ylim)
+    return finish(fig, axes, xlabel, ylabel)
+
+
+def plane(
+    panels: Mapping[str, list[Series]],
+    xlabel: str = "the concept, seen by the judge (%)",
+    ylabel: str = "its neighbours, seen by the judge (%)",
+    lim: tuple | None = (-3, 103),
+    box: tuple[float, float] | None = None,
+    height: float = 3.1,
+    columns: int = 3,
+):
+    """One rate against another, with both intervals, a panel for each title; upper left is where one wants to be.
+
+    Args:
+        panels: title -> series whose points are (Rate, Rate) or (Estimate, Estimate); `labels` stand beside them, a
+            `line` joins them; a series called "before" is a star.
+        lim: of both axes; None takes what is needed.
+        box: (x at most, y at least): what one aims at, shaded.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    fig, axes = grid_of(panels, columns, height, sharex=True, sharey=True)
+    for axis, title in zip(axes.flat, panels):
+        if lim:
+            axis.set(xlim=lim, ylim=lim)
+        axis.set_title(title)
+        if box:
+            axis.axvspan(-1e3, box[0], color=INK, alpha=0.06, linewidth=0)
+            axis.axhline(box[1], color=QUIET, linewidth=0.8, linestyle=":")
+    fig.draw_without_rendering()  # the places of labels depend on the layout
+    for axis, series in zip(axes.flat, panels.values()):
+        draw_plane(axis, series)
+    return finish(fig, axes, xlabel, ylabel)
+
+
+def dots(
+    panels: Mapping[str, list[Series]],
+    xlabel: str = SEEN,
+    rows: Sequence[str] | None = None,
+    sort: bool = True,
+    xlim: tuple | None = (-3, 103),
+    columns: int = 3,
+    row_height: float = 0.24,
+    families: bool = False,
+):
+    """A row for each name, a dot for each series with its interval; dotted lines are the values before.
+
+    Args:
+        panels: title -> series whose x are names of rows.
+        rows: the rows from top to bottom (default: all, as they come).
+        sort: order the rows by the mean over panels of the first series, least first.
+        xlim: of all panels; None takes what is needed, for each panel by itself.
+        row_height: inches.
+        families: write the rows' names in the colours of `style.COLOURS`.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    names = list(rows or dict.fromkeys(x for series in panels.values() for s in series for x, _ in s.points))
+    if sort:
+        firsts = [dict(series[0].points) for series in panels.values() if series]
+        place = {name: [drawn(first[name])[0] for first in firsts if name in first] for name in names}
+        names.sort(key=lambda name: np.mean(place[name]) if place[name] else np.inf)
+    fig, axes = grid_of(panels, columns, 0.5 + row_height * len(names), sharex=xlim is not None, sharey=True)
+    for axis, (title, series) in zip(axes.flat, panels.items()):
+        draw_dots(axis, series, names)
+        axis.set_title(title)
+        if xlim:
+            axis.set_xlim(*xlim)
+    for label in axes[0, 0].get_yticklabels() if families else ():
+        label.set_color(look(label.get_text(), 7)[0])
+    return finish(fig, axes, xlabel, "")
+
+
+def bars(
+    panels: Mapping[str, list[Series]],
+    ylabel: str = SEEN,
+    groups: Sequence[str] | None = None,
+    lim: tuple | None = (0, 108),
+    columns: int = 3,
+    height: float = 2.3,
+    horizontal: bool = False,
+    bold: Iterable[str] = (),
+    digits: int = 0,
+):
+    """Bars with intervals and their values, a group for each name and a bar for each series.
+
+    Args:
+        panels: title -> series whose x are names of groups; a series called "before" is pale.
+        groups: the groups, in this order (default: all, as they come), or title -> groups.
+        lim: of the values' axis.
+        horizontal: bars lie, and a figure is as high as it has groups.
+        bold: groups whose names are printed in bold.
+        digits: of the values beside the bars.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    own = {title: list(groups or dict.fromkeys(x for s in ss for x, _ in s.points)) for title, ss in panels.items()}
+    if horizontal:
+        height = 0.5 + 0.42 * max(map(len, own.values()))
+    fig, axes = grid_of(panels, columns, height, sharex=horizontal, sharey=not horizontal or len(panels) > 1)
+    for axis, (title, series) in zip(axes.flat, panels.items()):
+        draw_bars(axis, series, own[title], horizontal, digits)
+        axis.set_title(title)
+        if lim:
+            (axis.set_xlim if horizontal else axis.set_ylim)(*lim)
+        for label in (axis.get_yticklabels if horizontal else axis.get_xticklabels)():
+            label.set_fontweight("bold" if label.get_text() in bold else "normal")
+    return finish(fig, axes, *((ylabel, "") if horizontal else ("", ylabel)))
+
+
+def curves(
+    rows: list[dict],
+    x: str,
+    ys: Mapping[str, str],
+    xlabel: str = "",
+    ylabel: str = "",
+    smooth: int = 1,
+    log: bool = False,
+):
+    """Lines from logged rows (metrics.jsonl); with `smooth`, faint under the running mean over so many rows.
+
+    Args:
+        rows: each with `x` and some of `ys`.
+        ys: key of the rows -> what it is called.
+        log: a logarithmic axis of values.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    fig, axes = grid_of({"": []}, 1, 2.6, width=6.4)
+    axis = axes[0, 0]
+    for number, (y, called) in enumerate(ys.items()):
+        points = np.array([(row[x], row[y]) for row in rows if row.get(y) is not None], dtype=float).reshape(-1, 2)
+        draw_curve(axis, *points.T, called, look(y, number)[0], smooth)
+    axis.set_yscale("log" if log else "linear")
+    return finish(fig, axes, xlabel or x, ylabel, legend=len(ys) > 1)
+
+
+# ---------------------------------------------------------------- pieces
+
+
+def grid_of(panels: Mapping, columns: int = 3, height: float = 2.3, width: float = WIDTH, sharex=False, sharey=False):
+    """A figure with an axis for each of `panels`, at most `columns` side by side; those too many are hidden.
+
+    Returns:
+        (figure, axes [rows, columns])
+    """
+    import matplotlib.pyplot as plt
+
+    if not panels:
+        raise UserError("nothing to draw: no panels")
+    columns = min(columns, len(panels))
+    count = -(-len(panels) // columns)
+    fig, axes = plt.subplots(
+        count,
+        columns,
+        figsize=(width, height * count + 0.55),
+        sharex=sharex,
+        sharey=sharey,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis in list(axes.flat)[len(panels) :]:
+        axis.set_visible(False)
+    return fig, axes
+
+
+def finish(fig, axes, xlabel: str = "", ylabel: str = "", legend: bool = True, columns: int | None = None):
+    """Label the whole figure, with one legend above for all that its axes show; returns the figure."""
+    entries = {text: handle for axis in axes.flat for handle, text in zip(*axis.get_legend_handles_labels())}
+    fig.supxlabel(xlabel, fontsize=9) if xlabel else None
+    fig.supylabel(ylabel, fontsize=9) if ylabel else None
+    if entries and legend:
+        longest = max(map(len, entries))  # so that the lines of the legend are no wider than the figure
+        columns = columns or max(1, min(len(entries), int(fig.get_figwidth() / (0.45 + 0.068 * longest))))
+        fig.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=columns)
+    return fig
+
+
+def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xscale: str = "linear") -> None:
+    """The lines of one panel: see `lines`."""
+    place = {value: i for i, value in enumerate(ticks)} if ticks else None
+    for number, s in enumerate(series):
+        colour, marker = s.look(number)
+        shift = 0.07 * (2 * number - len(series) + 1) if ticks and len(series) < 4 else 0
+        own = [(x if place is None else place[x] + shift, y) for x, y in s.points if place is None or x in place]
+        order = sorted(range(len(own)), key=lambda i: own[i][0])
+        where, values = [own[i][0] for i in order], [s.at(own[i][1]) for i in order]
+        if s.line == "bar":
+            axis.bar(where, [v for v, *_ in values], width=0.7, color=PALE, alpha=0.4, label=s.called, zorder=0)
+            continue
+        _whiskers(axis, where, values, colour, marker, s.line, s.hollow, s.called)
+        for x, alone in zip((own[i][0] for i in range(len(own))), s.seeds):
+            axis.plot([x] * len(alone), [s.at(v)[0] for v in alone], ".", color=colour, markersize=3, alpha=0.45)
+        if has_value(s.base):
+            axis.axhline(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)
+    _tell_base(axis, series)
+    if ticks:
+        axis.set_xticks(range(len(ticks)), list(ticks.values()))
+        axis.set_xlim(-0.5, len(ticks) - 0.5)
+        axis.grid(axis="x", visible=False)
+    elif xscale == "root":
+        axis.set_xscale("function", functions=(lambda v: np.sign(v) * np.abs(v) ** 0.5, lambda v: np.sign(v) * v**2))
+        axis.set_xlim(-0.2, 106)
+        axis.set_xticks([0, 2, 8, 21, 45, 75, 100])
+    elif xscale != "linear":
+        axis.set_xscale(xscale)
+
+
+def draw_plane(axis, series: Sequence[Series]) -> None:
+    """The marks of one plane, and labels beside them where there is room: see `plane`."""
+    taken = []
+    for number, s in enumerate(series):
+        colour, marker = s.look(number)
+        spots = [(s.at(x), s.at(y)) for x, y in s.points]
+        if s.name == "before":
+            axis.plot(*zip(*((x[0], y[0]) for x, y in spots)), "*", color=INK, markersize=11, label="before", zorder=4)
+        else:
+            for x, y in spots:
+                axis.plot(x[1:], [y[0]] * 2, color=colour, linewidth=0.8, alpha=0.5, zorder=1)
+                axis.plot([x[0]] * 2, y[1:], color=colour, linewidth=0.8, alpha=0.5, zorder=1)
+            face = "white" if s.hollow else colour
+            style = {"marker": marker, "markersize": 6, "markerfacecolor": face, "markeredgewidth": 1.2, "zorder": 3}
+            axis.plot(
+                [x[0] for x, _ in spots],
+                [y[0] for _, y in spots],
+                linestyle=s.line or "none",
+                linewidth=1,
+                color=colour,
+                label=s.called,
+                **style,
+            )
+        taken += [tuple(axis.transData.transform((x[0], y[0]))) for x, y in spots]
+    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
+    for number, s in enumerate(series):
+        for (x, y), text in zip(s.points, s.labels):
+            _beside(axis, s.at(x)[0], s.at(y)[0], text, s.look(number)[0], boxes)
+
+
+def draw_dots(axis, series: Sequence[Series], rows: Sequence[str]) -> None:
+    """The dots of one panel, `rows` from top to bottom: see `dots`."""
+    place = {name: i for i, name in enumerate(rows)}
+    step = min(0.24, 0.7 / max(1, len(series)))
+    for number, s in enumerate(series):
+        colour, marker = s.look(number)
+        own = [i for i, (name, _) in enumerate(s.points) if name in place]
+        where = [place[s.points[i][0]] + step * (number - (len(series) - 1) / 2) for i in own]
+        values = [s.at(s.points[i][1]) for i in own]
+        _whiskers(axis, where, values, colour, marker, "", s.hollow, s.called, lying=True)
+        for y, i in zip(where, own if s.seeds else ()):
+            axis.plot([s.at(v)[0] for v in s.seeds[i]], [y] * len(s.seeds[i]), ".", color=colour, ms=3, alpha=0.45)
+        if has_value(s.base):
+            axis.axvline(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)
+    _tell_base(axis, series)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.grid(axis="y", visible=False)
+
+
+def draw_bars(axis, series: Sequence[Series], groups: Sequence[str], horizontal=False, digits: int = 0) -> None:
+    """The bars of one panel, a group for each of `groups`: see `bars`."""
+    place, step = {name: i for i, name in enumerate(groups)}, 0.8 / max(1, len(series))
+    for number, s in enumerate(series):
+        colour, own = s.look(number)[0], [(name, y) for name, y in s.points if name in place]
+        where = [place[name] + step * (number - (len(series) - 1) / 2) for name, _ in own]
+        values = [s.at(y) for _, y in own]
+        draw = axis.barh if horizontal else axis.bar
+        draw(where, [v for v, *_ in values], 0.94 * step, color=colour, label=s.called, alpha=0.45 if s.hollow else 1)
+        for at, (value, low, high) in zip(where, values):
+            if high > low:
+                xs, ys = ([low, high], [at, at]) if horizontal else ([at, at], [low, high])
+                axis.plot(xs, ys, color=INK, linewidth=1)
+            spot = (max(high, value), at) if horizontal else (at, max(high, value))
+            place_of_text = {"ha": "left", "va": "center"} if horizontal else {"ha": "center", "va": "bottom"}
+            shift = (3, 0) if horizontal else (0, 1)
+            text = f"{value:.{digits}f}"
+            axis.annotate(text, spot, shift, textcoords="offset points", fontsize=8, color=INK, **place_of_text)
+    (axis.set_yticks if horizontal else axis.set_xticks)(range(len(groups)), groups)
+    axis.grid(axis="y" if horizontal else "x", visible=False)
+    if horizontal:
+        axis.set_ylim(len(groups) - 0.45, -0.55)
+
+
+def draw_curve(axis, x, y, called: str | None, colour: str, smooth: int = 1, line: str = "-") -> None:
+    """A measured curve; with `smooth`, faint under its running mean over so many points."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if smooth > 1 and len(y) > smooth:
+        axis.plot(x, y, color=colour, alpha=0.2, linewidth=0.8)
+        x, y = (np.convolve(values, np.ones(smooth) / smooth, mode="valid") for values in (x, y))
+    axis.plot(x, y, line, color=colour, label=called)
+
+
+def _tell_base(axis, series) -> None:
+    if any(has_value(s.base) for s in series):
+        axis.plot([], [], color=INK, linestyle=":", linewidth=1.2, label="before")
+
+
+def _whiskers(axis, where, values, colour, marker, line, hollow, label, lying: bool = False) -> None:
+    """Marks at `where` with the intervals of `values`, (value, low, high) each; `lying`: values along x."""
+    middle = [v for v, *_ in values]
+    ends = [[max(0.0, v - low) for v, low, _ in values], [max(0.0, high - v) for v, _, high in values]]
+    style = {"marker": marker, "markersize": 4.5, "elinewidth": 1, "capsize": 1.8, "linestyle": line or "none"}
+    style |= {"color": colour, "label": label} | ({"markerfacecolor": "white"} if hollow else {})
+    shown = any(end > 0 for side in ends for end in side)
+    if lying:
+        axis.errorbar(middle, where, xerr=ends if shown else None, **style)
+    else:
+        axis.errorbar(where, middle, yerr=ends if shown else None, **style)
+
+
+def _beside(axis, x: float, y: float, text: str, colour: str, boxes: list[tuple]) -> None:
+    """Write `text` near (x, y) where it covers least of `boxes` (pixels: left, bottom, right, top); adds its own."""
+    scale = axis.figure.dpi / 72
+    wide, high = 4.4 * scale * len(text), 9 * scale
+    px, py = axis.transData.transform((x, y))
+    frame = axis.get_window_extent()
+    best = None
+    for reach in (6, 13, 22, 32):
+        for across, up in ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1)):
+            dx, dy = across * reach * scale, up * reach * scale
+            left = px + dx - (0 if across > 0 else wide if across < 0 else wide / 2)
+            box = left, py + dy - high / 2, left + wide, py + dy + high / 2
+            covered = sum(
+                max(0, min(box[2], o[2]) - max(box[0], o[0])) * max(0, min(box[3], o[3]) - max(box[1], o[1]))
+                for o in boxes
+            )
+            outside = max(0, frame.x0 - box[0]) + max(0, box[2] - frame.x1) + max(0, box[3] - frame.y1)
+            cost = covered + 20 * outside * high + 4 * reach
+            if best is None or cost < best[0]:
+                best = cost, box, (dx / scale, dy / scale), across
+    _, box, shift, across = best
+    boxes.append(box)
+    align = {1: "left", -1: "right", 0: "center"}[across]
+    arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6} if max(map(abs, shift)) > 8 else None
+    axis.annotate(
+        text, (x, y), shift, textcoords="offset points", fontsize=8, color=colour, ha=align, va="center",
+        arrowprops=arrow, annotation_clip=False,
+    )  # fmt: skip

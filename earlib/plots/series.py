@@ -1,0 +1,119 @@
+"""What a panel shows of one thing: points with intervals, in the fixed colour of that thing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ..errors import UserError
+from ..evaluate.rate import Estimate, Rate
+from .style import WORDS, look
+
+
+@dataclass
+class Series:
+    """What a panel shows of one thing: a line, or marks, in one colour.
+
+    Args:
+        name: what it is called in the legend, or a key of `style.COLOURS` ("direct", "church", a recipe), which gives
+            it its fixed colour and, by `style.WORDS`, its words.
+        points: (x, y) pairs, or a mapping x -> y. y is a Rate, an Estimate or a number; pairs without a value are
+            left out. x is a number (`lines`), the name of a row (`dots`, `bars`), or a value like y (`plane`).
+        seeds: for each point, what single seeds gave (a sequence, or a mapping seed -> value): small dots.
+        labels: for each point, the text beside it (`plane`).
+        base: the value before, a dotted line.
+        colour, marker, line, hollow: other than the fixed look; `line` is a style of matplotlib, "" for marks alone,
+            "bar" for pale bars behind the lines.
+        scale: what Estimates and numbers are multiplied with.
+    """
+
+    name: str
+    points: Mapping | Sequence[tuple]
+    seeds: Sequence | None = None
+    labels: Sequence[str] | None = None
+    base: Rate | Estimate | float | None = None
+    colour: str | None = None
+    marker: str | None = None
+    line: str = "-"
+    hollow: bool = False
+    scale: float = 1.0
+    called: str = field(init=False)
+
+    def __post_init__(self):
+        pairs = list(self.points.items() if isinstance(self.points, Mapping) else self.points)
+        kept = [i for i, (_, y) in enumerate(pairs) if has_value(y)]
+        self.points = [pairs[i] for i in kept]
+        self.seeds = (
+            [list(getattr(self.seeds[i], "values", self.seeds[i].__iter__)()) for i in kept] if self.seeds else []
+        )
+        self.labels = [self.labels[i] for i in kept] if self.labels else []
+        self.called = WORDS.get(self.name, self.name)
+
+    @classmethod
+    def of(cls, frame, x: str, kind: str, name: str | None = None, labels: str | None = None, **style) -> Series:
+        """The column `kind` of a table (`sweeps.read.load`) over its column `x`; its base rows give `base`.
+
+        Args:
+            frame: rows of a table, the base model's (recipe None) among them or not.
+            x: column of the points' places.
+            kind: column of Rates or Estimates; each seed's own values are taken from `KIND_by_seed`.
+            name: other than `kind`.
+            labels: column of the texts beside the points.
+            **style: further fields of `Series`.
+        """
+        erased = frame[frame.recipe.notna() & frame[kind].map(has_value)]
+        base = next((value for value in frame[frame.recipe.isna()][kind] if has_value(value)), None)
+        beside = list(erased[f"{kind}_by_seed"]) if f"{kind}_by_seed" in erased else None
+        texts = list(erased[labels]) if labels else None
+        points = list(zip(erased[x], erased[kind]))
+        return cls(name or kind, points, **({"seeds": beside, "labels": texts, "base": base} | style))
+
+    def at(self, value) -> tuple[float, float, float]:
+        """(value, low, high) as drawn; a value without an interval is its own ends."""
+        return drawn(value, self.scale)
+
+    def look(self, number: int = 0) -> tuple[str, str]:
+        """(colour, marker); `number` counts the series of a panel, for those without a fixed look."""
+        colour, marker = look(self.name, number)
+        return self.colour or colour, self.marker or marker
+
+
+def has_value(value) -> bool:
+    """Whether there is something to draw: not None, not NaN, no rate of no pictures."""
+    value = getattr(value, "value", value)
+    return value is not None and value == value
+
+
+def drawn(value, scale: float = 1.0) -> tuple[float, float, float]:
+    """(value, low, high): of a Rate in per cent, of an Estimate or a number times `scale`."""
+    factor = 100 if isinstance(value, Rate) else scale
+    middle = getattr(value, "value", value)
+    low, high = getattr(value, "low", None), getattr(value, "high", None)
+    return tuple(factor * (middle if end is None else end) for end in (middle, low, high))
+
+
+def before_after(records: list[dict], subjects: Sequence[str] | None = None) -> list[Series]:
+    """The rates of `evaluate`'s records before and after an erasure, for `bars`: several seeds are pooled.
+
+    Args:
+        records: of one recipe; those whose metric ends in `_rate` count. A row is called by its subject, with the kind
+            of prompt behind it where that is not the plain one ("church, synonym").
+        subjects: picks and orders the rows by these names.
+
+    Raises:
+        UserError: no rate of one of `subjects`.
+    """
+    rates: dict[tuple[str, str], dict] = {}
+    for r in records:
+        if r["metric"].endswith("_rate") and r["n"]:
+            plain = r.get("kind") in (None, "direct", "neighbour")
+            called = r["subject"] if plain else f"{r['subject']}, {r['kind']}"
+            # the base model may stand in the records of several recipes, with the same pictures: once a seed
+            rates.setdefault((called, r["condition"]), {})[r.get("seed")] = Rate(round(r["value"] * r["n"]), r["n"])
+    names = list(subjects or dict.fromkeys(called for called, _ in rates))
+    if missing := [name for name in names if not any(called == name for called, _ in rates)]:
+        raise UserError(f"no rate of '{missing[0]}' in these records")
+    return [
+        Series(name, {s: Rate.pooled(rates[s, condition].values()) for s in names if (s, condition) in rates})
+        for name, condition in (("before", "base"), ("after", "erased"))
+    ]
