@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from earlib import load_concept
+from earlib.book.ledger import Ledger
 from earlib.chapters import audit, audit_control, audit_page
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
@@ -198,7 +199,7 @@ def test_small_scripts(generator):
 
 
 def test_ledger_keeps_records_and_words():
-    ledger = audit_page.Ledger(subject="church", profile="mini")
+    ledger = Ledger(subject="church", profile="mini")
     found = {"value": 0.125, "n": 8, "low": 0.1, "high": 0.5, "rows": []}
     assert ledger.keep("share", "some_rate", "windows", found, ".0f", 100, recipe="ear") == "12 [10, 50]"
     assert ledger.keep("plain", "length", "windows", 3, ".1f") == "3.0" == ledger.words["plain"]

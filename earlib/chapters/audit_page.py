@@ -2,7 +2,7 @@
 and the figures.
 
 The measurements are in `audit.py`, the table's text in book/audit.yml: it names the numbers that it needs, and a
-`Ledger` fills them in.
+`book.ledger.Ledger` fills them in.
 """
 
 from __future__ import annotations
@@ -12,39 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from .. import ROOT
-from ..evaluate.evaluation import KEYS
 from ..plots.figures import AFTER, INK, PALETTE, QUIET
 
 READ = "Read in the code; nothing to show on mini."
-
-
-class Ledger:
-    """What was measured: flat records for results.json, and the same in words, by name, for the table of the page."""
-
-    def __init__(self, **shared):
-        self.shared, self.records, self.words = shared, [], {}
-
-    def keep(self, name: str, metric: str, kind: str, found, form: str = ".3g", scale: float = 1, **more) -> str:
-        """Note a number, or a dict with `value`, `n`, `low`, `high`; returns it in words, with its interval and `scale`
-        times as large."""
-        found = found if isinstance(found, dict) else {"value": float(found), "n": 1, "low": None, "high": None}
-        found = {key: found[key] for key in ("value", "n", "low", "high")}
-        record = {
-            **dict.fromkeys(KEYS),
-            "metric": metric,
-            "kind": kind,
-            "condition": "base",
-            **self.shared,
-            **more,
-            **found,
-        }
-        if record not in self.records:
-            self.records.append(record)
-        value, low, high = (
-            None if found[key] is None else f"{scale * found[key]:{form}}" for key in ("value", "low", "high")
-        )
-        self.words[name] = str(value) if low is None else f"{value} [{low}, {high}]"
-        return self.words[name]
 
 
 class _Words(dict):
