@@ -13,8 +13,8 @@ from earlib.chapters import composition, next_scale, next_scale_concepts, next_s
 from earlib.concepts import load_concept
 from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.errors import UserError
-from earlib.sweeps import compare as ablations
-from earlib.sweeps import table
+from earlib.sweeps import legacy as ablations
+from earlib.sweeps import legacy as table
 from earlib.sweeps.plan import load_sweeps
 
 from .test_svare import CONCEPT, PAIRS, heeding

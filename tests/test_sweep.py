@@ -22,12 +22,13 @@ from earlib.concepts import list_concepts, load_concept, normal
 from earlib.erasure.change import change_size
 from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
-from earlib.evaluate.rate import Rate
+from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import table
-from earlib.sweeps.plan import TABLE_VERSION, concept_of, load_sweeps, weights
+from earlib.sweeps import compare, legacy
+from earlib.sweeps.measure import choose, load_model, measure, spot_check
+from earlib.sweeps.plan import ASKED, TABLE_VERSION, concept_of, load_sweeps, weights
+from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import Queues, sweep
-from earlib.sweeps.table import choose, flat_records, load, measure, rows, spot_check
 from earlib.sweeps.together import telling_words
 from tests.conftest import tiny_janus
 
@@ -281,7 +282,7 @@ def test_rows_of_a_next_scale_model(tmp_path):
     }
     file = write_sweeps(tmp_path, one=entry)
     plan = load_sweeps(file)["one"].rows(model=str(tmp_path / "model"))[:3]
-    generator = table.load_model(plan[0].model)
+    generator = load_model(plan[0].model)
     base, trained, guided = (measure(generator, row) for row in plan)
     assert len({row["key"] for row in (base, trained, guided)}) == 3 and trained["chosen"]["lr"] == 3e-2
     assert base["kl_drift"] == 0 < trained["kl_drift"] and guided["kl_drift"] > 0
@@ -431,7 +432,7 @@ def test_the_chapters_tables(model, tmp_path):
         and each.loc["boat", "alone"].startswith("25.0")
         and list(each.columns)[0] == "before"
     )
-    json.dumps(flat_records(frame))
+    json.dumps(legacy.flat_records(frame))
 
 
 # ---------------------------------------------------------------- tables
@@ -439,7 +440,7 @@ def test_the_chapters_tables(model, tmp_path):
 
 def row_of(asked, hits=3, **more):
     """A row as `measure` writes it, with numbers of our own."""
-    found = {name: getattr(asked, name) for name in table.ASKED} | {
+    found = {name: getattr(asked, name) for name in ASKED} | {
         "key": asked.key(),
         "version": TABLE_VERSION,
         "weights": weights(asked.model),
@@ -487,27 +488,44 @@ def test_seeds_are_pooled(tables, model):
     frame = load("one", **write(measured[::-1]))  # in whatever order they came
     assert list(frame["label"]) == ["base", "both", "both"] and list(frame["windows.length"])[1:] == [4, 8]
     base, four, eight = frame.to_dict("records")
-    assert (base["direct"], base["direct_n"], base["neighbours"], base["kept"]) == (1.0, 8, 0.75, 1.0)
-    assert (four["direct"], four["direct_low"], four["direct_high"], four["direct_base"]) == (
-        1 / 8,
-        *Rate(1, 8).interval,
-        1.0,
+    assert base["direct"] == Rate(8, 8) and base["neighbours"].value == 0.75 and base["kept"] == 1.0
+    assert (four["direct"], four["direct_base"], four["direct_by_seed"]) == (
+        Rate(1, 8),
+        Rate(8, 8),
+        {0: Rate(0, 4), 1: Rate(1, 4)},
     )
-    assert four["neighbours"] == 9 / 16 and four["kept"] == 9 / 16 / 0.75 and four["neighbours_n"] == 16
-    assert (four["kl_drift"], four["kl_drift_low"], four["kl_drift_high"]) == (0.05, 0.0, 0.1)
-    assert four["seconds"] == 2.0, "of one core, without the half of the time in which trajectories were drawn"
+    assert four["neighbours"] == Rate(9, 16) and four["kept"] == 9 / 16 / 0.75
+    assert four["each_neighbour"] == {"boat": Rate(3, 8), "car": Rate(6, 8)}
+    assert four["parts"] == {"church": {"direct": Rate(1, 8)}} and four["synonym"] is None and four["kid"] is None
+    assert four["kl_drift"] == Estimate(0.05, 2, 0.0, 0.1) and four["kl_drift_by_seed"] == {0: 0.0, 1: 0.1}
+    assert four["seconds"].value == 2.0, "of one core, without the half of the time in which trajectories were drawn"
+    assert four["skipped"] == 0.25 and four["updates"] == 6 and (four["seeds"], four["failed"]) == (2, 0)
+    assert (eight["seeds"], eight["failed"], eight["direct"].n) == (2, 1, 4)
+    assert compare.told(base, four) == "-88 [-98 to -40] points, in 2 of 2 seeds" and compare.agreeing(base, four) == (
+        2,
+        2,
+    )
+    assert compare.told(base, four, "neighbours").endswith(compare.NOT_TOLD)
+    first, others = compare.best(frame[frame.recipe.notna()])
+    assert first["windows.length"] == 4 and list(others["windows.length"]) == [4, 8]
+    shown = compare.summary(frame, {"windows.length": "W"}, ("direct", "neighbours", "kl_drift", "n", "seeds"))
+    assert list(shown.index) == ["base", "4", "8"] and list(shown.columns) == [
+        "concept",
+        "neighbours",
+        "KL drift",
+        "n",
+        "seeds",
+    ]
     assert (
-        four["skipped"] == 0.25
-        and (four["seeds"], four["failed"]) == (2, 0)
-        and (eight["seeds"], eight["failed"], eight["direct_n"]) == (2, 1, 4)
+        list(shown.loc["4"]) == ["12 [2–47]", "56 [33–77]", "0.05", "8/16", "2"] and shown.loc["base", "KL drift"] == ""
     )
 
     frame["paper"] = [None, 0.11, None]
     records = flat_records(frame)
     rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
     assert len(rate) == 1 and rate[0] | {"settings": 0} == {
-        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": Rate(1, 8).interval[0],
-        "high": Rate(1, 8).interval[1], "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
+        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": Rate(1, 8).low,
+        "high": Rate(1, 8).high, "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
     assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..evaluate.rate import Rate
-from ..sweeps.compare import percent
+from ..sweeps.legacy import percent
 from ..sweeps.plan import FORM, JOIN, TRANSPORT
 
 TABLE = "composition"
@@ -157,8 +157,8 @@ def read(effort: int = 1, **more):
     """The table as a DataFrame: what `ablations.read` has, and `count` (of concepts), `form` (base, alone, composed,
     joint), `transport`, and `of`, each part's rates: {part: {kind: {"value", "low", "high", "n"}}}. `more` goes to
     `table.rows`. One concept alone is neither composed nor joint: it stands there once."""
-    from ..sweeps import compare as ablations
-    from ..sweeps import table
+    from ..sweeps import legacy as ablations
+    from ..sweeps import legacy as table
 
     frame = ablations.read(TABLE, effort, **more)
     counts: dict[str, list[dict]] = {}

@@ -210,7 +210,7 @@ def by_wording(frame, concepts, recipes, kinds=("direct", "synonym", "compositio
 def moved(frame) -> dict[str, tuple[str, ...]]:
     """Of a table (`ablations.read`): the recipes whose rate of the concept, or of its neighbours, differs from the base
     model's by its 95 % interval."""
-    from ..sweeps.compare import difference
+    from ..sweeps.legacy import difference
 
     base, rows = (
         frame[frame.recipe.isna()].iloc[0],

@@ -8,7 +8,7 @@ other words for one are in `next_scale_concepts.py`.
 
 from __future__ import annotations
 
-from ..sweeps.compare import KINDS, UNTOLD, difference, percent, told
+from ..sweeps.legacy import KINDS, UNTOLD, difference, percent, told
 
 WORDS = {  # field of a recipe -> its values in words, for `grid`
     "prefix": {
@@ -210,7 +210,7 @@ def against_base(name: str, column: str, effort: int = 1, **more):
     (concept, label). `more` goes to `table.rows`."""
     import pandas as pd
 
-    from ..sweeps import table
+    from ..sweeps import legacy as table
 
     value = lambda row: row[column][0] if isinstance(row.get(column), list) else row.get(column)
     rows = [row for row in table.rows(name, effort, **more) if "failed" not in row and value(row)]
@@ -234,7 +234,7 @@ def each_neighbour(name: str, concept: str, effort: int = 1, **more):
     each neighbour. `more` goes to `table.rows`."""
     import pandas as pd
 
-    from ..sweeps import table
+    from ..sweeps import legacy as table
 
     found: dict[str, dict[str, tuple[int, int]]] = {}
     for row in table.rows(name, effort, **more):

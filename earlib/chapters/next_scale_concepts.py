@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 
-from ..sweeps.compare import percent, told
+from ..sweeps.legacy import percent, told
 from ..sweeps.plan import JOIN
 
 
@@ -20,8 +20,8 @@ def several(name: str = "var-concepts", effort: int = 1, **more):
 
     `more` goes to `table.rows`.
     """
-    from ..sweeps import compare as ablations
-    from ..sweeps import table
+    from ..sweeps import legacy as ablations
+    from ..sweeps import legacy as table
     from . import composition
 
     frame, parts = ablations.read(name, effort, **more), {}

@@ -8,7 +8,7 @@ What they draw are rows of the tables `var-...`, as `ablations.read` gives them;
 from __future__ import annotations
 
 from ..plots.ablation_figures import _ends, _finish, _style, _styles
-from ..sweeps.compare import KINDS
+from ..sweeps.legacy import KINDS
 
 FAMILIES = {  # what a method learns by, which is its colour in the plane -> recipes
     "squared error": ("naive", "vare"),

@@ -7,7 +7,7 @@ not here.
 
 from __future__ import annotations
 
-from ..sweeps.compare import KINDS, percent, told
+from ..sweeps.legacy import KINDS, percent, told
 from .next_scale import failed, one_of
 
 PAPER_ALPHA = {

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from ..sweeps.compare import KINDS, difference, percent, told
+from ..sweeps.legacy import KINDS, difference, percent, told
 
 LOSSES = {"mse": "MSE", "kl": "KL", "reverse-kl": "reverse KL"}  # a recipe's divergence -> how it is called
 PLACES = {

@@ -7,7 +7,7 @@ beside it each seed as a small dot.
 
 from __future__ import annotations
 
-from ..sweeps.compare import KINDS
+from ..sweeps.legacy import KINDS
 
 
 def lines(

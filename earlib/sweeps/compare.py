@@ -1,238 +1,193 @@
-"""EAR's ablations: sweeps over one choice (window, threshold, order, layers, pairs) as tables and sentences, beside the
-paper's numbers.
+"""Compare rows of the tables: differences in words, the best row, tables for people.
 
-The runs were measured by `table.py`, figures are in `ablation_figures.py`. What is shown is always the concept *and*
-its neighbours, as a model that draws nothing has erased everything. Methods against each other are in `methods.py`.
+Shown is always the concept *and* its neighbours: a model that draws nothing has erased everything.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-KINDS = {"direct": "the concept", "neighbours": "its neighbours"}  # column -> how it is called
-UNTOLD = "cannot be told from 0"  # of a difference
+from ..evaluate.rate import Estimate
+from .read import MEANS, RATES, rate_of
 
-
-# ---------------------------------------------------------------- tables
-
-
-def read(name: str, effort: int = 1, **more):
-    """`table.load(name)` and what it pools away: `updates`, the mean number of Adam steps of a run, and each seed's own
-    rates (`direct_seeds`, ...).
-
-    `more` goes to `table.rows`. Raises what that raises.
-    """
-    from . import table
-
-    frame = table.load(name, effort, **more)
-    found: dict[str, list[dict]] = {}
-    for row in table.rows(name, effort, **more):
-        if "failed" not in row:
-            found.setdefault(group_of(row), []).append(row)
-    mine = [found.get(group_of(row), []) for row in frame.to_dict("records")]
-    frame["updates"] = [
-        _mean([row["windows_trained"] for row in rows if row.get("windows_trained") is not None]) for rows in mine
-    ]
-    for kind in KINDS:
-        frame[f"{kind}_seeds"] = [{row["seed"]: _share(row, kind) for row in rows} for rows in mine]
-    return frame
-
-
-def records(frames: dict) -> list[dict]:
-    """`table.flat_records` of several tables by name, each record with its `table` and `concept`, so that one can be
-    told from another."""
-    from . import table
-
-    return [
-        r | {"table": name, "concept": c}
-        for name, f in frames.items()
-        for c in f.concept.unique()
-        for r in table.flat_records(f[f.concept == c])
-    ]
-
-
-def paper_windows(concept, tokens: int) -> dict[int, float]:
-    """The paper's window curve of a concept in windows of a model with `tokens` image tokens, as shares of the picture:
-    {3: 0.17, ...}."""
-    curve, total = concept.paper.get("window_curve", {}), concept.paper.get("image_tokens", 576)
-    return {round(int(length) * tokens / total): rate for length, rate in curve.items()}
-
-
-def layers_told(layers: str, depth: int) -> str:
-    """`"0,0.25"` of a model of 8 layers: "0–1"."""
-    from ..erasure.change import layer_range
-
-    found = layer_range(tuple(float(share) for share in layers.split(",")), depth)
-    return str(found[0]) if len(found) == 1 else f"{found[0]}–{found[-1]}"
-
-
-def group_of(row: dict) -> str:
-    """What the rows of one run share that differ by seed only."""
-    return json.dumps([row["concept"], row["label"], row["settings"]])
-
-
-def _mean(values: list) -> float | None:
-    return sum(values) / len(values) if values else None
-
-
-def _share(row: dict, kind: str) -> float:
-    counts = row["rates"]["neighbours"].values() if kind == "neighbours" else [row["rates"]["concept"][kind]]
-    hits, n = (sum(part) for part in zip(*counts))
-    return hits / n
-
-
-# ---------------------------------------------------------------- numbers and sentences
-
-
-def percent(row, kind: str) -> str:
-    """`3.3 [1.1, 9.3]`, per cent."""
-    return f"{100 * row[kind]:.1f} [{100 * row[f'{kind}_low']:.1f}, {100 * row[f'{kind}_high']:.1f}]"
-
-
-def difference(one, other, kind: str = "direct") -> dict:
-    """`other - one` of a rate of two rows of `read`: {"value", "low", "high", "agree", "seeds"}.
-
-    The interval is Newcombe's (1998, method 10), from the two Wilson intervals. It takes all pictures as independent
-    draws, which those of one training are not: so `agree` counts, of `seeds` runs, those in which the difference has
-    that sign by itself; of one run nothing is known but that run.
-    """
-    value = other[kind] - one[kind]
-    low = value - ((other[kind] - other[f"{kind}_low"]) ** 2 + (one[f"{kind}_high"] - one[kind]) ** 2) ** 0.5
-    high = value + ((other[f"{kind}_high"] - other[kind]) ** 2 + (one[kind] - one[f"{kind}_low"]) ** 2) ** 0.5
-    seeds = [seed for seed in one[f"{kind}_seeds"] if seed in other[f"{kind}_seeds"]]
-    agree = sum((other[f"{kind}_seeds"][seed] - one[f"{kind}_seeds"][seed]) * value > 0 for seed in seeds)
-    return {"value": value, "low": low, "high": high, "agree": agree, "seeds": len(seeds)}
-
-
-def told(one, other, kind: str = "direct") -> str:
-    """The difference in words: `+12 points [+4, +20], in 3 of 3 seeds`, or `+1 [-5, +7], cannot be told from 0`."""
-    d = difference(one, other, kind)
-    ends = f"[{100 * d['low']:+.0f}, {100 * d['high']:+.0f}]"
-    if d["low"] <= 0 <= d["high"]:
-        return f"{100 * d['value']:+.0f} {ends}, {UNTOLD}"
-    return f"{100 * d['value']:+.0f} points {ends}" + (
-        f", in {d['agree']} of {d['seeds']} seeds" if d["seeds"] > 1 else ""
-    )
-
-
-def compare(rows, reference, called: str):
-    """A table of differences from `reference` (a row), one row for each of `rows`, called by its column `called`."""
+if TYPE_CHECKING:
     import pandas as pd
 
-    shown = {
-        row[called]: {words: told(reference, row, kind) for kind, words in KINDS.items()}
-        for row in rows.to_dict("records")
-    }
+    Row = Mapping[str, Any] | pd.Series  # of the frame that `read.load` gives
+
+KINDS = {"direct": "the concept", "neighbours": "its neighbours"}  # column -> how it is called in words
+NOT_TOLD = "cannot be told from 0"  # of a difference
+HEADINGS = {  # column -> its heading in tables for people, and the digits of an Estimate
+    "direct": ("concept", 0),
+    "synonym": ("synonyms", 0),
+    "compositional": ("two things", 0),
+    "indirect": ("described", 0),
+    "odd": ("odd", 0),
+    "neighbours": ("neighbours", 0),
+    "kept": ("kept", 0),
+    "clip": ("CLIP", 2),
+    "in_prompt": ("CLIP in prompt", 2),
+    "kid": ("KID", 3),
+    "diversity": ("diversity", 2),
+    "kl_drift": ("KL drift", 2),
+    "updates": ("updates", 0),
+    "skipped": ("skipped", 0),
+    "seconds": ("seconds", 0),
+    "megabytes": ("MB", 2),
+    "change_size": ("size", 2),
+    "n": ("n", 0),
+    "seeds": ("seeds", 0),
+}
+
+
+def difference(one: Row, other: Row, kind: str = "direct") -> Estimate:
+    """`other - one` of a rate of two rows, with Newcombe's interval.
+
+    It takes all pictures as independent draws, which those of one training are not: look at `agreeing` too.
+    """
+    return other[kind].minus(one[kind])
+
+
+def agreeing(one: Row, other: Row, kind: str = "direct") -> tuple[int, int]:
+    """(k, n): of `n` seeds that both rows have, in how many the difference has the sign of the pooled one."""
+    sign = difference(one, other, kind).value
+    before, after = one[f"{kind}_by_seed"], other[f"{kind}_by_seed"]
+    seeds = [seed for seed in before if seed in after]
+    return sum((after[seed].value - before[seed].value) * sign > 0 for seed in seeds), len(seeds)
+
+
+def told(one: Row, other: Row, kind: str = "direct") -> str:
+    """A difference in words: `+12 [+4 to +20] points, in 3 of 3 seeds`, or `+1 [-5 to +7], cannot be told from 0`."""
+    return in_words(difference(one, other, kind), agreeing(one, other, kind))
+
+
+def in_words(points: Estimate, agree: tuple[int, int] | None = None) -> str:
+    """A difference of rates in words, as `told` has it; `agree` as `agreeing` gives it."""
+    if not points.differs:
+        return f"{points.points()}, {NOT_TOLD}"
+    return f"{points.points()} points" + (f", in {agree[0]} of {agree[1]} seeds" if agree and agree[1] > 1 else "")
+
+
+def differences(rows: pd.DataFrame, reference: Row, called: str) -> pd.DataFrame:
+    """`told` against `reference` of the concept and its neighbours: a row for each of `rows`, named by column `called`."""
+    import pandas as pd
+
+    shown = {row[called]: {words: told(reference, row, kind) for kind, words in KINDS.items()} for row in _dicts(rows)}
     return pd.DataFrame(shown).T.rename_axis(f"against {reference[called]}")
 
 
-def best(rows, kind: str = "direct", least: bool = True):
-    """(the row with the least, or greatest, rate; the rows that cannot be told from it, itself among them), both of a
-    DataFrame's rows."""
+def best(rows: pd.DataFrame, kind: str = "direct", least: bool = True) -> tuple[pd.Series, pd.DataFrame]:
+    """(the row with the least, or greatest, rate; the rows that cannot be told from it, itself among them)."""
     rows = rows[rows[kind].notna()]
-    first = rows.loc[rows[kind].idxmin() if least else rows[kind].idxmax()]
-    apart = [difference(first, row, kind) for _, row in rows.iterrows()]
-    return first, rows[[d["low"] <= 0 <= d["high"] for d in apart]]
+    values = rows[kind].map(lambda rate: rate.value)
+    first = rows.loc[values.idxmin() if least else values.idxmax()]
+    return first, rows[[not rate.minus(first[kind]).differs for rate in rows[kind]]]
 
 
-def optimum(frame, x: str, papers: dict):
-    """Where each concept is drawn least and its neighbours most, with the values of `x` that cannot be told from the
-    best, and the paper's choice."""
+def margin(row: Row) -> Estimate:
+    """How far the neighbours' rate stands above the concept's: 1 where all of them are drawn and the concept never."""
+    return row["neighbours"].minus(row["direct"])
+
+
+def summary(
+    frame: pd.DataFrame,
+    by: Mapping[str, str],
+    columns: tuple[str, ...] = ("direct", "synonym", "neighbours", "clip", "kl_drift", "seconds"),
+    headings: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    """A table for people: a row for each row of `frame`, the base model first in each concept.
+
+    Args:
+        frame: rows of `read.load`.
+        by: columns that say what a row is -> their headings: the index of the table.
+        columns: what is shown, of HEADINGS, or any other column of `frame`. Rates are in per cent with their interval,
+            `82 [78–86]`; Estimates are means over seeds; `n` is how many pictures each of the rates shown counts.
+        headings: other headings than HEADINGS has.
+
+    Returns:
+        DataFrame of text; a training that diverged with every seed says so in its first column.
+    """
     import pandas as pd
 
-    rows = {}
-    for concept in frame.concept.unique():
-        erased = frame[(frame.concept == concept) & frame.recipe.notna()]
-        rows[concept] = {}
-        for kind, words, least in (
-            ("direct", "the concept, least at", True),
-            ("neighbours", "its neighbours, most at", False),
-        ):
-            first, others = best(erased, kind, least)
-            same = [f"{value:g}" for value in others[x] if value != first[x]]
-            rows[concept][words] = f"{first[x]:g}"
-            rows[concept]["cannot be told from it" + (" " if kind == "neighbours" else "")] = ", ".join(same) or "none"
-        rows[concept]["the paper's"] = f"{papers[concept]:g}" if papers.get(concept) else "–"
-    return pd.DataFrame(rows).T.rename_axis("concept")
-
-
-def nearest_dose(frame, other, factor: float = 1.6):
-    """Each erased row of `frame` beside the row of `other` with the nearest number of updates, if they differ by at
-    most `factor`: a list of (row, row)."""
-    erased = other[other.direct.notna() & (other.updates > 0)]
-    pairs = []
-    for row in frame[frame.direct.notna() & (frame.updates > 0)].to_dict("records"):
-        ratio = (erased.updates / row["updates"]).map(lambda r: max(r, 1 / r))
-        if len(ratio) and ratio.min() <= factor:
-            pairs.append((row, erased.loc[ratio.idxmin()].to_dict()))
-    return pairs
-
-
-def summary(frame, by: dict, memory: bool = False):
-    """A table for people, rates in per cent: a row for each row of `frame`, called by its columns `by` (column ->
-    heading), the base model first."""
-    import pandas as pd
-
-    last, rows = list(by.values())[-1], []
-    for row in (
-        frame.assign(erased=frame.recipe.notna()).sort_values(["concept", "erased"], kind="stable").to_dict("records")
-    ):
-        erased = row["erased"]
-        shown = {heading: _cell(row.get(column)) for column, heading in by.items()}
-        shown |= {last: "base"} if not erased and "base" not in shown.values() else {}
+    headings, rates = headings or {}, [column for column in columns if column in RATES]
+    heading = {column: headings.get(column) or HEADINGS.get(column, (column,))[0] for column in columns}
+    last, shown = list(by.values())[-1], []
+    frame = frame.assign(erased=frame.recipe.notna()).sort_values(["concept", "erased"], kind="stable")
+    for row in frame.to_dict("records"):
+        cells = {title: plain(row.get(column)) for column, title in by.items()}
+        if not row["erased"] and "base" not in cells.values():
+            cells[last] = "base"
         if row["failed"] == row["seeds"]:
-            rows.append(shown | {"concept drawn": "diverged"})
-            continue
-        shown |= {
-            "concept drawn": percent(row, "direct"),
-            "synonyms": percent(row, "synonym"),
-            "neighbours": percent(row, "neighbours"),
-        }
-        shown |= {
-            "n": ", ".join(f"{row[f'{kind}_n']:.0f}" for kind in ("direct", "synonym", "neighbours")),
-            "seeds": f"{row['seeds'] - row['failed']}",
-        }
-        shown |= {"CLIP": f"{row['clip']:.2f}"}
-        if erased:
-            shown |= {
-                "KL drift": f"{row['kl_drift']:.2f}",
-                "updates": f"{row['updates']:.0f}",
-                "skipped": f"{row['skipped']:.0%}",
-                "seconds": f"{row['seconds']:.0f}",
+            cells[heading[columns[0]]] = f"diverged in {row['failed']} of {row['seeds']} runs"
+        else:
+            row |= {
+                "n": "/".join(str(row[kind].n) for kind in rates if row[kind]),
+                "seeds": row["seeds"] - row["failed"],
             }
-            shown |= {"MB": f"{row['megabytes']:.2f}"} if memory else {}
-        rows.append(shown)
-    return pd.DataFrame(rows).fillna("").set_index(list(by.values()))
+            row |= {} if row["erased"] else dict.fromkeys(("kl_drift", "seconds", "megabytes", "kept"))
+            cells |= {heading[column]: plain(row.get(column), column) for column in columns}
+        shown.append(cells)
+    return pd.DataFrame(shown).fillna("").set_index(list(by.values()))
 
 
-def _cell(value) -> str:
+def plain(value: Any, column: str = "") -> str:
+    """A cell of a table for people as text: a Rate in per cent with its interval, the mean of an Estimate, a number."""
     if value is None or value != value:
         return ""
+    if isinstance(value, Estimate):
+        return f"{value.value:.{HEADINGS.get(column, ('', 2))[1]}f}"
+    if column in ("kept", "skipped"):
+        return f"{value:.0%}"
+    if column == "updates":
+        return f"{value:.0f}"
     return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
-def checked(then: dict, now: dict):
-    """A row of a table beside the same row measured now (`table.spot_check`), as a DataFrame: hits of n, and the
-    seconds that each took."""
+# ---------------------------------------------------------------- a row measured again
+
+
+def disagreements(then: dict, now: dict, drift: float = 1e-4, means: float = 1e-3) -> list[str]:
+    """What differs between a row of a table and the same row measured now: `direct: 3 of 30 there, 4 of 30 now`.
+
+    Rates must be equal, the drift within `drift` nats, other means within `means` of their size; seconds may differ.
+    """
+    found = []
+    for kind in RATES:
+        before, after = (rate_of(row, kind) if "rates" in row else None for row in (then, now))
+        if before != after:
+            found.append(f"{kind}: {_counted(before)} there, {_counted(after)} now")
+    for name in MEANS:
+        if name == "seconds":
+            continue
+        before, after = (row[name][0] if isinstance(row.get(name), list) else row.get(name) for row in (then, now))
+        if name not in then or before is None and after is None:  # a column that the table does not have yet
+            continue
+        limit = drift if name == "kl_drift" else means * max(abs(before or 0), 1e-2)
+        if before is None or after is None or abs(before - after) > limit:
+            found.append(f"{name}: {before} there, {after} now")
+    if "failed" in then and "failed" not in now:
+        found.append("diverged there, not now")
+    return found
+
+
+def checked(then: dict, now: dict) -> pd.DataFrame:
+    """A row of a table beside the same row measured now (`check.again`): hits of n, drift, and the seconds it took."""
     import pandas as pd
 
-    def told_of(row):
-        neighbours = [sum(part) for part in zip(*row["rates"]["neighbours"].values())]
-        shown = {kind: f"{hits} of {n}" for kind, (hits, n) in row["rates"]["concept"].items()} | {
-            "neighbours": "{} of {}".format(*neighbours)
-        }
-        return shown | {
-            "KL drift": row["kl_drift"],
-            "windows skipped": row.get("windows_skipped"),
-            "seconds": (row.get("seconds") or 0) + row["seconds_measuring"],
-        }
+    def shown(row):
+        cells = {kind: _counted(rate) for kind in RATES if (rate := rate_of(row, kind))}
+        cells |= {"KL drift": row["kl_drift"], "windows skipped": row.get("windows_skipped")}
+        return cells | {"seconds": round((row.get("seconds") or 0) + row["seconds_measuring"], 1)}
 
-    name = ", ".join(
-        [
-            then["concept"],
-            then["label"],
-            *(f"{field} = {value}" for field, value in then["settings"].items()),
-            f"seed {then['seed']}",
-        ]
-    )
-    return pd.DataFrame({"in the table": told_of(then), "now": told_of(now)}).dropna(how="all").rename_axis(name)
+    settings = [f"{field} = {value}" for field, value in then["settings"].items()]
+    name = ", ".join([then["concept"], then["label"], *settings, f"seed {then['seed']}"])
+    return pd.DataFrame({"in the table": shown(then), "now": shown(now)}).dropna(how="all").rename_axis(name)
+
+
+def _counted(rate) -> str:
+    return f"{rate.hits} of {rate.n}" if rate else "nothing"
+
+
+def _dicts(rows: pd.DataFrame) -> list[dict]:
+    return rows.to_dict("records")

@@ -38,6 +38,15 @@ VALUES = {
 JOIN = "+"  # between concepts that are erased at once
 PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
 MODELS = (PROFILE, *NEXT_SCALE)
+ASKED = (
+    "sweep",
+    "label",
+    "concept",
+    "recipe",
+    "settings",
+    "seed",
+    "split",
+)  # fields of a row that say what was asked for
 SPLITS = ("test", "dev", "nonsense")
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and
 # measure all tables again. In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the

@@ -1,7 +1,7 @@
 """The command `sweep`: measure what book/sweeps.yml asks for and its tables lack, several rows side by side; killed, it
 goes on.
 
-What is asked for is in `evaluate/plan.py`, how a row is measured in `evaluate/table.py`. Here: which rows are missing,
+What is asked for is in `evaluate/plan.py`, how a row is measured in `measure.py`. Here: which rows are missing,
 who measures which, the files:
 
     DIR/NAME.jsonl    one JSON line a row, added as soon as it is measured; put into the plan's order when the sweep is
@@ -26,8 +26,9 @@ from pathlib import Path
 
 from ..errors import UserError, nearest
 from ..runs import append_line, read_lines, write_text
-from .plan import SWEEPS, Row, load_sweeps, place_of, short
-from .table import ASKED, table_folder
+from .plan import ASKED, SWEEPS, Row, load_sweeps, place_of, short
+from .read import is_row as _is_row
+from .read import table_folder
 
 TASK = "the same command goes on"
 
@@ -240,7 +241,7 @@ def work(pipe) -> None:
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
-    from .table import load_model, measure
+    from .measure import load_model, measure
 
     torch.set_num_threads(1)
     model = generator = None
@@ -265,10 +266,6 @@ def work(pipe) -> None:
             pipe.send(answer)
         except OSError:  # nobody listens any more
             return
-
-
-def _is_row(row) -> bool:
-    return isinstance(row, dict) and {*ASKED, "key"} <= set(row)
 
 
 def _said(answer: dict) -> str:

@@ -13,7 +13,7 @@ it, and how each part is measured.
 Each part is tested with its own prompts and its own judge; its pictures are as many as those of one concept alone.
 Neighbours and benign prompts are those of all parts, without the parts themselves. A row has the sums over parts where
 a row of one concept has its own, and in `rates` "parts" besides. What is asked for is in `plan.py`, rows of one concept
-are measured in `table.py`; figures of the table are in `composition.py`.
+are measured in `measure.py`; figures of the table are in `composition.py`.
 """
 
 from __future__ import annotations
@@ -123,11 +123,11 @@ def reference(profile: str = PROFILE) -> tuple[str, ...]:
 
 
 def measured(generator, row: Row, erasure) -> dict:
-    """As `table.measure` has it for one concept, of a row of several."""
+    """As `measure.measure` has it for one concept, of a row of several."""
     from ..evaluate.evaluation import Instruments, told_together
     from ..evaluate.judges import load_judge
     from ..evaluate.pictures import draw_sets
-    from .table import choose, guided_drift
+    from .measure import choose, guided_drift
 
     concept = concept_of(row.concept, row.split)
     parts = {name: concept_of(name, row.split) for name in row.concept.split(JOIN)}
