@@ -30,12 +30,12 @@ CHAT_TEMPLATE = (  # Janus-Pro's own conversation format, shortened to what the 
 )
 
 
-def build_tokenizer():
-    """A word-level tokenizer over MiniWorld's vocabulary; unknown words become `<unk>`."""
+def build_tokenizer(words=None):
+    """A word-level tokenizer over `words`, or over MiniWorld's vocabulary; unknown words become `<unk>`."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    tokens = [*SPECIAL.values(), *ROLES, *vocabulary()]
+    tokens = [*SPECIAL.values(), *ROLES, *(words or vocabulary())]
     tok = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=SPECIAL["unk"]))
     tok.normalizer = normalizers.Lowercase()
     tok.pre_tokenizer = pre_tokenizers.Split(Regex(r"[a-z0-9]+(?:-[a-z0-9]+)*|[^\sa-z0-9]"), "removed", invert=True)
@@ -56,14 +56,14 @@ def build_tokenizer():
     )
 
 
-def build_processor():
-    """Tokenizer, picture preprocessing and chat template in one `JanusProcessor`."""
+def build_processor(words=None):
+    """Tokenizer (over `words`, or MiniWorld's), picture preprocessing and chat template in one `JanusProcessor`."""
     from transformers import JanusProcessor
     from transformers.models.janus.image_processing_janus import JanusImageProcessor
 
     half = [0.5, 0.5, 0.5]  # the class's default is CLIP's statistics, which would shift every colour
     images = JanusImageProcessor(size={"height": SIZE, "width": SIZE}, image_mean=half, image_std=half)
-    return JanusProcessor(images, build_tokenizer(), chat_template=CHAT_TEMPLATE, num_image_tokens=GRID * GRID)
+    return JanusProcessor(images, build_tokenizer(words), chat_template=CHAT_TEMPLATE, num_image_tokens=GRID * GRID)
 
 
 def janus_config(

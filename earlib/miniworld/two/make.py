@@ -1,0 +1,167 @@
+"""Make every model of MiniWorld 2 from scratch: `python -m earlib.miniworld.two.make --out DIR [STAGE ...]`.
+
+Stages, in this order: tokenizer, eye, judge, judge2, janus. Each is seeded, goes on where it was killed (state in
+DIR/state), is skipped when it is done, and leaves its log with seconds beside its weights. `--without church` trains
+MiniJanus alike on a world without that one thing (an oracle); it needs the tokenizer and the eye of the whole world.
+`--size tiny` makes miniature ones in seconds, to test the way and not the models.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ...runs import write_json
+
+STAGES = ("tokenizer", "eye", "judge", "judge2", "janus")
+WITHOUT = {"church": ("object", "church"), "nudity": ("object", "figure"), "vangogh": ("style", "vangogh")}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is trained: of each stage the arguments of its training function, and the shape of MiniJanus."""
+
+    shape: dict = field(default_factory=dict)
+    tokenizer: dict = field(default_factory=dict)
+    eye: dict = field(default_factory=dict)
+    judge: dict = field(default_factory=dict)
+    judge2: dict = field(default_factory=dict)
+    janus: dict = field(default_factory=dict)
+
+
+def plans() -> dict[str, Plan]:
+    """The plans by `--size`."""
+    from .trunk import Sizes
+
+    tiny = Plan(
+        shape={"width": 64, "layers": 2, "mlp": 64, "codes": 64, "vq_channels": 32, "vision_width": 64},
+        tokenizer={"steps": 34, "batch": 4},
+        eye={"steps": 2, "batch": 4},
+        judge={"steps": 2, "batch": 8},
+        judge2={"steps": 2, "batch": 8},
+        janus={"steps": 4, "sizes": Sizes(drawing=4, seeing=2, chunk=2)},
+    )
+    return {"full": Plan(), "tiny": tiny}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage is told: where to write, where its unfinished state lies, and what to train."""
+
+    out: Path
+    state: Path
+    seed: int
+    plan: Plan
+    without: str | None = None
+    stop_at: int | None = None
+
+    def untrained(self):
+        """(model, processor) of MiniJanus before any training."""
+        import torch
+
+        from .models import build_janus, build_processor
+
+        torch.manual_seed(self.seed)
+        processor = build_processor()
+        return build_janus(processor.tokenizer, **self.plan.shape), processor
+
+
+def tokenizer(work: Work) -> None:
+    """The picture tokenizer, to DIR/tokenizer."""
+    from .tokenizer import train_tokenizer
+
+    vq = work.untrained()[0].model.vqmodel
+    train_tokenizer(vq, work.state / "tokenizer", seed=work.seed, **work.plan.tokenizer)
+    vq.save_pretrained(work.out / "tokenizer")
+
+
+def eye(work: Work) -> None:
+    """The vision tower, to DIR/eye."""
+    from .eye import train_eye
+
+    vision = work.untrained()[0].model.vision_model
+    train_eye(vision, work.state / "eye", seed=work.seed, **work.plan.eye)
+    vision.save_pretrained(work.out / "eye")
+
+
+def janus(work: Work) -> None:
+    """MiniJanus with its tokenizer and eye, to DIR/janus, or DIR/janus-never-NAME."""
+    from safetensors.torch import load_file
+
+    from .trunk import train_trunk
+
+    name = f"janus-never-{work.without}" if work.without else "janus"
+    model, processor = work.untrained()
+    for part, folder in ((model.model.vqmodel, "tokenizer"), (model.model.vision_model, "eye")):
+        part.load_state_dict(load_file(work.out / folder / "model.safetensors"))
+    options = dict(seed=work.seed, without=absent(work.without), stop_at=work.stop_at)
+    train_trunk(model, processor, work.state / name, **options, **work.plan.janus)
+    save_janus(model, processor, work.out / name)
+
+
+def save_janus(model, processor, folder: Path) -> None:
+    """Write the model in transformers' layout, half precision on disk."""
+    import torch
+
+    model.to(torch.float16).save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def absent(name: str | None) -> Callable | None:
+    """The function that says which scenes show what an oracle never sees; None for no oracle."""
+    if name is None:
+        return None
+    from .scenes import NAMES
+
+    attribute, value = WITHOUT[name]
+    index = NAMES[attribute].index(value)
+    if attribute == "object":
+        return lambda scenes: (scenes.object == index) | (scenes.object2 == index)
+    return lambda scenes: getattr(scenes, attribute) == index
+
+
+def judge(work: Work) -> None:
+    """The first judge, to DIR/judge."""
+    from .judges import train_judge
+
+    train_judge(work.out / "judge", work.state / "judge", seed=work.seed, **work.plan.judge)
+
+
+def judge2(work: Work) -> None:
+    """The second judge, to DIR/judge2."""
+    from .judges import train_second_judge
+
+    train_second_judge(work.out / "judge2", work.state / "judge2", seed=work.seed + 1, **work.plan.judge2)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.make", description=__doc__.split("\n")[0])
+    parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: all)")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the models")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--size", choices=("full", "tiny"), default="full")
+    parser.add_argument("--without", choices=tuple(WITHOUT), help="train MiniJanus on a world without this")
+    parser.add_argument("--stop-at", type=int, help="end MiniJanus before this step, with a checkpoint")
+    args = parser.parse_args(argv)
+    if unknown := [s for s in args.stages if s not in STAGES]:
+        parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
+    work = Work(args.out, args.out / "state", args.seed, plans()[args.size], args.without, args.stop_at)
+    for stage in args.stages or (("janus",) if args.without else STAGES):
+        name = f"{stage}-never-{args.without}" if args.without else stage
+        done = args.out / name / "made.json"
+        if done.exists():
+            print(f"== {name}: done", flush=True)
+            continue
+        print(f"== {name}", flush=True)
+        globals()[stage](work)
+        if args.stop_at is None:
+            log = args.out / name / "train_log.jsonl"
+            shutil.copyfile(work.state / name / "log.jsonl", log)
+            write_json(done, {"stage": name, "seed": args.seed, "size": args.size})
+
+
+if __name__ == "__main__":
+    main()
