@@ -28,7 +28,7 @@ _HOME = {  # public name -> module that holds it
     "compose": "erasure.compose",
     "Transport": "erasure.compose",
     "make_report": "evaluate.report",
-    "veil": "evaluate.veil",
+    "veil": "evaluate.pictures",
     "load_judge": "evaluate.judges",
     "evaluate": "evaluate.evaluation",
     "Run": "runs",

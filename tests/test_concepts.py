@@ -164,13 +164,11 @@ def test_nudity_is_worded_soberly():
 def test_judge_specs_of_full_size_concepts_name_what_the_judges_take(full_concept):
     import inspect
 
-    from earlib.evaluate import public_judges
+    from earlib.evaluate import judges
 
     classes = {"resnet50": "ResNet50Judge", "nudenet": "NudeNetJudge", "style": "StyleJudge", "clip": "ClipJudge"}
     for spec in (full_concept.judge, *full_concept.neighbour_judges.values()):
-        inspect.signature(getattr(public_judges, classes[spec["name"]])).bind(
-            **{k: v for k, v in spec.items() if k != "name"}
-        )
+        inspect.signature(getattr(judges, classes[spec["name"]])).bind(**{k: v for k, v in spec.items() if k != "name"})
 
 
 def test_the_papers_settings_stand_in_both_sizes(full_concept):

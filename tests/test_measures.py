@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import json
 import math
 
 import numpy as np
@@ -17,14 +16,12 @@ from earlib.concepts import Concept, PromptPair, load_concept
 from earlib.erasure.change import switched
 from earlib.errors import UserError
 from earlib.evaluate import drift
-from earlib.evaluate.clip import MINI_CLIP, benign_half, clip_scores, concept_phrases, folder_scores, in_prompt_scores
-from earlib.evaluate.folders import read_album, read_pictures
+from earlib.evaluate.clip import MINI_CLIP, benign_half, concept_phrases, in_prompt_scores
 from earlib.evaluate.judges import MINI_JUDGE, describe, load_judge
+from earlib.evaluate.pictures import blurred, read_pictures, veil
 from earlib.evaluate.rate import Estimate
 from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
-from earlib.evaluate.veil import blurred, veil
 from earlib.generators.base import Past
-from earlib.miniworld.captions import describe as captions_of
 from earlib.miniworld.scenes import OBJECTS, render, sample_scenes
 
 PROMPTS = ["a red church on a hill", "a boat by the sea", "a church at night", "a blue house in the snow"]
@@ -171,89 +168,42 @@ def test_nudenet_settings_say_what_they_count():
 # ---------------------------------------------------------------- folders and CLIP
 
 
-@pytest.fixture
-def album(tmp_path):
-    """A folder as `earlib generate` writes it: 8 pictures of the world with their captions."""
-    scenes = sample_scenes(8, 11, pairs=0.0)
-    rows = []
-    for i, (image, caption) in enumerate(zip(render(scenes), captions_of(scenes, 5))):
-        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
-        rows.append({"key": f"key {i}", "prompt": caption, "file": f"{i:02}.png"})
-    write_index(tmp_path, rows)
-    return tmp_path, rows
-
-
-def write_index(folder, rows):
-    (folder / "index.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def test_shuffled_file_names_do_not_change_clip_scores(album):
-    folder, rows = album
-    before = folder_scores(folder)
-    order = [3, 0, 7, 1, 6, 2, 5, 4]
-    for i, row in enumerate(rows):
-        (folder / row["file"]).rename(folder / f"x{i}.png")
-    renamed = [row | {"file": f"{order[i]:02}.png"} for i, row in enumerate(rows)]
-    for i, row in enumerate(renamed):
-        (folder / f"x{i}.png").rename(folder / row["file"])
-    write_index(folder, [renamed[i] for i in order])
-    assert folder_scores(folder) == pytest.approx(before) and set(before) == {row["key"] for row in rows}
-    wrong = clip_scores(
-        read_pictures(folder), [row["prompt"] for row in rows]
-    )  # paired by the order of names, as it has been done
-    assert np.mean(list(before.values())) > wrong.mean() + 0.1
-
-
-def broken(folder, rows, what):
-    if what == "no prompt":
-        write_index(folder, rows[1:])
-    elif what == "no picture":
-        (folder / "03.png").unlink()
-    elif what == "cut short":
-        (folder / "03.png").write_bytes((folder / "03.png").read_bytes()[:300])
-    elif what == "other size":
-        Image.new("RGB", (20, 30)).save(folder / "03.png")
-    elif what == "no pictures":
-        for file in folder.glob("*.png"):
-            file.unlink()
-    elif what == "no index":
-        (folder / "index.jsonl").unlink()
-    elif what == "no key":
-        write_index(folder, [{"prompt": "a", "file": "00.png"}, *rows[1:]])
-    elif what == "twice":
-        write_index(folder, [rows[1], *rows[1:]])
-
-
 @pytest.mark.parametrize(
     "what, message",
     [
-        ("no prompt", "00.png: has no prompt"),
-        ("no picture", "03.png: there is no such picture"),
         ("cut short", "03.png: is no picture that can be read"),
         ("other size", "03.png: is 20 x 30 pixels"),
         ("no pictures", "holds no pictures"),
-        ("no index", "has no index.jsonl"),
-        ("no key", "line 1: the field 'key' is missing"),
-        ("twice", "line 2: the picture 01.png"),
+        ("no folder", "there is no such folder"),
     ],
 )
-def test_a_broken_folder_is_one_line(album, what, message):
-    folder, rows = album
-    broken(folder, rows, what)
+def test_a_broken_folder_is_one_line(images, tmp_path, what, message):
+    for i, image in enumerate(images[:4]):
+        Image.fromarray(image).save(tmp_path / f"{i:02}.png")
+    if what == "cut short":
+        (tmp_path / "03.png").write_bytes((tmp_path / "03.png").read_bytes()[:300])
+    elif what == "other size":
+        Image.new("RGB", (20, 30)).save(tmp_path / "03.png")
+    elif what == "no pictures":
+        for file in tmp_path.glob("*.png"):
+            file.unlink()
     with pytest.raises(UserError) as error:
-        read_album(folder)
+        read_pictures(tmp_path / "nowhere" if what == "no folder" else tmp_path)
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-def test_pictures_are_cut_to_the_size_that_is_asked_for(tmp_path):
-    Image.new("RGBA", (90, 60), (255, 0, 0, 255)).save(tmp_path / "a.png")
-    Image.new("L", (48, 64), 128).save(tmp_path / "b.jpg")
-    assert (
-        read_pictures(tmp_path, (48, 48)).shape == (2, 48, 48, 3)
-        and (read_pictures(tmp_path, (48, 48))[0] == (255, 0, 0)).all()
-    )
-    with pytest.raises(UserError, match="there is no such folder"):
-        read_pictures(tmp_path / "nowhere")
+def test_pictures_of_every_kind_are_read_as_they_are(tmp_path):
+    grey = np.arange(0, 256, dtype=np.uint8).reshape(16, 16)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "0.png")  # 16 bits
+    for i, (name, mode) in enumerate((("PNG", "L"), ("JPG", "L"), ("bmp", "RGB"), ("tif", "RGBA"), ("gif", "P")), 1):
+        Image.fromarray(grey).convert(mode).save(tmp_path / f"{i}.{name}")
+    (tmp_path / "1.PNG").rename(tmp_path / "1")  # no ending
+    (tmp_path / "2.JPG").rename(tmp_path / "2.jfif")
+    for other in ("prompts.txt", "LICENSE", ".hidden.png"):
+        (tmp_path / other).write_text("no picture")
+    images = read_pictures(tmp_path)
+    assert images.shape == (6, 16, 16, 3)
+    assert (np.abs(images.astype(int) - grey[..., None]) <= 6).all() and (images[0] == grey[..., None]).all()
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,11 @@ from earlib.erasure.presets import recipe
 from earlib.errors import UserError
 from earlib.evaluate import pictures, study
 from earlib.evaluate.drift import draw_tokens
-from earlib.evaluate.evaluation import KEYS, make_report
+from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.judges import load_judge
 from earlib.evaluate.layout import Page
+from earlib.evaluate.rate import Rate
+from earlib.evaluate.report import make_report
 from earlib.plots import figures
 from tests.conftest import tiny_janus
 
@@ -205,11 +207,7 @@ def left_out(case):
 
 
 def skipped(case):
-    records = [
-        case.base.measure(
-            "guided_rate", case.concept.name, "guidance 1", {"value": 0.0, "n": 1, "low": 0.0, "high": 1.0}
-        )
-    ]
+    records = [case.base.measure("guided_rate", case.concept.name, "guidance 1", Rate(0, 1))]
     return {"records": records, "notes": []}
 
 

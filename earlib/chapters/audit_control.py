@@ -21,6 +21,7 @@ from ..evaluate.clip import concept_phrases
 from ..evaluate.evaluation import Note
 from ..evaluate.judges import describe, load_judge
 from ..evaluate.pictures import draw_sets
+from ..evaluate.rate import Rate
 from ..runs import read_lines
 from .audit import read_alone
 
@@ -113,9 +114,9 @@ def rates(generator, concept, erasure, seed: int, size: int, others: int) -> lis
     stray = np.concatenate([judge.shows(images[name]) for name in concept.neighbours])
     note = Note(generator, concept, "base" if erasure is None else "erased", erasure, (seed,))
     return [
-        note.rate("concept_rate", concept.name, "direct", judge.shows(images["direct"]), describe(judge)),
-        note.rate("neighbour_rate", "all", "neighbour", shown, "a judge for each neighbour"),
-        note.rate("stray_rate", concept.name, "neighbour", stray, describe(judge)),
+        note.measure("concept_rate", concept.name, "direct", judge.rate(images["direct"]), describe(judge)),
+        note.measure("neighbour_rate", "all", "neighbour", Rate.of(shown), "a judge for each neighbour"),
+        note.measure("stray_rate", concept.name, "neighbour", Rate.of(stray), describe(judge)),
     ]
 
 

@@ -1,9 +1,7 @@
 """CLIP score through open_clip: does a picture still look like its prompt, and like the benign part of it. Mini and
 full-size models go the same way.
 
-A score here is a cosine between -1 and 1; torchmetrics and some papers multiply it by 100 and cut at 0. Pictures in a
-folder are paired with their prompts by the folder's index, never by the order of file names: pairing by order is how
-published CLIP scores came to mean nothing.
+A score here is a cosine between -1 and 1; torchmetrics and some papers multiply it by 100 and cut at 0.
 """
 
 from __future__ import annotations
@@ -18,11 +16,10 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError
-from .judges import BATCH, check_images, file_version
+from .judge import BATCH, check_images, file_version
 
-LOOSE = (
-    "and|or|of|at|to|from|on|in|by|the"  # words that end no text and begin none once what they belonged to is cut out
-)
+# words that end no text and begin none once what they belonged to is cut out
+LOOSE = "and|or|of|at|to|from|on|in|by|the"
 MINI_CLIP = f"local-dir:{ROOT / 'data' / 'mini' / 'clip'}"
 
 
@@ -31,24 +28,16 @@ class Clip:
     [N, E]."""
 
     def __init__(self, model, prepare, tokenize, name: str, version: str):
-        self.model, self.prepare, self.tokenize, self.name, self.version = (
-            model.eval(),
-            prepare,
-            tokenize,
-            name,
-            version,
-        )
+        self.model, self.prepare, self.tokenize = model.eval(), prepare, tokenize
+        self.name, self.version = name, version
         self.device = next(model.parameters()).device
         self.scale = model.logit_scale.exp().item()
 
     def images(self, images: np.ndarray) -> np.ndarray:
         from PIL import Image
 
-        return self._embed(
-            self.model.encode_image,
-            lambda part: [self.prepare(Image.fromarray(image)) for image in part],
-            check_images(images),
-        )
+        prepare = lambda part: [self.prepare(Image.fromarray(image)) for image in part]
+        return self._embed(self.model.encode_image, prepare, check_images(images))
 
     def texts(self, texts: list[str]) -> np.ndarray:
         return self._embed(self.model.encode_text, lambda part: self.tokenize(list(part)), texts)
@@ -80,30 +69,26 @@ def load_clip(model: str = MINI_CLIP) -> Clip:
         folder = Path(model.removeprefix("local-dir:"))
         weights = folder / "open_clip_model.safetensors"
         if not weights.is_file():
-            raise UserError(
-                f"no open_clip model in {folder}; train the mini one with `python -m earlib.miniworld.train clip`, or restore data/mini/clip"
-            )
+            how = "train the mini one with `python -m earlib.miniworld.train clip`, or restore data/mini/clip"
+            raise UserError(f"no open_clip model in {folder}; {how}")
         name, pretrained, version = model, None, file_version(weights)
     else:
         name, _, pretrained = model.partition("/")
         version = f"open_clip {open_clip.__version__} {pretrained}"
         if not pretrained:
-            raise UserError(
-                f"'{model}' names no weights; write NAME/PRETRAINED, such as ViT-B-32-quickgelu/openai, or local-dir:FOLDER"
-            )
+            how = "write NAME/PRETRAINED, such as ViT-B-32-quickgelu/openai, or local-dir:FOLDER"
+            raise UserError(f"'{model}' names no weights; {how}")
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings(
-                "error", message=".*QuickGELU"
-            )  # open_clip would only warn, and compute with the wrong activation
+            # open_clip would only warn, and compute with the wrong activation
+            warnings.filterwarnings("error", message=".*QuickGELU")
             loaded, prepare = open_clip.create_model_from_pretrained(
                 name, pretrained=pretrained, precision="fp32", device=decide().device
             )
     except Exception as error:  # open_clip raises many kinds for an unknown name, a missing download, a broken file
         reason = " ".join(str(error).split())[:160]
-        raise UserError(
-            f"open_clip cannot load '{model}' ({reason}); download it where there is a network, or name a folder as local-dir:FOLDER"
-        ) from None
+        how = "download it where there is a network, or name a folder as local-dir:FOLDER"
+        raise UserError(f"open_clip cannot load '{model}' ({reason}); {how}") from None
     short = "mini" if model == MINI_CLIP else Path(name).name  # results name no place on this machine
     return Clip(loaded, prepare, open_clip.get_tokenizer(name), short, version)
 
@@ -111,25 +96,12 @@ def load_clip(model: str = MINI_CLIP) -> Clip:
 def clip_scores(images: np.ndarray, prompts: list[str], model: str = MINI_CLIP) -> np.ndarray:
     """Cosine of each picture with the prompt of the same index: float64 [N]. UserError if they are not equally many."""
     if len(images) != len(prompts):
-        raise UserError(
-            f"CLIP score pairs pictures with prompts by index; got {len(images)} pictures and {len(prompts)} prompts"
-        )
+        got = f"got {len(images)} pictures and {len(prompts)} prompts"
+        raise UserError(f"CLIP score pairs pictures with prompts by index; {got}")
     clip = load_clip(model)
     distinct = list(dict.fromkeys(prompts))
     row = {prompt: i for i, prompt in enumerate(distinct)}
     return (clip.images(images) * clip.texts(distinct)[[row[p] for p in prompts]]).sum(1)
-
-
-def folder_scores(folder: str | Path, model: str = MINI_CLIP) -> dict[str, float]:
-    """CLIP score of every picture of a folder that `earlib generate` wrote, by the picture's key. File names and their
-    order do not matter.
-
-    Raises UserError for what `folders.read_album` refuses: no pictures, a picture without a prompt, a corrupt picture.
-    """
-    from .folders import read_album
-
-    album = read_album(folder)
-    return dict(zip(album.keys, clip_scores(album.images, album.prompts, model).tolist()))
 
 
 def concept_phrases(concept) -> tuple[str, ...]:
@@ -151,21 +123,19 @@ def benign_half(prompt: str, phrases, kind: str = "object") -> str | None:
     concept. A style or a scene belongs to the whole picture, and a prompt without "and" has one part: there the
     concept's words are cut out, and what then hangs loose at the ends.
     """
-    named = (
-        re.compile(r"(?:\b(?:an?|the)\s+)?(?<!\w)(?:" + "|".join(map(re.escape, phrases)) + r")(?!\w)", re.IGNORECASE)
-        if phrases
-        else None
-    )
-    if named is None or not named.search(prompt):
+    if not phrases:
+        return None
+    some = "|".join(map(re.escape, phrases))
+    named = re.compile(rf"(?:\b(?:an?|the)\s+)?(?<!\w)(?:{some})(?!\w)", re.IGNORECASE)
+    if not named.search(prompt):
         return None
     parts = re.split(r"\s+and\s+", prompt)
     if kind in ("object", "content") and len(parts) > 1:
         rest = " and ".join(part for part in parts if not named.search(part))
     else:
         rest = re.sub(r"\s+", " ", named.sub(" ", prompt))
-    rest = re.sub(rf"^(?:(?:{LOOSE})\s+)+(?!$)|(?:\s+(?:{LOOSE}))+$", "", rest.strip(" ,."), flags=re.IGNORECASE).strip(
-        " ,."
-    )
+    loose_ends = rf"^(?:(?:{LOOSE})\s+)+(?!$)|(?:\s+(?:{LOOSE}))+$"
+    rest = re.sub(loose_ends, "", rest.strip(" ,."), flags=re.IGNORECASE).strip(" ,.")
     return rest if re.search(r"\w{3,}", rest) else None
 
 

@@ -1,44 +1,51 @@
-"""`evaluate`: what an erasure did to a concept, its neighbours and everything else, as flat records (DESIGN section 6).
+"""`evaluate`: what an erasure did to a concept, its neighbours and everything else, as flat records.
 
 Rates carry Wilson intervals on the counts of all seeds together. The intervals say how well the rate of THIS model is
 known; how much a rate varies between erasures trained with other seeds is seen by pooling the records of several of
 them (`pool`). Changes from base to erased are paired, picture by picture, and bootstrapped over prompts. Measures that
-need no judge are in `drift.py`; the page that shows all is `page.py`.
+need no judge are in `drift.py`; the page that shows all is made by `report.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import UserError
-from .judges import Judge, MiniWorldJudge, describe, load_judge
+from .clip import MINI_CLIP, clip_scores, in_prompt_scores, load_clip
+from .fidelity import LEAST, Inception, distances, features_of
+from .judge import Judge, MiniWorldJudge, describe, describe_all
+from .judges import load_judge
+from .pictures import draw_sets, must_veil, picture_files, read_pictures
 from .rate import Estimate, Rate
-from .veil import must_veil
 
-KEYS = (
-    "metric",
-    "subject",
-    "kind",
-    "condition",
-    "value",
-    "n",
-    "low",
-    "high",
-    "seed",
-    "profile",
-    "recipe",
-    "judge",
-    "paper",
-)
+# the columns of a record
+KEYS = ("metric", "subject", "kind", "condition", "value", "n", "low", "high")
+KEYS += ("seed", "profile", "recipe", "judge", "paper")
 REFERENCE = 1000  # real MiniWorld pictures that benign pictures are compared with
-IN_PROMPT = (
-    "compositional",
-    "direct",
-)  # the first of these kinds of test prompts that a concept has is asked for its benign halves
+# the first of these kinds of test prompts that a concept has is asked for its benign halves
+IN_PROMPT = ("compositional", "direct")
+
+
+class Measured(NamedTuple):
+    """What was seen in every picture of some prompts, as bool or as a score."""
+
+    values: np.ndarray  # [seeds * prompts]
+    prompts: list[str]
+    judge: str  # who saw it
+
+    @property
+    def summary(self) -> Rate | Estimate:
+        """The rate, or the mean with the interval of the normal approximation."""
+        return Rate.of(self.values) if self.values.dtype == bool else Estimate.normal(self.values)
+
+    def change_from(self, base: Measured) -> Estimate:
+        """The paired difference, bootstrapped over prompts."""
+        return Estimate.paired(base.values, self.values, self.prompts * (len(self.values) // len(self.prompts)))
 
 
 def evaluate(
@@ -46,114 +53,121 @@ def evaluate(
     concept,
     erasure=None,
     seeds: Sequence[int] = (0, 1, 2),
-    max_prompts: int | dict | None = None,
+    max_prompts: int | dict[str, int] | None = None,
     fidelity: bool = True,
     progress: bool = True,
     changes: bool = False,
     clip: str | None = None,
     reference: str | None = None,
 ) -> list[dict]:
-    """Draw the concept's test, neighbour and benign prompts with the base and, if given, with the erasure, from the
-    same picture seeds.
+    """Draw the concept's test, neighbour and benign prompts with the base model and, if given, with the erasure, from
+    the same picture seeds, and measure both.
 
-    `max_prompts` keeps the first so many prompts of each set, or a number for each set: a kind of test ("direct", ...),
-    "tests" for the kinds not named, "neighbours", "benign"; 0 leaves a set out. `fidelity=False` leaves out distances
-    between sets of pictures. Records:
+    Args:
+        generator: the base model, of either family.
+        concept: what was erased.
+        erasure: the erasure; without it only the base model is measured.
+        seeds: picture seeds; every prompt is drawn once from each.
+        max_prompts: the first so many prompts of each set, or a number for each set: a kind of test ("direct", ...),
+            "tests" for the kinds not named, "neighbours", "benign"; 0 leaves a set out.
+        fidelity: with distances between sets of pictures.
+        progress: show a bar with the time left.
+        changes: add to each rate or score METRIC a record METRIC_change of condition erased: the paired difference.
+        clip: an open_clip model (`clip.load_clip`); MiniWorld brings its own. Without one, no scores.
+        reference: a folder of real pictures; MiniWorld brings its own. Without one, or without Inception's weights, no
+            distances.
 
-    - `concept_rate` for each kind of test prompt; with NudeNet also `detections` for each label, a count;
-    - `neighbour_rate` for each neighbour, and "all" together;
-    - `in_prompt_clip`: pictures of the concept against the benign half of their prompts;
-    - on the benign pictures `clip_score` (kind benign), `kid`, `fid`, `precision`, `recall` (kind real: against real
-      pictures), and `fid` of erased against base (kind base);
-    - with `changes`, for all but counts and distances a record METRIC_change, condition erased: the paired difference.
+    Returns:
+        list: flat records with the columns `KEYS`. `concept_rate` for each kind of test prompt; with NudeNet also
+        `detections` of each label, a count; `neighbour_rate` for each neighbour, and "all" together; `in_prompt_clip`,
+        pictures of the concept against the benign half of their prompts; on the benign pictures `clip_score`, `kid`,
+        `fid`, `precision`, `recall` against real pictures, and `fid` of erased against base (kind base).
 
-    MiniWorld brings its own CLIP, features and real pictures. For other models `clip` names an open_clip model
-    (`clip.load_clip`) and `reference` a folder of real pictures; without them those records are left out, and distances
-    also where Inception's weights are not there.
+    Raises:
+        UserError: a judge, model or folder that was named is not there.
     """
-    cap = (
-        max_prompts if isinstance(max_prompts, dict) else dict.fromkeys(("tests", "neighbours", "benign"), max_prompts)
-    )
-    tests = {k: list(v)[: cap.get(k, cap.get("tests"))] for k, v in concept.tests.items()}
-    neighbours = {k: list(v)[: cap.get("neighbours")] for k, v in concept.neighbours.items()}
-    benign = list(concept.benign)[: cap.get("benign")]
-    tests, neighbours = ({k: v for k, v in sets.items() if v} for sets in (tests, neighbours))
-    judge = load_judge(concept.judge)
-    others = {name: load_judge(concept.neighbour_judges[name]) for name in neighbours}
-    sets = (
-        {("test", k): v for k, v in tests.items()}
-        | {("neighbour", k): v for k, v in neighbours.items()}
-        | {("benign", ""): benign}
-    )
-    sets = {k: v for k, v in sets.items() if v or k[0] != "benign"}
-    tools = Instruments(judge, clip, reference, fidelity and bool(benign))
-
-    records, before = [], {}
+    sets = choose_prompts(concept, max_prompts)
+    judges = {which: load_judge(_judge_of(concept, which)) for which in sets if which[0] != "benign"}
+    tools = Instruments(load_judge(concept.judge), clip, reference, fidelity and ("benign", "") in sets)
+    records: list[dict] = []
+    base: dict[tuple, Measured] = {}
+    base_benign = None
     for condition, change in (("base", None), ("erased", erasure)):
         if condition == "erased" and erasure is None:
             continue
-        pictures = _over_seeds(generator, sets, seeds, change, progress, keep=not must_veil(concept, generator.profile))
+        pictures = draw_sets(generator, sets, seeds, change, progress, not must_veil(concept, generator.profile))
         note = Note(generator, concept, condition, change, seeds)
-        values: dict[
-            tuple, tuple
-        ] = {}  # metric, subject, kind -> a value for each picture, the prompt of each, who measured
-        for kind, prompts in tests.items():
-            values["concept_rate", concept.name, kind] = judge.shows(pictures["test", kind]), prompts, describe(judge)
-        for name, prompts in neighbours.items():
-            values["neighbour_rate", name, "neighbour"] = (
-                others[name].shows(pictures["neighbour", name]),
-                prompts,
-                describe(others[name]),
-            )
-        if neighbours:
-            shown = np.concatenate([values["neighbour_rate", name, "neighbour"][0] for name in neighbours])
-            # in the order of `shown`: a neighbour's pictures of all seeds, then the next neighbour's
-            prompts = [p for prompts in neighbours.values() for p in prompts * len(seeds)]
-            values["neighbour_rate", "all", "neighbour"] = shown, prompts, told_together(others.values())
-        values |= tools.clip_values(concept, pictures, tests, benign, len(seeds))
-        for (metric, subject, kind), (value, _, who) in values.items():
-            if metric.endswith("_rate"):
-                records.append(note.rate(metric, subject, kind, value, who))
-            else:
-                records.append(note.measure(metric, subject, kind, Estimate.normal(value), who))
-        if hasattr(judge, "counts"):
-            for kind in tests:
-                counts = judge.counts(pictures["test", kind])
-                records += [
-                    note.record("detections", label, kind, c, len(pictures["test", kind]), None, None, describe(judge))
-                    for label, c in counts.items()
-                ]
+        tests = {kind: prompts for (role, kind), prompts in sets.items() if role == "test"}
+        benign, benign_pictures = sets.get(("benign", ""), []), pictures.get(("benign", ""))
+        measured = judged(concept, judges, sets, pictures, len(seeds))
+        measured |= tools.clip_values(concept, pictures, tests, benign, len(seeds))
+        records += [note.measure(*which, found.summary, found.judge) for which, found in measured.items()]
+        records += detections(note, judges, pictures)
         if benign:
-            records += tools.distance_records(note, pictures["benign", ""], before.get("benign"))
-        if changes and before:
-            for (metric, subject, kind), (value, prompts, who) in values.items():
-                groups = prompts * (len(value) // len(prompts))
-                d = Estimate.paired(before["values"][metric, subject, kind][0], value, groups)
-                records.append(note.measure(f"{metric}_change", subject, kind, d, who))
-        before = {"values": values, "benign": pictures.get(("benign", ""))}
+            records += tools.distance_records(note, benign_pictures, base_benign)
+        if changes and condition == "erased":
+            records += [
+                note.measure(
+                    f"{metric}_change", subject, kind, found.change_from(base[metric, subject, kind]), found.judge
+                )
+                for (metric, subject, kind), found in measured.items()
+            ]
+        base, base_benign = measured, benign_pictures
     return records
 
 
-def _over_seeds(generator, sets, seeds, erasure, progress, keep) -> dict:
-    from .pictures import draw_sets
+def choose_prompts(concept, max_prompts: int | dict[str, int] | None = None) -> dict[tuple[str, str], list[str]]:
+    """The prompts of `evaluate`: ("test", kind), ("neighbour", name) or ("benign", "") to a list that is not empty."""
+    cap = max_prompts
+    if not isinstance(cap, dict):
+        cap = dict.fromkeys(("tests", "neighbours", "benign"), max_prompts)
+    sets = {("test", kind): list(group)[: cap.get(kind, cap.get("tests"))] for kind, group in concept.tests.items()}
+    sets |= {("neighbour", name): list(group)[: cap.get("neighbours")] for name, group in concept.neighbours.items()}
+    sets["benign", ""] = list(concept.benign)[: cap.get("benign")]
+    return {which: prompts for which, prompts in sets.items() if prompts}
 
-    drawn = [draw_sets(generator, sets, seed, erasure, progress, keep) for seed in seeds]
-    return {name: np.concatenate([one[name] for one in drawn]) for name in sets}
+
+def _judge_of(concept, which: tuple[str, str]) -> dict:
+    return concept.judge if which[0] == "test" else concept.neighbour_judges[which[1]]
 
 
-def told_together(judges) -> str:
-    """What several judges have in common, and how many they are where they differ: "miniworld ba31fd1b >= 0.5"."""
-    texts = {f"{j.name.split()[0]} {j.version} >= {j.threshold:g}" for j in judges}
-    return texts.pop() if len(texts) == 1 else f"{len(texts)} judges, named with each neighbour"
+def judged(
+    concept, judges: Mapping[tuple, Judge], sets: Mapping, pictures: Mapping, seeds: int
+) -> dict[tuple[str, str, str], Measured]:
+    """(metric, subject, kind) to what the judges saw, neighbours also "all" together."""
+    found, shown = {}, {}
+    for (role, name), judge in judges.items():
+        shown[role, name] = Measured(judge.shows(pictures[role, name]), sets[role, name], describe(judge))
+        which = ("concept_rate", concept.name, name) if role == "test" else ("neighbour_rate", name, "neighbour")
+        found[which] = shown[role, name]
+    if neighbours := [which for which in judges if which[0] == "neighbour"]:
+        # a neighbour's pictures of all seeds, then the next neighbour's: the prompts in the same order
+        values = np.concatenate([shown[which].values for which in neighbours])
+        prompts = [prompt for which in neighbours for prompt in sets[which] * seeds]
+        who = describe_all(judges[which] for which in neighbours)
+        found["neighbour_rate", "all", "neighbour"] = Measured(values, prompts, who)
+    return found
+
+
+def detections(note: Note, judges: Mapping[tuple, Judge], pictures: Mapping) -> list[dict]:
+    """Records of how many detections of each label a judge that counts them (NudeNet) made in each kind of test."""
+    records = []
+    for (role, kind), judge in judges.items():
+        if role == "test" and hasattr(judge, "counts"):
+            n = len(pictures[role, kind])
+            for label, count in judge.counts(pictures[role, kind]).items():
+                records.append(note.measure("detections", label, kind, Estimate(count, n), describe(judge)))
+    return records
 
 
 class Instruments:
-    """CLIP, features and real pictures: MiniWorld's own, or what a user named and what is there. UserError if what was
-    named is not there."""
+    """CLIP, features and real pictures: MiniWorld's own, or what a user named and what is there.
+
+    Raises:
+        UserError: what was named is not there.
+    """
 
     def __init__(self, judge: Judge, clip: str | None = None, reference: str | None = None, fidelity: bool = True):
-        from .clip import MINI_CLIP, load_clip
-
         mini = isinstance(judge, MiniWorldJudge)
         self.clip = clip or (MINI_CLIP if mini else None)
         if self.clip is not None:
@@ -161,9 +175,6 @@ class Instruments:
         self.features = self.folder = None
         if not fidelity:
             return
-        from .fidelity import Inception
-        from .folders import picture_files
-
         self.judge, self.folder = judge, reference
         if reference is not None:
             picture_files(Path(reference))
@@ -176,73 +187,53 @@ class Instruments:
     @cached_property
     def reference(self) -> np.ndarray | None:
         """Real pictures, uint8 [N, H, W, 3]; None where there are none."""
-        from .folders import read_pictures
-
         if self.folder is not None:
             return read_pictures(self.folder)
         return real_pictures(self.judge) if isinstance(self.judge, MiniWorldJudge) else None
 
-    def clip_values(self, concept, pictures, tests, benign, seeds: int) -> dict[tuple, tuple]:
-        """CLIP score of the benign pictures, and in-prompt CLIP of one kind of test pictures: as `evaluate` keeps its
-        values."""
+    def clip_values(
+        self, concept, pictures: Mapping, tests: Mapping[str, list[str]], benign: list[str], seeds: int
+    ) -> dict[tuple[str, str, str], Measured]:
+        """CLIP scores of the benign pictures, and in-prompt CLIP of one kind of test pictures."""
         if self.clip is None:
             return {}
-        from .clip import clip_scores, in_prompt_scores, load_clip
-
-        values, who = {}, f"open_clip {load_clip(self.clip).name} {load_clip(self.clip).version}"
+        found, who = {}, f"open_clip {load_clip(self.clip).name} {load_clip(self.clip).version}"
         if benign:
-            values["clip_score", "benign", "benign"] = (
-                clip_scores(pictures["benign", ""], benign * seeds, self.clip),
-                benign,
-                who,
-            )
-        kind = next((kind for kind in IN_PROMPT if kind in tests), None)
-        if kind:
-            rows, scores = in_prompt_scores(pictures["test", kind], tests[kind] * seeds, concept, self.clip)
+            scores = clip_scores(pictures["benign", ""], benign * seeds, self.clip)
+            found["clip_score", "benign", "benign"] = Measured(scores, benign, who)
+        if kind := next((kind for kind in IN_PROMPT if kind in tests), None):
+            prompts = tests[kind]
+            rows, scores = in_prompt_scores(pictures["test", kind], prompts * seeds, concept, self.clip)
             if len(rows):
-                values["in_prompt_clip", concept.name, kind] = (
-                    scores,
-                    [tests[kind][i] for i in rows if i < len(tests[kind])],
-                    who,
-                )
-        return values
+                some = [prompts[i] for i in rows if i < len(prompts)]
+                found["in_prompt_clip", concept.name, kind] = Measured(scores, some, who)
+        return found
 
     def distance_records(self, note: Note, images: np.ndarray, base_images: np.ndarray | None) -> list[dict]:
-        """KID, FID, precision and recall of benign pictures against real ones, and FID of the erased ones against the
-        base's.
+        """Records of KID, FID, precision and recall of benign pictures against real ones, and of the FID of erased ones
+        against the base's.
 
         KID is taken against real pictures only: it supposes independent sets, and an erasure's pictures share their
         seeds with the base's.
         """
-        if self.features is None:
+        if self.features is None or len(images) < LEAST:
             return []
-        from .fidelity import LEAST, distances, features_of
-
         who, n, records = features_of(self.features), len(images), []
-        if n < LEAST:
-            return []
         if self.reference is not None:
             found = distances(images, self.reference, self.features)
             ends = {"kid": (found["kid_low"], found["kid_high"])}
-            names = [
-                name for name in found if name in ("kid", "fid", "precision", "recall")
-            ]  # KID before FID where pictures are few
-            records += [
-                note.record(name, "benign", "real", found[name], n, *ends.get(name, (None, None)), who)
-                for name in names
-            ]
+            for name in (name for name in found if name in ("kid", "fid", "precision", "recall")):
+                distance = Estimate(found[name], n, *ends.get(name, ()))
+                records.append(note.measure(name, "benign", "real", distance, who))
         if base_images is not None:
-            records.append(
-                note.record(
-                    "fid", "benign", "base", distances(images, base_images, self.features)["fid"], n, None, None, who
-                )
-            )
+            distance = Estimate(distances(images, base_images, self.features)["fid"], n)
+            records.append(note.measure("fid", "benign", "base", distance, who))
         return records
 
 
 def real_pictures(judge: MiniWorldJudge, n: int = REFERENCE, seed: int = 97) -> np.ndarray:
-    """`n` pictures of MiniWorld itself with one object each, none of which shows what `judge` looks for: uint8 [n, 48,
-    48, 3], always the same."""
+    """`n` pictures of MiniWorld itself with one object each, none of which shows what `judge` looks for: uint8
+    [n, 48, 48, 3], always the same."""
     from ..miniworld.scenes import render, sample_scenes
 
     scenes = sample_scenes(2 * n, [seed, 0], pairs=0.0)
@@ -253,40 +244,21 @@ def real_pictures(judge: MiniWorldJudge, n: int = REFERENCE, seed: int = 97) -> 
 class Note:
     """Writes records that share model, condition and seeds."""
 
-    def __init__(self, generator, concept, condition, erasure, seeds):
+    def __init__(self, generator, concept, condition: str, erasure, seeds: Sequence[int]):
         recipe = None if erasure is None else erasure.recipe.get("name") or erasure.name
-        self.shared = {
-            "condition": condition,
-            "seed": ",".join(map(str, seeds)),
-            "profile": generator.profile,
-            "recipe": recipe,
-        }
+        seed = ",".join(map(str, seeds))
+        self.shared = {"condition": condition, "seed": seed, "profile": generator.profile, "recipe": recipe}
         self.paper = concept.paper
 
-    def record(self, metric, subject, kind, value, n, low, high, judge: str) -> dict:
+    def measure(self, metric: str, subject: str, kind: str, found: Rate | Estimate, judge: str | None = None) -> dict:
+        """The record of a rate, a mean or a difference."""
         # the paper states one number per concept and condition; it belongs to the direct prompts, and its count of
         # detections to no single label
         stated = self.paper.get(metric) if kind == "direct" and metric != "detections" else None
         stated = stated.get(self.shared["condition"]) if isinstance(stated, dict) else None
-        found = {
-            "metric": metric,
-            "subject": subject,
-            "kind": kind,
-            "value": value,
-            "n": n,
-            "low": low,
-            "high": high,
-            "judge": judge,
-            "paper": stated,
-        }
-        return {key: (found | self.shared)[key] for key in KEYS}
-
-    def rate(self, metric, subject, kind, shows: np.ndarray, judge: str) -> dict:
-        return self.measure(metric, subject, kind, Rate.of(shows), judge)
-
-    def measure(self, metric, subject, kind, found: Rate | Estimate, judge: str | None = None) -> dict:
-        """A record of a rate, a mean or a difference."""
-        return self.record(metric, subject, kind, found.value, found.n, found.low, found.high, judge)
+        record = {"metric": metric, "subject": subject, "kind": kind, "judge": judge, "paper": stated}
+        record |= found.flat() | self.shared
+        return {key: record[key] for key in KEYS}
 
 
 def pool(records: list[dict]) -> list[dict]:
@@ -306,21 +278,19 @@ def pool(records: list[dict]) -> list[dict]:
     for rows in groups.values():
         n = sum(r["n"] for r in rows)
         if rows[0]["metric"].endswith("_rate"):
-            hits = sum(round((r["value"] or 0) * r["n"]) for r in rows)
-            value, low, high = (hits / n if n else None), *Rate(hits, n).interval
+            found = Rate(sum(round((r["value"] or 0) * r["n"]) for r in rows), n)
         else:
             values = [r["value"] for r in rows]
-            value, low, high = float(np.mean(values)), min(values), max(values)
-            if len(rows) == 1:
-                low, high = rows[0]["low"], rows[0]["high"]
-        seeds = list(dict.fromkeys(s for r in rows for s in str(r["seed"]).split(",")))
-        pooled.append(rows[0] | {"value": value, "n": n, "low": low, "high": high, "seed": ",".join(seeds)})
+            ends = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))
+            found = Estimate(float(np.mean(values)), n, *ends)
+        seeds = dict.fromkeys(s for r in rows for s in str(r["seed"]).split(","))
+        pooled.append(rows[0] | found.flat() | {"seed": ",".join(seeds)})
     return pooled
 
 
 def summarise(records: list[dict]):
-    """A pandas table for display: a row per metric, subject and kind, base and erased side by side, `0.97 [0.94,
-    0.99]`, and the paper's value."""
+    """A pandas table for display: a row per metric, subject and kind, base and erased side by side, and the paper's
+    value."""
     import pandas as pd
 
     rows: dict[tuple, dict] = {}
@@ -334,16 +304,12 @@ def summarise(records: list[dict]):
 
 
 def format_value(record: dict) -> str:
-    """`96.7 % [94.0, 98.2]` for a rate, `-91.2 points [-95.0, -86.1]` for its change, `0.0123 [0.0101, 0.0145]`
+    """`96.7 % [94.0–98.2]` for a rate, `-91.2 points [-95.0 to -86.1]` for its change, `0.0123 [0.0101–0.0145]`
     otherwise."""
-    value, low, high = record["value"], record["low"], record["high"]
-    if value is None:
-        return "–"
-    if record["metric"].endswith("_rate"):
-        return f"{100 * value:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
-    if record["metric"].endswith("_change"):
-        scale, digits, unit = (100, ".1f", " points") if record["metric"].endswith("_rate_change") else (1, ".4g", "")
-        return f"{scale * value:+{digits}}{unit}" + (
-            "" if low is None else f" [{scale * low:+{digits}}, {scale * high:+{digits}}]"
-        )
-    return f"{value:.4g}" + ("" if low is None else f" [{low:.4g}, {high:.4g}]")
+    metric = record["metric"]
+    found = Estimate(*(record[key] for key in ("value", "n", "low", "high")))
+    if metric.endswith("_rate"):
+        return found.text(1, 100, unit=" %")
+    if metric.endswith("_rate_change"):
+        return found.text(1, 100, sign=True, unit=" points")
+    return found.text(None, sign=metric.endswith("_change"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .judges import check_images, file_version
+from .judge import check_images, file_version
 
 KID_SUBSETS = 100
 LEAST = 8  # pictures a side; below, the numbers mean nothing

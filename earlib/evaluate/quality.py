@@ -13,7 +13,7 @@ import numpy as np
 
 from .. import ROOT
 from ..errors import UserError
-from .judges import MiniWorldJudge
+from .judge import MiniWorldJudge
 from .rate import Rate
 
 OUT = ROOT / "data" / "mini" / "quality.json"

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from ..errors import UserError
-from .judges import MiniWorldJudge
+from .judge import MiniWorldJudge
 from .quality import _rows, direct_prompts, right_parts, table
 
 CHUNK = 125  # pictures drawn between two moves of the progress bar

@@ -165,12 +165,19 @@ class Estimate:
         """`{"value", "n", "low", "high"}`, as the flat records of `evaluate --json` have it."""
         return {"value": self.value, "n": self.n, "low": self.low, "high": self.high}
 
-    def text(self, digits: int = 2, scale: float = 1.0, sign: bool = False) -> str:
-        """`0.84 [0.81–0.86]`; points of a difference of rates with `scale=100, digits=0, sign=True`: `-12 [-20 to -4]`."""
+    def text(self, digits: int | None = 2, scale: float = 1.0, sign: bool = False, unit: str = "") -> str:
+        """`0.84 [0.81–0.86]`; points of a difference of rates with `scale=100, digits=0, sign=True`: `-12 [-20 to -4]`.
+
+        Args:
+            digits: after the point; None writes four significant ones.
+            scale: what all three numbers are multiplied by.
+            sign: write `+` too.
+            unit: written after the value.
+        """
         if self.value is None:
             return "–"
-        form = f"{'+' if sign else ''}.{digits}f"
-        value = format(scale * self.value, form)
+        form = f"{'+' if sign else ''}{'.4g' if digits is None else f'.{digits}f'}"
+        value = format(scale * self.value, form) + unit
         if self.low is None:
             return value
         between = " to " if sign else "–"

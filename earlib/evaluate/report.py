@@ -16,10 +16,10 @@ from .. import __version__
 from ..errors import UserError
 from ..runs import Run
 from .evaluation import format_value
-from .judges import describe, file_version
+from .judge import describe, file_version
 from .layout import Page
+from .pictures import must_veil, veil
 from .study import Case, measure
-from .veil import must_veil, veil
 
 SHOWN = 6  # prompts in a grid of pictures
 

@@ -14,7 +14,8 @@ import numpy as np
 from ..errors import UserError
 from ..runs import plain, read_json, write_json
 from .evaluation import Instruments, Note, evaluate
-from .judges import Judge, MiniWorldJudge, describe, load_judge
+from .judge import Judge, MiniWorldJudge, describe
+from .judges import load_judge
 
 LEAST_PICTURES = 2  # of the concept, for what is measured on them
 EXAMPLES = 6  # captions that are kept to be shown

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..concepts import holds_word
 from .clip import concept_phrases
-from .judges import MiniWorldJudge
+from .judge import MiniWorldJudge
 from .rate import Estimate, Rate
 
 

@@ -155,7 +155,7 @@ def _judge_all(
     batch."""
     from tqdm import tqdm
 
-    from ..evaluate.veil import veil
+    from ..evaluate.pictures import veil
     from ..generators import draw
 
     rows = {row["prompt"]: row for row in _kept_rows(out / "verdicts.jsonl") if (out / row["file"]).is_file()}

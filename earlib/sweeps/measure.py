@@ -113,9 +113,10 @@ def _size(generator, erasure, strength: float) -> float | None:
 
 
 def _measured(generator, row: Row, erasure) -> dict:
-    from ..evaluate.evaluation import Instruments, told_together
+    from ..evaluate.evaluation import Instruments
     from ..evaluate.fidelity import distances
-    from ..evaluate.judges import describe, load_judge
+    from ..evaluate.judge import describe, describe_all
+    from ..evaluate.judges import load_judge
     from ..evaluate.pictures import draw_sets
 
     concept = concept_of(row.concept, row.split)
@@ -148,7 +149,7 @@ def _measured(generator, row: Row, erasure) -> dict:
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
     return {
         "rates": {"concept": rates["test"], "neighbours": rates["neighbour"]},
-        "judge": {"concept": describe(judge), "neighbours": told_together(others.values()) if others else None},
+        "judge": {"concept": describe(judge), "neighbours": describe_all(others.values()) if others else None},
         "kl_drift": drift,
         "clip": means.get("clip_score"),
         "in_prompt": means.get("in_prompt_clip"),

@@ -124,7 +124,8 @@ def reference(profile: str = PROFILE) -> tuple[str, ...]:
 
 def measured(generator, row: Row, erasure) -> dict:
     """As `measure.measure` has it for one concept, of a row of several."""
-    from ..evaluate.evaluation import Instruments, told_together
+    from ..evaluate.evaluation import Instruments
+    from ..evaluate.judge import describe_all
     from ..evaluate.judges import load_judge
     from ..evaluate.pictures import draw_sets
     from .measure import choose, guided_drift
@@ -159,8 +160,8 @@ def measured(generator, row: Row, erasure) -> dict:
             "parts": rates,
         },
         "judge": {
-            "concept": told_together(judges.values()),
-            "neighbours": told_together(others.values()) if others else None,
+            "concept": describe_all(judges.values()),
+            "neighbours": describe_all(others.values()) if others else None,
         },
         "kl_drift": guided_drift(generator, row, benign, erasure) if benign else None,
         "clip": clip and [round(float(clip[0].mean()), 6), len(benign)],
