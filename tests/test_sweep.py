@@ -507,7 +507,7 @@ def test_seeds_are_pooled(tables, model):
     )
     assert compare.told(base, four, "neighbours").endswith(compare.NOT_TOLD)
     first, others = compare.best(frame[frame.recipe.notna()])
-    assert first["windows.length"] == 4 and list(others["windows.length"]) == [4, 8]
+    assert first["windows.length"] == 8 and list(others["windows.length"]) == [4, 8]
     shown = compare.summary(frame, {"windows.length": "W"}, ("direct", "neighbours", "kl_drift", "n", "seeds"))
     assert list(shown.index) == ["base", "4", "8"] and list(shown.columns) == [
         "concept",
