@@ -185,6 +185,10 @@ def rerun(args) -> int:
 
 
 def sweep(args) -> int:
+    if args.check:
+        from .sweeps.check import main as check
+
+        return check(args.names, args.rows, args.jobs, effort=args.effort, folder=args.out)
     from .sweeps.run import main as run
 
     return run(args.names, args.jobs, args.effort, args.dry_run, args.out)

@@ -279,6 +279,10 @@ def parser() -> argparse.ArgumentParser:
         help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N",
     )
     sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
+    sub.add_argument(
+        "--check", action="store_true", help="measure the cheapest row of every table again, and say whether they agree"
+    )
+    sub.add_argument("--rows", type=_count, default=1, metavar="N", help="with --check: N rows of each; default: 1")
 
     sub = command("book", "stage the executed notebooks and build the HTML", model=False)
     sub.add_argument("--profile", default="mini")

@@ -16,6 +16,8 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from . import ROOT
@@ -94,12 +96,12 @@ def read_json(path: str | Path):
 
 
 def append_line(path: str | Path, row: dict) -> None:
-    """Add one JSON line. A kill can cut the last line short: `read_lines` drops such a line, and so does the next one
-    that is added."""
+    """Add one JSON line; several processes may add to one file. A kill can cut the last line short: `read_lines` drops
+    such a line, and so does the next one that is added."""
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "ab+") as file:
+        with locked(path.parent), open(path, "ab+") as file:
             end = file.seek(0, os.SEEK_END)
             if end and not _ends_a_line(file, end):
                 file.seek(0)
@@ -107,6 +109,25 @@ def append_line(path: str | Path, row: dict) -> None:
             file.write((json.dumps(plain(row), ensure_ascii=False) + "\n").encode())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that no other process that asks for it changes a file there meanwhile. Nothing is
+    written; where the file system has no locks, nothing is locked."""
+    handle = None
+    try:
+        import fcntl
+
+        handle = os.open(folder, os.O_RDONLY)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except (ImportError, OSError):
+        pass
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
 
 
 def _ends_a_line(file, end: int) -> bool:

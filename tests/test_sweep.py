@@ -24,12 +24,12 @@ from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import compare, legacy
-from earlib.sweeps.measure import choose, load_model, measure, spot_check
+from earlib.sweeps import check, compare, legacy, run
+from earlib.sweeps.measure import choose, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, concept_of, load_sweeps, weights
 from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import Queues, sweep
-from earlib.sweeps.together import telling_words
+from earlib.sweeps.several import telling_words
 from tests.conftest import tiny_janus
 
 FEW = {"direct": 4, "synonym": 2, "compositional": 2, "indirect": 2, "neighbours": 9, "benign": 3}
@@ -562,6 +562,32 @@ def test_tables_that_cannot_be_read(tables, model):
     assert len(rows("one", **write(measured, tail='{"cut sho'))) == 6, "a line that a kill cut short is dropped"
 
 
+def test_rows_that_disagree_are_named(tables, monkeypatch, capsys):
+    """`sweep --check` measures the cheapest trained row again: seconds may differ, hits may not."""
+    asked, write = tables
+    measured = [row_of(row, seconds_measuring=9.0) for row in asked]
+    measured[4] |= {"seconds": 1.0}  # the cheapest
+    where = write(measured)
+    now = [measured[4] | {"seconds": 99.0, "kl_drift": measured[4]["kl_drift"] + 5e-5}]
+    monkeypatch.setattr(
+        run, "measured_by_workers", lambda asked, jobs: [(row, {"row": now[0]}) for row in asked.values()]
+    )
+    assert check.main(["one"], **where) == 0 and "1 of 1 rows agree" in capsys.readouterr().out
+    now = [measured[4] | {"rates": row_of(asked[4], hits=2)["rates"], "kl_drift": 0.4}]
+    assert check.main(["one"], **where) == 1
+    said = capsys.readouterr()
+    assert "direct: 3 of 4 there, 2 of 4 now; kl_drift: 0.30" in said.err and "0 of 1 rows agree" in said.out
+    with pytest.raises(UserError, match="no sweep 'two'"):
+        check.main(["two"], **where)
+
+
+def test_every_row_that_the_book_asks_for_is_shipped():
+    """Whatever is renamed or moved in the library: the keys of data/sweeps stay."""
+    shipped = {json.loads(line)["key"] for file in (ROOT / "data" / "sweeps").glob("*.jsonl") for line in open(file)}
+    asked = {(name, row.key()) for name, sweep in load_sweeps().items() for row in sweep.rows()}
+    assert not {(name, key) for name, key in asked if key not in shipped} and len(asked) > 1000
+
+
 # ---------------------------------------------------------------- the command
 
 
@@ -632,7 +658,7 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
     before = (out / "one.jsonl").read_bytes()
     assert sweep(["one"], 2, out=out, sweeps=file, model=model) == [] and (out / "one.jsonl").read_bytes() == before
     assert "one: 5 rows, 0 to measure" in capsys.readouterr().out
-    shipped, now = spot_check("one", generator=tiny, folder=out, sweeps=file, model=model)
+    shipped, now = check.spot_check("one", generator=tiny, folder=out, sweeps=file, model=model)
     assert shipped["rates"] == now["rates"] and shipped["kl_drift"] == now["kl_drift"]
 
     file = write_sweeps(

@@ -81,10 +81,10 @@ def rows(*args, **more):
 
 
 def spot_check(*args, **more):
-    """`measure.spot_check`."""
-    from . import measure
+    """`check.spot_check`."""
+    from . import check
 
-    return measure.spot_check(*args, **more)
+    return check.spot_check(*args, **more)
 
 
 def records(frames: dict) -> list[dict]:

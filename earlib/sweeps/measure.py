@@ -1,22 +1,28 @@
-"""Measure one row of a table: train what it asks for, draw its prompts, judge the pictures. What a row holds is in `read.py`."""
+"""Measure one row of a table: train what it asks for, draw its prompts, judge the pictures. What a measured row holds
+stands in `read.py`."""
 
 from __future__ import annotations
 
 import re
 import time
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
 from ..generators.var.config import is_nextscale
-from .plan import ASKED, JOIN, SWEEPS, TABLE_VERSION, Row, chosen, concept_of, load_sweeps, place_of, prompts, weights
-from .read import rows
+from .plan import ASKED, JOIN, TABLE_VERSION, Row, chosen, concept_of, prompts, weights
+from .several import added_up, opened_by_prompts
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..erasure.store import Erasure
 
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
-
-
-# ---------------------------------------------------------------- one row
+LAST = 6  # erasures kept: rows of several strengths follow each other, and rows that are composed of the same parts
+_trained: dict = {}  # training key -> (erasure, seconds of one core)
+_base: dict = {}  # of the last concept and seed: rows that share them follow each other
 
 
 def load_model(model: str):
@@ -28,7 +34,7 @@ def load_model(model: str):
     return load(model, device="cpu")
 
 
-def choose(concept, row: Row) -> dict[tuple[str, str], list[str]]:
+def choose(concept: Concept, row: Row) -> dict[tuple[str, str], list[str]]:
     """The prompts of a row: ("test", kind), ("neighbour", name) or ("benign", "") -> prompts. Seed s takes the s-th n
     of them, round and round."""
     names = list(concept.neighbours)
@@ -44,32 +50,26 @@ def choose(concept, row: Row) -> dict[tuple[str, str], list[str]]:
 def measure(generator, row: Row) -> dict:
     """Train what `row` asks for on its model, loaded as `generator`, and measure it.
 
-    Training that diverges gives a row with `failed`; anything else that is wrong raises UserError.
-    """
-    from .together import measured, opened_by_prompts
+    Returns:
+        dict: a row as `read.py` describes it; with `failed` in place of numbers where training diverged.
 
-    found = {name: getattr(row, name) for name in ASKED}
-    found |= {
-        "key": row.key(),
-        "version": TABLE_VERSION,
-        "weights": weights(row.model),
-        "prompts": prompts(row.concept, row.split),
-    }
+    Raises:
+        UserError: anything else that is wrong.
+    """
+    found = {name: getattr(row, name) for name in ASKED} | {"key": row.key(), "version": TABLE_VERSION}
+    found |= {"weights": weights(row.model), "prompts": prompts(row.concept, row.split)}
     found |= {"fingerprint": generator.fingerprint, "chosen": None if row.recipe is None else chosen(row.preset())}
     erasure = None
     try:
         if row.recipe is not None:
-            erasure, core = _erasure(generator, row)
-            found |= {
-                name: erasure.info.get(name)
-                for name in ("seconds", "seconds_sampling", "windows_trained", "windows_skipped")
-            }
-            found["seconds_core"] = round(core, 2)
-            found["megabytes"] = round(erasure.megabytes, 4)
+            erasure, core = erasure_of(generator, row)
+            for name in ("seconds", "seconds_sampling", "windows_trained", "windows_skipped"):
+                found[name] = erasure.info.get(name)
+            found |= {"seconds_core": round(core, 2), "megabytes": round(erasure.megabytes, 4)}
             found["change_size"] = _size(generator, erasure, row.strength)
             erasure = replace(opened_by_prompts(erasure, row.transport), strength=row.strength)
         began = time.perf_counter()
-        found |= (measured if JOIN in row.concept else _measured)(generator, row, erasure)
+        found |= _measured(generator, row, erasure)
     except UserError as error:
         if not DIVERGED.search(str(error)):
             raise
@@ -77,11 +77,9 @@ def measure(generator, row: Row) -> dict:
     return found | {"seconds_measuring": round(time.perf_counter() - began, 2)}
 
 
-def _erasure(generator, row: Row):
-    """(the erasure that a row asks for, open to all prompts and at strength 1, what training it took of one core in
-    seconds)."""
-    from .together import added_up
-
+def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
+    """(the erasure that a row asks for, open to all prompts and at strength 1; what training it took of one core, in
+    seconds). The LAST ones are kept."""
     if is_nextscale(row.model):
         from ..erasure.scale_methods import erase
     else:
@@ -90,20 +88,21 @@ def _erasure(generator, row: Row):
     key = row.training()
     if key not in _trained:
         if row.form == "composed":
-            parts, cores = zip(*(_erasure(generator, part) for part in row.alone()))
+            parts, cores = zip(*(erasure_of(generator, part) for part in row.alone()))
             made = added_up(parts), sum(cores)
         else:
-            core = time.process_time()
+            began = time.process_time()
             erasure = erase(generator, row.trained_on, row.preset(), seed=row.seed, progress=False)
-            made = erasure, time.process_time() - core
-        while len(_trained) >= KEPT:
+            made = erasure, time.process_time() - began
+        while len(_trained) >= LAST:
             del _trained[next(iter(_trained))]
         _trained[key] = made
     return _trained[key]
 
 
-def _size(generator, erasure, strength: float) -> float | None:
-    """Of the change as it is switched on, by prompts that open it wholly; None for what changes no weights."""
+def _size(generator, erasure: Erasure, strength: float) -> float | None:
+    """Frobenius norm of the change as it is switched on, by prompts that open it wholly; None for what changes no
+    weights."""
     from ..erasure.change import change_size
 
     try:
@@ -112,7 +111,9 @@ def _size(generator, erasure, strength: float) -> float | None:
         return None
 
 
-def _measured(generator, row: Row, erasure) -> dict:
+def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
+    """The numbers of a row. Of several concepts each part is tested with its own prompts and judge, and has as many
+    pictures as one alone; neighbours and benign prompts are those of all parts, without the parts themselves."""
     from ..evaluate.evaluation import Instruments
     from ..evaluate.fidelity import distances
     from ..evaluate.judge import describe, describe_all
@@ -120,49 +121,54 @@ def _measured(generator, row: Row, erasure) -> dict:
     from ..evaluate.pictures import draw_sets
 
     concept = concept_of(row.concept, row.split)
-    sets = choose(concept, row)
-    benign = sets.get(("benign", ""), [])
-    drift = guided_drift(generator, row, benign, erasure) if benign else None
-    twice = {("twice", ""): 2 * benign} if row.fidelity else {}  # the second time with other noise
-    drawn = draw_sets(generator, sets | twice, row.seed, erasure, progress=False)
-    judge = load_judge(concept.judge)
+    parts = {name: concept_of(name, row.split) for name in row.concept.split(JOIN)}
+    judges = {name: load_judge(part.judge) for name, part in parts.items()}
     others = {name: load_judge(spec) for name, spec in concept.neighbour_judges.items()}
-    hits = {
-        which: int((judge if which[0] == "test" else others[which[1]]).shows(drawn[which]).sum())
-        for which in sets
-        if which[0] != "benign"
+    tests = {
+        (name, kind): asked
+        for name, part in parts.items()
+        for (role, kind), asked in choose(part, row).items()
+        if role == "test"
     }
+    rest = {which: asked for which, asked in choose(concept, row).items() if which[0] != "test"}
+    benign = rest.get(("benign", ""), [])
+    twice = {("twice", ""): 2 * benign} if row.fidelity else {}  # the second time with other noise
+    drift = guided_drift(generator, row, benign, erasure) if benign else None
+    drawn = draw_sets(generator, tests | rest | twice, row.seed, erasure, progress=False)
+
+    def counted(judge, which) -> list[int]:
+        return [int(judge.shows(drawn[which]).sum()), len(drawn[which])]
+
+    by_part = {name: {kind: counted(judges[name], (name, kind)) for of, kind in tests if of == name} for name in parts}
+    kinds = dict.fromkeys(kind for _, kind in tests)
     rates = {
-        role: {name: [n, len(sets[r, name])] for (r, name), n in hits.items() if r == role}
-        for role in ("test", "neighbour")
+        kind: [sum(rates[kind][i] for rates in by_part.values() if kind in rates) for i in (0, 1)] for kind in kinds
     }
-    tools = Instruments(judge, fidelity=row.fidelity and bool(benign))
-    means = {}
-    for (metric, *_), (values, *_) in tools.clip_values(
-        concept, drawn, {k: v for (r, k), v in sets.items() if r == "test"}, benign, 1
-    ).items():
-        means[metric] = [round(float(np.mean(values)), 6), len(values)]
+    neighbours = {name: counted(others[name], (role, name)) for role, name in rest if role == "neighbour"}
+    tools = Instruments(next(iter(judges.values())), fidelity=row.fidelity and bool(benign))
+    alone = {kind: asked for (_, kind), asked in tests.items()} if len(parts) == 1 else {}
+    shown = drawn | {("test", kind): drawn[row.concept, kind] for kind in alone}
+    means = {
+        metric: [round(float(np.mean(values)), 6), len(values)]
+        for (metric, *_), (values, *_) in tools.clip_values(concept, shown, alone, benign, 1).items()
+    }
     kid = diversity = None
     if tools.features is not None:
         kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"], 6), len(benign)]
         first, second = np.split(tools.features.features(drawn["twice", ""]), 2)
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
     return {
-        "rates": {"concept": rates["test"], "neighbours": rates["neighbour"]},
-        "judge": {"concept": describe(judge), "neighbours": describe_all(others.values()) if others else None},
+        "rates": {"concept": rates, "neighbours": neighbours} | ({"parts": by_part} if len(parts) > 1 else {}),
+        "judge": {
+            "concept": describe(judges[row.concept]) if len(parts) == 1 else describe_all(judges.values()),
+            "neighbours": describe_all(others.values()) if others else None,
+        },
         "kl_drift": drift,
         "clip": means.get("clip_score"),
         "in_prompt": means.get("in_prompt_clip"),
         "kid": kid,
         "diversity": diversity,
     }
-
-
-# erasures with their seconds, the last ones: rows of several strengths follow each other, and rows that are composed of
-# the same parts
-KEPT = 6
-_trained: dict = {}
-_base: dict = {}  # of the last concept and seed: rows that share them follow each other
 
 
 def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
@@ -199,23 +205,3 @@ def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
     if not np.isfinite(drift):
         raise UserError("the erased model's distributions: infinite or not a number")
     return round(drift, 6)
-
-
-# ---------------------------------------------------------------- a row again
-
-
-def spot_check(name: str, row: dict | None = None, generator=None, **more) -> tuple[dict, dict]:
-    """(a row of the shipped table, the same row measured now). By default the trained row that was quickest; `more`
-    goes to `rows`.
-
-    On the machine that made the table they agree to the last digit, but for seconds; elsewhere rounding may tip a
-    token, and rates agree as two draws do.
-    """
-    if row is None:
-        trained = [r for r in rows(name, **more) if r["recipe"] is not None and "failed" not in r]
-        row = min(trained, key=lambda r: r["seconds"])
-    plan = load_sweeps(more.get("sweeps", SWEEPS))[name].rows(more.get("effort", 1), more.get("model"))
-    asked = next((r for r in plan if r.place() == place_of(row)), None)
-    if asked is None:
-        raise UserError(f"this row is none of those that sweep '{name}' asks for now; take one of table.rows('{name}')")
-    return row, measure(generator or load_model(asked.model), asked)

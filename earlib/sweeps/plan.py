@@ -2,8 +2,8 @@
 
 A sweep is a list of cases; a case is a recipe with settings, and a setting with a list of values is an axis: several
 axes are a product. Each is trained on every concept with every seed, and the base model has a row beside them.
-`table.py` measures a row and reads the tables, `earlib/sweep.py` drives. Several concepts at once are one concept with
-"+" in its name: `together.py`.
+`run.py` fills the tables, `measure.py` measures a row, `read.py` reads. Several concepts at once are one concept with
+"+" in its name (`several.py`).
 """
 
 from __future__ import annotations
@@ -12,42 +12,30 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from .. import ROOT
-from ..concepts import list_concepts, load_concept
+from ..concepts import Concept, list_concepts, load_concept
 from ..errors import UserError, nearest
 from ..generators.var.config import PROFILES as NEXT_SCALE
 from ..generators.var.config import is_nextscale
 from ..runs import read_json
+from .several import JOIN, joined
 
 SWEEPS = ROOT / "book" / "sweeps.yml"
-# among a case's settings: not a field of its recipe, but how much of the trained change is switched on
-STRENGTH = "erasure.strength"
-FORM, TRANSPORT = (
-    "erasure.form",
-    "erasure.transport",
-)  # no fields either: how several concepts are erased at once, and which prompts open the change
-VALUES = {
-    FORM: ("joint", "composed"),
-    TRANSPORT: ("none", "overlap", "similarity"),
-}  # the first of each is what holds without the setting
-JOIN = "+"  # between concepts that are erased at once
+# Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
+# concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
+STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
+VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
 PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
 MODELS = (PROFILE, *NEXT_SCALE)
-ASKED = (
-    "sweep",
-    "label",
-    "concept",
-    "recipe",
-    "settings",
-    "seed",
-    "split",
-)  # fields of a row that say what was asked for
 SPLITS = ("test", "dev", "nonsense")
+ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and
 # measure all tables again. In the key are weights, prompts, recipe, seeds and numbers of pictures; not in it is the
 # code, nor what preservation reads of other concepts.
@@ -63,11 +51,11 @@ class Row:
 
     concept: str
     recipe: str | None  # a preset's name; None is the base model
-    settings: dict  # recipe field -> value
+    settings: dict[str, Any]  # recipe field -> value
     seed: int  # of the training and of the pictures
     # test; dev: the prompts that a recipe is chosen on; nonsense: test, but trained on a word that means nothing
     split: str
-    pictures: dict  # as PICTURES
+    pictures: dict[str, int]  # as PICTURES
     fidelity: bool  # KID and diversity too
     model: str = PROFILE  # a mini profile, or a folder of such a model
     sweep: str = ""  # in whose table it stands, and under which name: these decide no number
@@ -96,24 +84,25 @@ class Row:
         """Of VALUES[TRANSPORT]."""
         return self.settings.get(TRANSPORT, VALUES[TRANSPORT][0])
 
+    def _without(self, *names: str) -> dict[str, Any]:
+        return {name: value for name, value in self.settings.items() if name not in names}
+
     def alone(self) -> list[Row]:
-        """Rows of its concepts by themselves, trained as it asks for, each with a seed of its own: with one for all,
-        they would start from one regulator."""
-        settings = {name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)}
+        """Rows of its concepts by themselves, each with a seed of its own: one for all would start them from one
+        regulator."""
+        settings, parts = self._without(STRENGTH, *VALUES), self.concept.split(JOIN)
         return [
             dataclasses.replace(self, concept=part, settings=settings, seed=self.seed + 100 * i)
-            for i, part in enumerate(self.concept.split(JOIN))
+            for i, part in enumerate(parts)
         ]
 
     def training(self) -> str:
         """The key that all rows share which are trained alike."""
-        return dataclasses.replace(
-            self, settings={name: value for name, value in self.settings.items() if name not in (STRENGTH, TRANSPORT)}
-        ).key()
+        return dataclasses.replace(self, settings=self._without(STRENGTH, TRANSPORT)).key()
 
     @property
-    def trained_on(self):
-        """The concept as it trains: development prompts change what is measured, not what an erasure is trained beside."""
+    def trained_on(self) -> Concept:
+        """The concept as it trains: development prompts change what is measured, not what is trained."""
         return concept_of(self.concept, "test" if self.split == "dev" else self.split)
 
     def preset(self):
@@ -126,12 +115,7 @@ class Row:
             from ..erasure.presets import recipe, with_settings
 
             profile = PROFILE
-        found = recipe(
-            self.recipe,
-            profile,
-            **{name: value for name, value in self.settings.items() if name not in (STRENGTH, *VALUES)},
-        )
-        parts = self.concept.count(JOIN) + 1
+        found, parts = recipe(self.recipe, profile, **self._without(STRENGTH, *VALUES)), self.concept.count(JOIN) + 1
         return with_settings(found, {"pairs": parts * found.pairs}) if parts > 1 and self.form == "joint" else found
 
     def _resolved(self):
@@ -150,22 +134,31 @@ class Row:
         """16 hex digits that change whenever a number of the row could."""
         recipe = None if self.recipe is None else self._resolved()
         fields = None if recipe is None else [type(recipe).__name__, chosen(recipe)]
-        decides = [
-            TABLE_VERSION,
-            weights(self.model),
-            prompts(self.concept, self.split),
-            fields,
-            self.seed,
-            self.pictures,
-            self.fidelity,
-        ]
+        decides = [TABLE_VERSION, weights(self.model), prompts(self.concept, self.split), fields, self.seed]
+        decides += [self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
-        decides += [
-            value
-            for name, value in ((FORM, self.form), (TRANSPORT, self.transport))
-            if self.recipe is not None and value != VALUES[name][0]
-        ]
+        if recipe is not None:
+            decides += [
+                value for name, value in ((FORM, self.form), (TRANSPORT, self.transport)) if value != VALUES[name][0]
+            ]
         return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:16]
+
+    def check(self) -> None:
+        """Raise UserError, one line, for a recipe, field or value that cannot be."""
+        if not (_number(self.settings.get(STRENGTH, 1)) and self.strength >= 0):
+            raise UserError(f"{STRENGTH} is a number from 0, not {self.settings[STRENGTH]!r}")
+        for name, values in VALUES.items():
+            if (value := self.settings.get(name, values[0])) not in values:
+                raise UserError(f"unknown {name} '{value}'; {nearest(str(value), values)}")
+        if is_nextscale(self.model) and {FORM, TRANSPORT} & set(self.settings):
+            raise UserError(
+                f"changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out"
+            )
+        recipe = self.preset()
+        if (self.settings.get(FORM) == "composed" or self.transport != "none") and not getattr(recipe, "rank", 0):
+            raise UserError(
+                "adapters can be composed and opened by prompt, and nothing else; give it a rank (1 is a membrane)"
+            )
 
 
 @dataclass(frozen=True)
@@ -186,52 +179,28 @@ class Sweep:
     def rows(self, effort: int = 1, model: str | None = None) -> list[Row]:
         """Every row of the table, those of one concept and seed together, the base model's first. `effort` multiplies
         pictures and seeds."""
-        seeds = [*self.seeds, *(s for s in range(len(self.seeds) * (effort + 1)) if s not in self.seeds)][
-            : effort * len(self.seeds)
-        ]
-        pictures = {
-            kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in (PICTURES | self.pictures).items()
-        }
-        cells = [(None, "base", {})]
-        for case in self.cases:
-            axes = [
-                [(name, v) for v in (values if isinstance(values, list) else [values])]
-                for name, values in case.get("settings", {}).items()
-            ]
-            cells += [
-                (case["recipe"], case.get("label", case["recipe"]), dict(cell)) for cell in itertools.product(*axes)
-            ]
+        more = [seed for seed in range(len(self.seeds) * (effort + 1)) if seed not in self.seeds]
+        seeds = [*self.seeds, *more][: effort * len(self.seeds)]
+        asked = (PICTURES | self.pictures).items()
+        pictures = {kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in asked}
+        shared = {"split": self.split, "pictures": pictures, "fidelity": self.fidelity}
+        shared |= {"model": model or self.model, "sweep": self.name}
         return [
-            Row(
-                concept,
-                recipe,
-                settings,
-                seed,
-                self.split,
-                pictures,
-                self.fidelity,
-                model or self.model,
-                self.name,
-                label,
-            )
-            for concept, seed, (recipe, label, settings) in itertools.product(self.concepts, seeds, cells)
+            Row(concept, recipe, settings, seed, label=label, **shared)
+            for concept, seed, (recipe, label, settings) in itertools.product(self.concepts, seeds, self._cells())
         ]
 
-
-def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
-    """The sweeps by name. UserError, one line, for what is unknown, missing, of a wrong type, or a recipe that is none:
-    before anything is measured."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{short(file)}: there is no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{short(file)}: not valid YAML ({' '.join(str(error).split())})") from None
-    if not isinstance(content, dict) or not content:
-        raise UserError(f"{short(file)}: must hold sweeps, NAME: {{question, concepts, cases, ...}}")
-    return {str(name): _sweep(str(name), entry, f"{short(file)}: sweep '{name}'") for name, entry in content.items()}
+    def _cells(self) -> list[tuple[str | None, str, dict]]:
+        """(recipe, label, settings) of the base model and of each point of each case."""
+        cells: list[tuple[str | None, str, dict]] = [(None, "base", {})]
+        for case in self.cases:
+            settings = case.get("settings", {}).items()
+            axes = [
+                [(name, v) for v in (values if isinstance(values, list) else [values])] for name, values in settings
+            ]
+            label = case.get("label", case["recipe"])
+            cells += [(case["recipe"], label, dict(cell)) for cell in itertools.product(*axes)]
+        return cells
 
 
 def place_of(measured: dict) -> tuple[str, str, str]:
@@ -239,10 +208,49 @@ def place_of(measured: dict) -> tuple[str, str, str]:
     return measured["key"], measured["label"], json.dumps(measured["settings"])
 
 
-def _sweep(name: str, entry, where: str) -> Sweep:
+# ---------------------------------------------------------------- the file, checked
+
+
+def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
+    """The sweeps by name. UserError, one line, for what is unknown, missing, of a wrong type, or a recipe that is none:
+    before anything is measured."""
+    import yaml
+
+    where = short(file)
+    try:
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{where}: there is no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{where}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{where}: must hold sweeps, NAME: {{question, concepts, cases, ...}}")
+    sweeps = {}
+    for name, entry in content.items():
+        try:
+            sweeps[str(name)] = _sweep(str(name), entry)
+        except UserError as error:
+            raise UserError(f"{where}: sweep '{name}': {error}") from None
+    return sweeps
+
+
+def _sweep(name: str, entry: object) -> Sweep:
     known = [f.name for f in dataclasses.fields(Sweep) if f.name != "name"]
-    _fields(entry, known, ("question", "concepts", "cases"), where)
-    sweep = Sweep(name, **entry)
+    sweep = Sweep(name, **_fields(entry, known, ("question", "concepts", "cases")))
+    _check_types(sweep)
+    _check_names(sweep)
+    for number, case in enumerate(sweep.cases, 1):
+        try:
+            settings = _fields(case, ("recipe", "label", "settings"), ("recipe",)).get("settings", {})
+            if not isinstance(settings, dict) or [] in settings.values():
+                raise UserError(f"settings are FIELD: VALUE or FIELD: [VALUES], not {settings!r}")
+        except UserError as error:
+            raise UserError(f"case {number}: {error}") from None
+    _check_rows(sweep)
+    return sweep
+
+
+def _check_types(sweep: Sweep) -> None:
     right = {
         "concepts": _list_of(str, sweep.concepts),
         "seeds": _list_of(int, sweep.seeds) and min(sweep.seeds) >= 0,
@@ -253,68 +261,71 @@ def _sweep(name: str, entry, where: str) -> Sweep:
     }
     for part, fine in right.items():
         if not fine:
-            raise UserError(f"{where}: {part} cannot be {getattr(sweep, part)!r}")
-    for value, options, what in (
-        *((part, list_concepts(PROFILE), "concept") for concept in sweep.concepts for part in concept.split(JOIN)),
-        *((kind, PICTURES, "kind of picture") for kind in sweep.pictures),
-        (sweep.split, SPLITS, "split"),
-        (sweep.model, MODELS, "model"),
-    ):
+            raise UserError(f"{part} cannot be {getattr(sweep, part)!r}")
+
+
+def _check_names(sweep: Sweep) -> None:
+    known = list_concepts(PROFILE)
+    names = [(part, known, "concept") for concept in sweep.concepts for part in concept.split(JOIN)]
+    names += [(kind, PICTURES, "kind of picture") for kind in sweep.pictures]
+    for value, options, what in (*names, (sweep.split, SPLITS, "split"), (sweep.model, MODELS, "model")):
         if value not in options:
-            raise UserError(f"{where}: unknown {what} '{value}'; {nearest(value, options)}")
-    for parts in (concept.split(JOIN) for concept in sweep.concepts):
+            raise UserError(f"unknown {what} '{value}'; {nearest(value, options)}")
+    for concept in sweep.concepts:
+        parts = concept.split(JOIN)
         if len(set(parts)) < len(parts):
-            raise UserError(f"{where}: concept '{JOIN.join(parts)}' joins one with itself; name each once")
+            raise UserError(f"concept '{concept}' joins one with itself; name each once")
         if len(parts) > 1 and sweep.fidelity:
             raise UserError(
-                f"{where}: fidelity compares with pictures without one concept, and '{JOIN.join(parts)}' is {len(parts)}; leave it out"
+                f"fidelity compares with pictures without one concept, and '{concept}' is {len(parts)}; leave it out"
             )
-    for number, case in enumerate(sweep.cases, 1):
-        _fields(case, ("recipe", "label", "settings"), ("recipe",), f"{where}: case {number}")
-        if not isinstance(case.get("settings", {}), dict) or [] in case.get("settings", {}).values():
-            raise UserError(
-                f"{where}: case {number}: settings are FIELD: VALUE or FIELD: [VALUES], not {case['settings']!r}"
-            )
+
+
+def _check_rows(sweep: Sweep) -> None:
+    """No row twice; each case once by `Row.check`, as seeds and concepts change nothing about it."""
     seen = set()
     for row in sweep.rows():
         if str(row) in seen:
-            raise UserError(f"{where}: asks twice for {row}; give one of them another label")
+            raise UserError(f"asks twice for {row}; give one of them another label")
         seen.add(str(row))
         if row.recipe is not None and row.concept == sweep.concepts[0] and row.seed == sweep.seeds[0]:
-            if not (_number(row.settings.get(STRENGTH, 1)) and row.strength >= 0):
-                raise UserError(f"{where}: {row.label}: {STRENGTH} is a number from 0, not {row.settings[STRENGTH]!r}")
-            for name, values in VALUES.items():
-                if row.settings.get(name, values[0]) not in values:
-                    raise UserError(
-                        f"{where}: {row.label}: unknown {name} '{row.settings[name]}'; {nearest(str(row.settings[name]), values)}"
-                    )
-            if is_nextscale(sweep.model) and {FORM, TRANSPORT} & set(row.settings):
-                raise UserError(
-                    f"{where}: {row.label}: changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out"
-                )
             try:
-                recipe = row.preset()
+                row.check()
             except UserError as error:
-                raise UserError(f"{where}: {row.label}: {error}") from None
-            if {row.settings.get(name, values[0]) for name, values in VALUES.items()} - {
-                "joint",
-                "none",
-            } and not getattr(recipe, "rank", 0):
-                raise UserError(
-                    f"{where}: {row.label}: adapters can be composed and opened by prompt, and nothing else; give it a rank (1 is a membrane)"
-                )
-    return sweep
+                raise UserError(f"{row.label}: {error}") from None
+
+
+def _fields(value: object, known: Iterable[str], needed: Iterable[str]) -> dict:
+    if not isinstance(value, dict):
+        raise UserError(f"must hold {', '.join(known)}")
+    for name in value:
+        if name not in known:
+            raise UserError(f"unknown field '{name}'; {nearest(str(name), known)}")
+    for name in needed:
+        if name not in value:
+            raise UserError(f"field '{name}' is missing")
+    return value
+
+
+def _list_of(kind: type, value: object) -> bool:
+    fine = isinstance(value, list) and bool(value)
+    return fine and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
+
+
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# ---------------------------------------------------------------- what a key hangs on
 
 
 @lru_cache
-def concept_of(name: str, split: str = "test"):
+def concept_of(name: str, split: str = "test") -> Concept:
     """The concept as it is measured: with its test prompts, with development prompts, or with pairs of nonsense.
     Several, "church+boat", as one."""
     from ..miniworld.development import development, nonsense
 
     if JOIN in name:
-        from .together import joined
-
         return joined([concept_of(part, split) for part in name.split(JOIN)])
     concept = load_concept(name, PROFILE)
     return {"dev": development, "nonsense": nonsense}.get(split, lambda same: same)(concept)
@@ -377,29 +388,6 @@ def chosen(thing) -> dict:
         if value != default:
             found[f.name] = chosen(value) if dataclasses.is_dataclass(value) else value
     return found
-
-
-def _fields(value, known, needed, where: str) -> None:
-    if not isinstance(value, dict):
-        raise UserError(f"{where}: must hold {', '.join(known)}")
-    for name in value:
-        if name not in known:
-            raise UserError(f"{where}: unknown field '{name}'; {nearest(str(name), known)}")
-    for name in needed:
-        if name not in value:
-            raise UserError(f"{where}: field '{name}' is missing")
-
-
-def _list_of(kind, value) -> bool:
-    return (
-        isinstance(value, list)
-        and bool(value)
-        and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
-    )
-
-
-def _number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def short(path: Path) -> str:

@@ -1,14 +1,11 @@
-"""The command `sweep`: measure what book/sweeps.yml asks for and its tables lack, several rows side by side; killed, it
+"""The command `sweep`: measure what book/sweeps.yml asks for and the tables lack, several rows side by side; killed, it
 goes on.
 
-What is asked for is in `evaluate/plan.py`, how a row is measured in `measure.py`. Here: which rows are missing,
-who measures which, the files:
-
     DIR/NAME.jsonl    one JSON line a row, added as soon as it is measured; put into the plan's order when the sweep is
-    complete
+                      complete
 
 Rows are known by their keys: one that stands in any table of DIR is never measured again, and one that nobody asks for
-any more is dropped.
+any more is dropped. Two commands may fill one table at once.
 """
 
 from __future__ import annotations
@@ -20,15 +17,15 @@ import signal
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from ..runs import append_line, read_lines, write_text
-from .plan import ASKED, SWEEPS, Row, load_sweeps, place_of, short
-from .read import is_row as _is_row
-from .read import table_folder
+from ..runs import append_line, locked, read_lines, write_text
+from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of, short
+from .read import is_row, table_folder
 
 TASK = "the same command goes on"
 
@@ -61,25 +58,24 @@ class Table:
     def read(self) -> None:
         there = read_lines(self.file)
         self.lines = len(there)
-        self.found |= {place_of(row): row for row in there if _is_row(row) and place_of(row) in self.asked}
+        self.found |= {place_of(row): row for row in there if is_row(row) and place_of(row) in self.asked}
 
     def tidy(self) -> None:
         """Put the rows into the plan's order, without those that nobody asks for."""
-        self.read()  # another process may have added to it
-        found = [self.found[place] for place in self.asked if place in self.found]
-        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
-        if self.file.exists() and self.file.read_text(encoding="utf-8") != text:
-            write_text(self.file, text)
+        with locked(self.file.parent):  # another process may be adding to it
+            self.read()
+            found = [self.found[place] for place in self.asked if place in self.found]
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+            if self.file.exists() and self.file.read_text(encoding="utf-8") != text:
+                write_text(self.file, text)
 
 
-def read_tables(plan: dict, names, folder: Path, effort: int, model: str | None) -> dict[str, Table]:
-    """The tables of `names`; nothing is written."""
-    tables = {}
+def selected(names, plan: dict[str, Sweep], sweeps: Path = SWEEPS) -> list[str]:
+    """Those of `names` in the plan's order; all of them if none is named. UserError for an unknown one."""
     for name in names:
-        table = Table(folder / f"{name}.jsonl", {row.place(): row for row in plan[name].rows(effort, model)})
-        table.read()
-        tables[name] = table
-    return tables
+        if name not in plan:
+            raise UserError(f"no sweep '{name}' in {short(sweeps)}; {nearest(name, plan)}")
+    return [name for name in plan if not names or name in names]
 
 
 def sweep(
@@ -91,22 +87,33 @@ def sweep(
     sweeps: Path = SWEEPS,
     model: str | None = None,
 ) -> list[str]:
-    """Fill the tables of `names` (all, if none is named) in `out`; returns one line for each row that could not be
-    measured.
+    """Fill the tables of `names` (all, if none is named) in `out`.
 
-    `jobs` processes of one thread each share the rows. `model` is another than the sweeps name: a profile, or a folder
-    of a mini model. Raises UserError for whatever can be known to be wrong before anything runs, and if a process dies.
+    Args:
+        jobs: processes of one thread each, which share the rows.
+        effort: factor on pictures and seeds.
+        dry_run: say what would be measured, and measure nothing.
+        out: folder of the tables; None: `table_folder(effort)`.
+        model: another than the sweeps name: a profile, or a folder of a mini model.
+
+    Returns:
+        list[str]: a line for each row that could not be measured.
+
+    Raises:
+        UserError: whatever can be known to be wrong before anything runs; a process died.
     """
     plan = load_sweeps(sweeps)
-    for name in names:
-        if name not in plan:
-            raise UserError(f"no sweep '{name}' in {short(sweeps)}; {nearest(name, plan)}")
-    names = [name for name in plan if not names or name in names]
+    names = selected(names, plan, sweeps)
     folder = Path(out) if out else table_folder(effort)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --out names the folder of the tables")
-    tables = read_tables(plan, names, folder, effort, model)
-    elsewhere = {row["key"]: row for file in sorted(folder.glob("*.jsonl")) for row in read_lines(file) if _is_row(row)}
+    tables = {
+        name: Table(folder / f"{name}.jsonl", {row.place(): row for row in plan[name].rows(effort, model)})
+        for name in names
+    }
+    for table in tables.values():
+        table.read()
+    elsewhere = {row["key"]: row for file in sorted(folder.glob("*.jsonl")) for row in read_lines(file) if is_row(row)}
     pending: dict[str, Row] = {}  # by key, in the order of the plan
     for table in tables.values():
         for key, row in table.missing.items():
@@ -115,20 +122,10 @@ def sweep(
     for name, table in tables.items():
         surplus = table.lines - len(table.found)
         note = f"; {surplus} lines that it does not ask for" if surplus else ""
-        print(
-            f"{name}: {len(table.asked)} rows, {sum(row.sweep == name for row in pending.values())} to measure{note}",
-            flush=True,
-        )
+        to_measure = sum(row.sweep == name for row in pending.values())
+        print(f"{name}: {len(table.asked)} rows, {to_measure} to measure{note}", flush=True)
     if dry_run:
-        took = [
-            row["seconds_measuring"] + (row.get("seconds") or 0)
-            for row in elsewhere.values()
-            if "seconds_measuring" in row
-        ]
-        if pending and took:
-            print(
-                f"about {_span(sum(took) / len(took) * len(pending) / jobs)} for {len(pending)} rows, by what {len(took)} rows took"
-            )
+        _say_how_long(pending, elsewhere.values(), jobs)
         return []
     for table in tables.values():
         table.tidy()
@@ -136,19 +133,25 @@ def sweep(
             if key in elsewhere:
                 table.add(elsewhere[key])
     troubles = []
-    for row, answer in _measured(pending, jobs):
+    for row, answer in measured_by_workers(pending, jobs):
         if "error" in answer:
             troubles.append(f"{row.sweep}: {row}: {answer['error']}")
         elif answer["row"]["key"] not in pending:
-            troubles.append(
-                f"{row.sweep}: {row}: its recipe, prompts or weights were changed while it was measured; run it again"
-            )
+            changed = "its recipe, prompts or weights were changed while it was measured; run it again"
+            troubles.append(f"{row.sweep}: {row}: {changed}")
         else:
             for table in tables.values():
                 table.add(answer["row"])
     for table in tables.values():
         table.tidy()
     return troubles
+
+
+def _say_how_long(pending: dict[str, Row], measured, jobs: int) -> None:
+    took = [row["seconds_measuring"] + (row.get("seconds") or 0) for row in measured if "seconds_measuring" in row]
+    if pending and took:
+        span = _span(sum(took) / len(took) * len(pending) / jobs)
+        print(f"about {span} for {len(pending)} rows, by what {len(took)} rows took")
 
 
 def main(names=(), jobs: int = 2, effort: int = 1, dry_run: bool = False, out: Path | None = None) -> int:
@@ -186,7 +189,7 @@ class Queues:
         return (group, self.groups[group].popleft()) if self.groups.get(group) else (None, None)
 
 
-def _measured(pending: dict[str, Row], jobs: int):
+def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Row, dict]]:
     """Yields (row, answer) as they come: {"row": what was measured} or {"error": a line}."""
     from tqdm import tqdm
 
