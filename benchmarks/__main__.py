@@ -62,7 +62,7 @@ def drawing(generator, counts: list[int], rival: bool) -> list[dict]:
 
     def add(case, n, seconds, memory=None):
         length = generator.encode(some_prompts(generator, n)).ids_BP.shape[1]
-        least = floor.drawing_seconds(sizes, machine, n, length, generator.num_image_tokens)
+        least = floor.drawing_seconds(sizes, machine, n, length, generator.num_codes)
         rows.append(
             {
                 "what": "drawing",
@@ -118,7 +118,7 @@ def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[d
 
     def add(case, n, seconds, trained, memory=None, agree=None):
         length = generator.encode([concept.pairs[0].target]).ids_BP.shape[1]
-        least = floor.erasing_seconds(sizes, machine, n, length, generator.num_image_tokens, r.windows.length, trained)
+        least = floor.erasing_seconds(sizes, machine, n, length, generator.num_codes, r.windows.length, trained)
         row = {
             "what": f"erasing, {recipe_name}",
             "case": case,

@@ -30,7 +30,7 @@ def plain_ear(generator, pairs, recipe, seed: int) -> dict[str, torch.Tensor]:
     The sum of a window's losses is stepped on at its end. Returns the trained tensors.
     """
     student, optimizer = _student(generator, recipe)
-    T = generator.num_image_tokens
+    T = generator.num_codes
     for i, pair in enumerate(pairs):
         texts = {"concept": pair.target, "replacement": pair.replacement, "origin": pair.replacement}
         seeds = {
@@ -76,7 +76,7 @@ def released_loop(generator, pairs, recipe, seed: int) -> tuple[dict[str, torch.
     """The authors' loop (github.com/immc-lab/ear): after the first step every call sees one image token. Returns
     trained tensors, loss of each window."""
     student, optimizer = _student(generator, recipe)
-    tok, T = generator.tokenizer, generator.num_image_tokens
+    tok, T = generator.tokenizer, generator.num_codes
     losses = []
     for i, pair in enumerate(pairs):
         ids = tok(pair.target)["input_ids"]

@@ -44,16 +44,16 @@ def erase(args) -> None:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
     from .erasure.scale_methods import refuse
-    from .generators.var.config import is_nextscale
+    from .generators.load import family_of
 
-    if is_nextscale(args.model):
+    if family_of(args.model) == "next-scale":
         from .erasure.scale_methods import erase as train
         from .erasure.scale_methods import recipe, with_settings
     else:
         refuse(args.recipe or "ear")
         from .erasure import erase as train
         from .erasure.presets import recipe, with_settings
-    name = args.recipe or ("s-vare" if is_nextscale(args.model) else "ear")
+    name = args.recipe or ("s-vare" if family_of(args.model) == "next-scale" else "ear")
     with_settings(recipe(name), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
     settings = with_settings(recipe(name, generator.profile), args.set)
@@ -211,9 +211,8 @@ def _concept_of_mini(args):
     """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when
     they are loaded."""
     from .concepts import load_concept
-    from .generators.var.config import PROFILES
 
-    return load_concept(args.concept, "mini") if args.model in ("mini", *PROFILES) else None
+    return load_concept(args.concept, "mini") if args.model in ("mini", "mini-var", "mini-var-vq") else None
 
 
 def _load(args):
@@ -228,9 +227,9 @@ def _load(args):
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
-    from .generators.var.config import is_nextscale
+    from .generators.load import family_of
 
-    if is_nextscale(args.model):
+    if family_of(args.model) == "next-scale":
         return _load_nextscale(args, folders)
     from .erasure.store import Erasure, NoErasure
     from .generators import load_generator
@@ -262,9 +261,9 @@ def _load_nextscale(args, folders: list):
     from .erasure.compose import compose
     from .erasure.scale_store import NextScaleErasure
     from .erasure.store import NoErasure
-    from .generators.var.generator import load_nextscale
+    from .generators import load_generator
 
-    generator = load_nextscale(args.model, device=args.device, dtype=args.dtype)
+    generator = load_generator(args.model, device=args.device, dtype=args.dtype)
     erasures = [NextScaleErasure.load(folder, generator) for folder in folders]
     return generator, NoErasure() if not erasures else erasures[0] if len(erasures) == 1 else compose(erasures)
 

@@ -69,7 +69,7 @@ def sizes_of(model, image_tokens: int, codes: int, caption_parts: tuple[str, ...
 
 def sizes_of_generator(generator) -> Sizes:
     """Sizes of a loaded generator."""
-    return sizes_of(generator.model, generator.num_image_tokens, generator.codebook_size)
+    return sizes_of(generator.model, generator.num_codes, generator.codebook_size)
 
 
 def bytes_of(dtype) -> int:

@@ -30,10 +30,7 @@ FAST = {"lr": 1e-3, "windows.length": 4}
 @pytest.fixture(scope="module")
 def tokens(generator):
     return torch.randint(
-        0,
-        generator.codebook_size,
-        (len(PROMPTS), generator.num_image_tokens),
-        generator=torch.Generator().manual_seed(0),
+        0, generator.codebook_size, (len(PROMPTS), generator.num_codes), generator=torch.Generator().manual_seed(0)
     )
 
 

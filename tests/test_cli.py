@@ -227,16 +227,14 @@ def test_check_folder_leaves_nothing(tmp_path):
 
 
 @pytest.fixture
-def painter(monkeypatch):
+def painter():
     """Stands in for a generator: a picture is two bytes of its seed. `painter.calls` holds the batches of prompts
     drawn."""
     import torch
 
-    import earlib.generators.sampling as sampling
-
     calls = []
 
-    def sample_batches(generator, prompts, seeds, guidance, batch_size, progress):
+    def sample_batches(prompts, seeds, guidance, batch_size, progress):
         batch_size = batch_size or 64
         for start in range(0, len(prompts), batch_size):
             rows = list(range(start, min(start + batch_size, len(prompts))))
@@ -248,9 +246,14 @@ def painter(monkeypatch):
     def decode(tokens):
         return tokens.to(torch.uint8)[:, :, None, None].expand(-1, -1, 4, 3).numpy()
 
-    monkeypatch.setattr(sampling, "sample_batches", sample_batches)
     return SimpleNamespace(
-        calls=calls, name="mini", guidance=3.0, fingerprint="0" * 16, decode=decode, steering=None, gates=None
+        calls=calls,
+        name="mini",
+        guidance=3.0,
+        fingerprint="0" * 16,
+        steering=None,
+        sample_batches=sample_batches,
+        decode=decode,
     )
 
 

@@ -10,9 +10,8 @@ import torch
 from earlib.erasure import erase
 from earlib.erasure.train import train
 from earlib.errors import UserError
-from earlib.generators.base import Past
+from earlib.generators.base import Past, fingerprint
 from earlib.generators.emu3 import Emu3Generator
-from earlib.generators.janus import fingerprint
 from earlib.generators.sampling import slab_cache
 
 from .conftest import tiny_emu3
@@ -146,7 +145,7 @@ def test_the_released_loop_of_janus_is_refused(generator):
 
 
 def test_captions_equal_transformers_own(generator):
-    tokens = torch.randint(0, generator.codebook_size, (3, generator.num_image_tokens))
+    tokens = torch.randint(0, generator.codebook_size, (3, generator.num_codes))
     pictures = generator.decode(tokens)
     ours = generator.caption(pictures, "what is this ?", max_new_tokens=12)
     processor = generator.processor

@@ -112,7 +112,7 @@ def test_erasure_off_is_the_base_model_bit_for_bit(generator):
     before = {n: (p.data_ptr(), p.clone()) for n, p in generator.trunk.named_parameters()}
     erasure = erase(generator, CONCEPT, with_length(FAST, 4), progress=False)
     with erasure.on(generator):
-        tokens = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
+        tokens = torch.zeros(1, generator.num_codes, dtype=torch.long)
         changed = generator.hidden_states(generator.encode(["a church"]), tokens)
     for name, p in generator.trunk.named_parameters():
         assert p.data_ptr() == before[name][0] and torch.equal(p, before[name][1]), name

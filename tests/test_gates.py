@@ -52,10 +52,9 @@ def small(name: str, **settings):
 
 def logits(generator, prompt="a church", erasure=None, guidance=3.0):
     """The guided logits of a fixed picture, [1, T, V]: what drawing would see."""
-    from earlib.evaluate.drift import log_probabilities
-
-    tokens_1T = torch.arange(generator.num_image_tokens)[None] % generator.codebook_size
-    return next(log_probabilities(generator, [prompt], tokens_1T, erasure, guidance))[1]
+    tokens_1T = torch.arange(generator.num_codes)[None] % generator.codebook_size
+    with erasure.on(generator) if erasure else nullcontext():
+        return generator.log_probabilities([prompt], tokens_1T, guidance)[:, :, 0]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_a_null_concept_is_a_no_op_where_a_method_compares_like_with_like(name):
         assert moved.abs().max() > 1e-3, f"{name} compares like with like now: take it out of MOVE_ANYWAY"
     else:  # Adam makes steps of its full length from rounding errors, so that the loss itself is looked at too
         lesson = lessons(generator, concept.pairs, r, 0)[0](nullcontext)
-        assert lesson.losses(0, generator.num_image_tokens).abs().max() < 1e-6
+        assert lesson.losses(0, generator.num_codes).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("name", [n for n in PRESETS if n not in GUIDING])
@@ -115,7 +114,7 @@ def test_the_prompt_matters_to_the_last_window_of_training(name):
     found = []
     for target in ("a red church on a hill", "a blue church on a hill"):
         lesson = lessons(generator, (PromptPair(target, "a red house on a hill"),), r, 0)[0](nullcontext)
-        T = generator.num_image_tokens
+        T = generator.num_codes
         for part in (
             "tokens_RT",
             "target_RTD",
@@ -162,7 +161,7 @@ def test_words_only_leaves_blanked_prompts_alone(erasures):
     """What acts where words stand cannot touch the unconditional row, whatever it was trained to do."""
     generator, erasure = erasures("esd-x")
     null = generator.null_like(generator.encode(["a red church on a hill"]))
-    tokens_1T = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
+    tokens_1T = torch.zeros(1, generator.num_codes, dtype=torch.long)
     base = generator.hidden_states(null, tokens_1T)
     with erasure.on(generator):
         assert torch.equal(generator.hidden_states(null, tokens_1T), base)

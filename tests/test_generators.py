@@ -90,9 +90,9 @@ def test_the_static_step_can_be_recorded(generator):
 def test_a_given_prefix_is_continued(generator):
     seeds = picture_seeds(0, default_keys(PROMPTS))
     whole = generator.sample(PROMPTS, seeds)
-    for length in (0, 1, 7, generator.num_image_tokens):
-        assert torch.equal(generator.sample(PROMPTS, seeds, prefix=whole[:, :length], batch_size=2), whole)
-    other = generator.sample(PROMPTS, seeds, prefix=whole[[1, 2, 0], :8])
+    for length in (0, 1, 7, generator.num_codes):
+        assert torch.equal(generator.sample(PROMPTS, seeds, given=whole[:, :length], batch_size=2), whole)
+    other = generator.sample(PROMPTS, seeds, given=whole[[1, 2, 0], :8])
     assert torch.equal(other[:, :8], whole[[1, 2, 0], :8]) and not torch.equal(other[:, 8:], whole[:, 8:])
 
 
@@ -113,7 +113,7 @@ def test_guidance_one_is_plain_sampling(generator):
 
 
 def test_windows_of_a_past_give_the_states_of_the_whole(generator):
-    tokens = torch.randint(0, generator.codebook_size, (3, generator.num_image_tokens))
+    tokens = torch.randint(0, generator.codebook_size, (3, generator.num_codes))
     batch = generator.encode(PROMPTS)
     whole = generator.hidden_states(batch, tokens)
     past = Past()
@@ -122,14 +122,14 @@ def test_windows_of_a_past_give_the_states_of_the_whole(generator):
 
 
 def test_left_padding_changes_nothing(generator):
-    tokens = torch.randint(0, generator.codebook_size, (1, generator.num_image_tokens))
+    tokens = torch.randint(0, generator.codebook_size, (1, generator.num_codes))
     alone = generator.hidden_states(generator.encode(PROMPTS[1:2]), tokens)
     padded = generator.hidden_states(generator.encode(PROMPTS)[1:2], tokens)
     torch.testing.assert_close(alone, padded, atol=2e-5, rtol=1e-4)
 
 
 def test_the_prompt_reaches_the_last_token(generator):
-    tokens = torch.randint(0, generator.codebook_size, (1, generator.num_image_tokens))
+    tokens = torch.randint(0, generator.codebook_size, (1, generator.num_codes))
     a, b = (generator.hidden_states(generator.encode([p]), tokens)[:, -1] for p in ("a red church", "a blue church"))
     assert (a - b).abs().max() > 1e-3
 
@@ -161,7 +161,7 @@ def test_noise_samples_the_softmax():
 
 
 def test_decode_formula_and_round_trip(generator):
-    tokens = torch.randint(0, generator.codebook_size, (2, generator.num_image_tokens))
+    tokens = torch.randint(0, generator.codebook_size, (2, generator.num_codes))
     images = generator.decode(tokens)
     side = generator.grid[0] * 4
     assert images.shape == (2, side, side, 3) and images.dtype == np.uint8
@@ -186,6 +186,6 @@ def test_fingerprint_changes_with_any_weight():
     assert a.fingerprint == b.fingerprint
     with torch.no_grad():
         b.trunk.layers[1].mlp.up_proj.weight[0, 0] += 1
-    from earlib.generators.janus import fingerprint
+    from earlib.generators.base import fingerprint
 
     assert fingerprint(b.model) != a.fingerprint

@@ -16,9 +16,9 @@ from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.erasure.scale_train import tensor_names
 from earlib.errors import UserError
 from earlib.generators.files.infinity import load_infinity
-from earlib.generators.var.config import NextScaleConfig, is_nextscale
+from earlib.generators.load import family_of, load_generator
+from earlib.generators.var.config import NextScaleConfig
 from earlib.generators.var.draw import draw_batch, guided
-from earlib.generators.var.generator import load_nextscale
 from earlib.generators.var.infinity import SCHEDULE, InfinityTrunk
 
 WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 48, 8, 96, 2, 8
@@ -418,11 +418,11 @@ def test_missing_and_broken_files_are_one_line(folder, tmp_path, capfd):
         load_infinity(place, PIXELS)
     with pytest.raises(UserError, match="pixels a side, not of 10"):
         load_infinity(folder, 10)
-    assert is_nextscale(folder)
+    assert family_of(folder) == "next-scale"
     with pytest.raises(
         UserError, match="pixels a side, not of 1024"
     ):  # the small one has two levels: 1024 pixels would be 512 cells
-        load_nextscale(folder)
+        load_generator(folder)
     with pytest.raises(UserError, match="the encoder of Infinity's tokenizer is not read"):
         load_infinity(folder, PIXELS).tokenize(np.zeros((1, 8, 8, 3), np.uint8))
     assert (

@@ -318,7 +318,7 @@ class Gpu:
 
     def __init__(self, generator, monkeypatch, free):
         self.__dict__ |= {
-            k: getattr(generator, k) for k in ("model", "name", "num_image_tokens", "codebook_size", "dtype", "device")
+            k: getattr(generator, k) for k in ("model", "name", "num_codes", "codebook_size", "dtype", "device")
         }
         monkeypatch.setattr(device, "free_memory", lambda *_: free)
 

@@ -283,30 +283,28 @@ def test_nll_is_that_of_drawing_token_by_token(generator, tokens):
         batch = generator.encode(PROMPTS)
         batch, past, total = generator.null_like(batch) if null else batch, Past(), torch.zeros(len(PROMPTS))
         with torch.no_grad():
-            for t in range(generator.num_image_tokens):
+            for t in range(generator.num_codes):
                 logits = generator.image_logits(generator.hidden_states(batch, tokens[:, t : t + 1], past))[:, 0]
                 total -= logits.log_softmax(-1).gather(1, tokens[:, t : t + 1])[:, 0]
         assert drift.nll(generator, PROMPTS, tokens, null=null) == pytest.approx(
-            (total / generator.num_image_tokens).numpy(), rel=1e-4
+            (total / generator.num_codes).numpy(), rel=1e-4
         )
 
 
 def test_guided_log_probabilities_are_what_is_drawn_from(generator, tokens):
     """At temperature 0 every drawn token is the likeliest one of the guided distribution."""
-    from earlib.generators import default_keys, picture_seeds
+    from earlib.generators import base
+from earlib.generators import default_keys, picture_seeds
 
     greedy = generator.sample(PROMPTS, picture_seeds(0, default_keys(PROMPTS)), 4.0, temperature=0)
-    (_, logp), *rest = drift.log_probabilities(generator, PROMPTS, greedy, guidance=4.0)
-    assert (
-        not rest
-        and torch.equal(logp.argmax(-1), greedy)
-        and torch.allclose(logp.exp().sum(-1), torch.ones(greedy.shape), atol=1e-4)
-    )
+    logp = generator.log_probabilities(PROMPTS, greedy, 4.0)[:, :, 0]
+    assert torch.equal(logp.argmax(-1), greedy)
+    assert torch.allclose(logp.exp().sum(-1), torch.ones(greedy.shape), atol=1e-4)
 
 
 def test_small_batches_change_nothing(generator, tokens, monkeypatch):
     whole = drift.nll(generator, PROMPTS, tokens)
-    monkeypatch.setattr(drift, "LOGITS", 1)
+    monkeypatch.setattr(base, "LOGITS", 1)
     assert drift.nll(generator, PROMPTS, tokens) == pytest.approx(whole, rel=1e-5)
 
 
@@ -319,8 +317,8 @@ def test_drift_of_nothing_is_nought_and_grows(generator, tokens):
 
 def test_kl_drift_is_the_kullback_leibler_divergence(generator, tokens):
     change = Change(generator, 0.1)
-    (_, p), *_ = drift.log_probabilities(generator, PROMPTS, tokens)
-    (_, q), *_ = drift.log_probabilities(generator, PROMPTS, tokens, change)
+    (_, p), *_ = drift.distributions(generator, PROMPTS, tokens)
+    (_, q), *_ = drift.distributions(generator, PROMPTS, tokens, change)
     direct = (
         torch.distributions.kl_divergence(
             torch.distributions.Categorical(logits=p), torch.distributions.Categorical(logits=q)
@@ -395,9 +393,9 @@ def test_guidance_sweep_draws_the_same_seeds_at_every_scale(generator, tokens):
 
 def test_prefix_probe_gives_what_it_says(generator, tokens):
     W = generator.grid[1]
-    again = drift.draw_tokens(generator, PROMPTS, prefix_NK=tokens[:, : 2 * W])
+    again = drift.draw_tokens(generator, PROMPTS, given=tokens[:, : 2 * W])
     assert torch.equal(again, tokens)  # the same seed continues its own picture as it was
-    other = drift.draw_tokens(generator, PROMPTS, seed=5, prefix_NK=tokens[:, : 2 * W])
+    other = drift.draw_tokens(generator, PROMPTS, seed=5, given=tokens[:, : 2 * W])
     assert torch.equal(other[:, : 2 * W], tokens[:, : 2 * W]) and not torch.equal(other, tokens)
     filler = torch.zeros_like(tokens)
     rows = drift.prefix_probe(generator, PROMPTS, tokens, Bright(), filler_NT=filler, shares=(0.0, 0.5, 1.0))

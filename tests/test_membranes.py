@@ -52,7 +52,7 @@ def product(erasure: Erasure, module: str = MODULE) -> torch.Tensor:
 
 
 def logits(generator, prompts, erasure=None) -> torch.Tensor:
-    tokens_BT = (torch.arange(generator.num_image_tokens) % generator.codebook_size).repeat(len(prompts), 1)
+    tokens_BT = (torch.arange(generator.num_codes) % generator.codebook_size).repeat(len(prompts), 1)
     read = lambda: generator.image_logits(generator.hidden_states(generator.encode(prompts), tokens_BT))
     with torch.no_grad():
         if erasure is None:
@@ -376,7 +376,7 @@ def test_peft_itself_computes_the_same(generator, church, boat, tmp_path):
 def test_the_vision_tower_learns_nothing_from_drawing(generator):
     """It is read for captions only: a membrane there gets a gradient of exactly zero from what draws, and changes no
     picture."""
-    vision = SimpleNamespace(trunk=generator.model.model.vision_model, words_BS=None)
+    vision = SimpleNamespace(trunk=generator.model.model.vision_model)
     names = [
         f"{name}.weight"
         for name, m in vision.trunk.named_modules()

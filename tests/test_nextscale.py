@@ -9,8 +9,11 @@ import torch
 import torch.nn.functional as F
 
 from earlib.errors import UserError
-from earlib.generators.var import NextScaleConfig, NextScaleGenerator, NextScaleModel, load_nextscale
-from earlib.generators.var.draw import draw_batch, guided, log_probabilities, prompt_switch
+from earlib.generators import load, load_generator
+from earlib.generators.var.config import NextScaleConfig
+from earlib.generators.var.draw import draw_batch, guided
+from earlib.generators.var.generator import NextScaleGenerator
+from earlib.generators.var.model import NextScaleModel
 from earlib.generators.var.tokenizer import resize_matrix
 
 TINY = dict(
@@ -216,10 +219,10 @@ def test_what_is_drawn_from_is_what_one_masked_pass_gives(generator, codes):
     logits = untold + 3 * (told - untold)
     expected = (logits if generator.quantiser.code_shape else logits.unsqueeze(2)).log_softmax(-1)
     torch.testing.assert_close(
-        log_probabilities(generator, PROMPTS, codes, guidance=3.0), expected, atol=1e-4, rtol=1e-3
+        generator.log_probabilities(PROMPTS, codes, guidance=3.0), expected, atol=1e-4, rtol=1e-3
     )
     likeliest = generator.sample(PROMPTS, SEEDS, 3.0, 0.0)
-    found = log_probabilities(generator, PROMPTS, likeliest, guidance=3.0).argmax(-1)
+    found = generator.log_probabilities(PROMPTS, likeliest, guidance=3.0).argmax(-1)
     assert (found.reshape(likeliest.shape) == likeliest).float().mean() > 0.999
 
 
@@ -228,18 +231,6 @@ def test_a_negative_prompt_takes_the_place_of_none(generator):
     same = generator.sample(PROMPTS, SEEDS, guidance=1.0)
     assert torch.equal(away[[1, 3]], same[[1, 3]])  # away from oneself, guidance cancels
     assert not torch.equal(away[0], same[0])
-
-
-def test_prompts_switch_between_scales(generator, codes):
-    other = ["a windmill in the snow"] * 4
-    switched = lambda k: prompt_switch(generator, PROMPTS, other, k, SEEDS, guidance=2.0)
-    assert torch.equal(switched(len(generator.schedule)), codes)
-    assert torch.equal(switched(0), generator.sample(other, SEEDS, guidance=2.0))
-    stop = generator.spans[1].stop
-    assert torch.equal(switched(2)[:, :stop], codes[:, :stop])
-    assert torch.equal(switched(2), generator.sample(other, SEEDS, guidance=2.0, given=codes[:, :stop]))
-    with pytest.raises(UserError, match="0 to 4"):
-        switched(5)
 
 
 def test_no_pictures_and_too_long_prompts(generator):
@@ -278,7 +269,7 @@ def test_codes_change_at_the_asked_rate(generator):
 
 def test_a_saved_model_draws_what_it_drew(generator, codes, tmp_path):
     generator.model.save_pretrained(tmp_path)
-    loaded = load_nextscale(tmp_path)
+    loaded = load_generator(tmp_path)
     halves = {name: tensor.half().float() for name, tensor in generator.model.state_dict().items()}
     assert all(torch.equal(tensor, halves[name]) for name, tensor in loaded.model.state_dict().items())
     assert loaded.config == generator.config and loaded.profile == "custom"
@@ -319,13 +310,13 @@ def edit(folder, **flags):
 def test_a_checkpoint_with_other_flags_is_refused(folder, flags, message):
     edit(folder, **flags)
     with pytest.raises(UserError, match=message) as error:
-        load_nextscale(folder)
+        load_generator(folder)
     assert "\n" not in str(error.value)
 
 
 def test_defaults_for_drawing_may_be_edited(folder):
     edit(folder, guidance=3.5)
-    assert load_nextscale(folder).guidance == 3.5
+    assert load_generator(folder).guidance == 3.5
 
 
 def test_a_codebook_of_the_wrong_width_is_refused(folder):
@@ -338,32 +329,32 @@ def test_a_codebook_of_the_wrong_width_is_refused(folder):
     tensors["tokenizer.quantiser.codebook"] = torch.zeros(40, 9, dtype=torch.float16)
     save_file(tensors, path, about)
     with pytest.raises(UserError, match=r"quantiser.codebook has shape \[40, 9\], but config.json makes it \[40, 6\]"):
-        load_nextscale(folder)
+        load_generator(folder)
     tensors.pop("tokenizer.quantiser.codebook")
     save_file(tensors, path, about)
     with pytest.raises(
         UserError, match="1 tensors do not fit config.json; the first, tokenizer.quantiser.codebook, is missing from"
     ):
-        load_nextscale(folder)
+        load_generator(folder)
 
 
 def test_folders_that_hold_no_model_are_refused(folder, tmp_path_factory, monkeypatch):
-    from earlib.generators.var import generator as home
-
-    monkeypatch.setitem(home.PROFILES, "mini-var", tmp_path_factory.mktemp("untrained"))
-    with pytest.raises(UserError, match="missing from data/mini-var; make it as `python -m earlib.miniworld.train_var"):
-        load_nextscale("mini-var")
-    with pytest.raises(UserError, match="no next-scale model 'mini-vat'.*mini-var"):
-        load_nextscale("mini-vat")
+    monkeypatch.setitem(load.PROFILES, "mini-var", tmp_path_factory.mktemp("untrained"))
+    with pytest.raises(
+        UserError, match="'mini-var' is missing from .*; make it as said by: python -m earlib.miniworld.train_var"
+    ):
+        load_generator("mini-var")
+    with pytest.raises(UserError, match="no model 'mini-vat'.*mini-var"):
+        load_generator("mini-vat")
     with pytest.raises(UserError, match="it holds no config.json"):
-        load_nextscale(tmp_path_factory.mktemp("empty"))
+        load_generator(tmp_path_factory.mktemp("empty"))
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="broken or cut short"):
-        load_nextscale(folder)
+        load_generator(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(UserError, match="config.json"):
-        load_nextscale(folder)
+        load_generator(folder)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,6 @@ from earlib.concepts import PromptPair
 from earlib.evaluate import scales
 from earlib.evaluate.judges import MiniWorldJudge
 from earlib.generators import picture_seeds
-from earlib.generators.var.draw import prompt_switch
 
 from .conftest import tiny_janus
 from .test_nextscale import PROMPTS, SEEDS, tiny
@@ -126,7 +125,9 @@ def test_told_in_turn_is_a_prompt_switch_where_the_prompt_changes_once(generator
     assert len(told) == 2**K
     for (first, k), pattern in which_scale.switches(K).items():
         before, after = (targets, replacements) if first == "target" else (replacements, targets)
-        assert np.array_equal(told[pattern], generator.decode(prompt_switch(generator, before, after, k, seeds)))
+        stop = generator.spans[k - 1].stop if k else 0
+        codes = generator.sample(after, seeds, given=generator.sample(before, seeds)[:, :stop])
+        assert np.array_equal(told[pattern], generator.decode(codes))
     assert np.array_equal(told[(True,) * K], generator.decode(generator.sample(targets, seeds)))
 
 

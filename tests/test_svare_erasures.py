@@ -57,7 +57,7 @@ def logits(generator, prompts=tuple(PROMPTS), seed=3):
     """Logits along fixed codes: what drawing would see."""
     codes = torch.randint(
         2,
-        (len(prompts), generator.num_image_tokens, *generator.quantiser.code_shape),
+        (len(prompts), generator.num_codes, *generator.quantiser.code_shape),
         generator=torch.Generator().manual_seed(seed),
     )
     return generator.logits(generator.encode(list(prompts)), codes)

@@ -15,7 +15,6 @@ from earlib.erasure.steering import NegativePrompt, SafeGuidance, steered
 from earlib.erasure.store import Erasure
 from earlib.erasure.training_free import TrainingFree, name_of
 from earlib.errors import UserError
-from earlib.evaluate.drift import log_probabilities
 from earlib.generators import default_keys, draw, picture_seeds
 from earlib.generators.sampling import guided
 from earlib.runs import read_json
@@ -156,7 +155,7 @@ def test_a_negative_prompt_takes_the_unconditional_row_s_place(double, text, str
     e = erase(double, CONCEPT, with_settings(recipe("negative-prompt"), {"text": text}), progress=False)
     tokens_NT = double.sample(PROMPTS, [1, 2, 3])
     with e.on(double, strength):
-        found = torch.cat([z for _, z in log_probabilities(double, PROMPTS, tokens_NT, guidance=3.0)])
+        found = double.log_probabilities(PROMPTS, tokens_NT, 3.0)[:, :, 0]
     rows = {"c": double.encode(PROMPTS), "n": double.encode([text] * 3)}
     rows["u"] = double.null_like(rows["c"])
     z = {name: double.image_logits(double.hidden_states(batch, tokens_NT)) for name, batch in rows.items()}
@@ -289,7 +288,7 @@ def test_uce_keeps_what_retained_prompts_read(generator):
 
 
 def test_uce_at_words_leaves_blanked_prompts_alone_and_everywhere_it_does_not(generator):
-    tokens_BT = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
+    tokens_BT = torch.zeros(1, generator.num_codes, dtype=torch.long)
     null = generator.null_like(generator.encode(["a church"]))
     base = generator.hidden_states(null, tokens_BT)
     made = {
@@ -396,7 +395,7 @@ def test_leace_acts_on_what_layers_read_where_words_stand(generator, erasures):
     with erasures["leace"].on(generator):
         erased = gap()
     assert erased < 1e-3 * gap()
-    tokens_BT = torch.zeros(1, generator.num_image_tokens, dtype=torch.long)
+    tokens_BT = torch.zeros(1, generator.num_codes, dtype=torch.long)
     null = generator.null_like(generator.encode(["a church"]))
     states = generator.hidden_states(null, tokens_BT)
     with erasures["leace"].on(generator):

@@ -83,7 +83,7 @@ def released_pictures(generator, prompts: list[str], seed: int, guidance: float,
     logits_RV = generator.image_logits(last_2ND.flatten(0, 1)[:, None])[:, 0]
     tokens = [choose(logits_RV, seeds, 0, guidance, 1.0)]
     logits_VV = generator.image_logits(read_alone(generator, torch.arange(generator.codebook_size))[:, None])[:, 0]
-    for t in range(1, generator.num_image_tokens):  # both rows are one from here on, so that guidance changes nothing
+    for t in range(1, generator.num_codes):  # both rows are one from here on, so that guidance changes nothing
         tokens.append(choose(logits_VV[tokens[-1]], seeds, t, 1.0, 1.0))
     return torch.stack(tokens, 1).cpu()
 
@@ -158,7 +158,7 @@ def step_study(generator, concept, recipe, seed: int = 0) -> list[dict]:
     UserError for a recipe that does not take one step for each window of each pair.
     """
     recipe = with_settings(recipe, {"gate.threshold": 0.0})  # so that steps can be counted off against windows
-    T, length = generator.num_image_tokens, window_length(recipe, concept, generator)
+    T, length = generator.num_codes, window_length(recipe, concept, generator)
     windows = T // length if recipe.windows.tail == "drop" else -(-T // length)
     with watched_steps() as steps:
         erasure = erase(generator, concept, recipe, seed=seed, progress=False)

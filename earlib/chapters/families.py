@@ -21,6 +21,7 @@ from .. import ROOT
 from ..errors import UserError
 from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
+from ..generators.base import NextScale, NextToken
 from ..runs import read_json
 
 QUALITY = {
@@ -32,14 +33,9 @@ QUALITY = {
 # ---------------------------------------------------------------- one operation on both
 
 
-def by_scales(generator) -> bool:
-    """Whether a loaded model is a next-scale one."""
-    return hasattr(generator, "schedule")
-
-
 def bits(generator) -> float:
     """Bits of one code, if all were equally likely."""
-    if not by_scales(generator):
+    if isinstance(generator, NextToken):
         return math.log2(generator.codebook_size)
     return (
         float(generator.config.code_width)
@@ -51,20 +47,20 @@ def bits(generator) -> float:
 def beginnings(generator, shares) -> list[int]:
     """Numbers of first codes that can be given of a picture: for `shares` of it with a next-token model, for whole
     scales with a next-scale one."""
-    T = generator.num_image_tokens
+    T = generator.num_codes
     return (
         [0, *(span.stop for span in generator.spans)]
-        if by_scales(generator)
+        if isinstance(generator, NextScale)
         else sorted({round(share * T) for share in shares})
     )
 
 
 def drawn_on(generator, prompts: list[str], seeds: list[int], given_NK: torch.Tensor, erasure=None) -> torch.Tensor:
     """Codes of pictures that begin with `given_NK` ([N, K] or [N, K, C]) and are drawn on as the model does."""
-    if given_NK.shape[1] == generator.num_image_tokens:
+    if given_NK.shape[1] == generator.num_codes:
         return given_NK
     with erasure.on(generator) if erasure is not None else nullcontext():
-        return generator.sample(prompts, seeds, **{"given" if by_scales(generator) else "prefix": given_NK})
+        return generator.sample(prompts, seeds, given=given_NK)
 
 
 def handed_over(
@@ -99,19 +95,9 @@ def damaged(generator, codes_NK: torch.Tensor, share: float, seed: int = 0) -> t
 def spelled(generator, prompts: list[str], codes_NT: torch.Tensor) -> np.ndarray:
     """-log2 p of each code, given the prompt and the codes before, without guidance and at temperature 1: bits, float64
     [N, T]."""
-    if by_scales(generator):
-        from ..erasure.scale_terms import nats_of
-        from ..generators.var.draw import log_probabilities
+    from ..erasure.scale_terms import nats_of
 
-        nats_NT = nats_of(log_probabilities(generator, prompts, codes_NT, guidance=1.0), codes_NT).sum(-1)
-    else:
-        from ..evaluate.drift import log_probabilities
-
-        parts = [
-            p.gather(-1, codes_NT[rows].to(p.device)[..., None])[..., 0].cpu()
-            for rows, p in log_probabilities(generator, prompts, codes_NT)
-        ]
-        nats_NT = -torch.cat(parts)
+    nats_NT = nats_of(generator.log_probabilities(prompts, codes_NT, guidance=1.0), codes_NT).sum(-1)
     return nats_NT.double().numpy() / math.log(2)
 
 
@@ -208,7 +194,7 @@ def strips(generator, pairs, counts: list[int], seed: int = 0) -> list[list[np.n
 
 def erase(generator, concept, recipe: str, out=None):
     """An erasure of `concept` by the recipe of that name of the model's own family, in a run folder `out`."""
-    if by_scales(generator):
+    if isinstance(generator, NextScale):
         from ..erasure.scale_methods import erase
     else:
         from ..erasure import erase
@@ -248,7 +234,7 @@ def mended(generator, prompts: list[str], early: float, shares, right, seed: int
     """
     seeds = picture_seeds(seed, [f"{prompt}#{i}" for i, prompt in enumerate(prompts)])
     codes_NT = generator.sample(prompts, seeds)
-    count = max(k for k in beginnings(generator, [early]) if k <= round(early * generator.num_image_tokens))
+    count = max(k for k in beginnings(generator, [early]) if k <= round(early * generator.num_codes))
     given = torch.cat([damaged(generator, codes_NT[:, :count], damage, seed) for damage in shares])
     times, clean = len(shares), generator.decode(codes_NT).astype(float)
     whole = {"drawn on": drawn_on(generator, prompts * times, seeds * times, given)}
@@ -266,7 +252,7 @@ def mended(generator, prompts: list[str], early: float, shares, right, seed: int
 
 
 def _given(generator, count: int) -> dict:
-    return {"codes": count, "share": count / generator.num_image_tokens}
+    return {"codes": count, "share": count / generator.num_codes}
 
 
 def decided(rows: list[dict]) -> tuple[dict, dict] | None:
@@ -299,11 +285,11 @@ def noted(
         "recipe": recipe,
         "judge": judge,
         "paper": None,
-        "family": "next-scale" if by_scales(generator) else "next-token",
+        "family": "next-scale" if isinstance(generator, NextScale) else "next-token",
     }
     records = []
     for row in rows:
-        told = [row["how"], f"{row['codes']} of {generator.num_image_tokens} codes given"]
+        told = [row["how"], f"{row['codes']} of {generator.num_codes} codes given"]
         told += (
             [f"{row['first']} first"]
             if "first" in row

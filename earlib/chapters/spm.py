@@ -249,9 +249,7 @@ def tower(generator, concept, recipe, pictures: int = 8, seed: int = 0):
     from ..erasure.lessons import lessons
     from ..generators import draw
 
-    eyes_home = SimpleNamespace(
-        trunk=generator.model.model.vision_model, words_BS=None
-    )  # what `applied` asks of a generator
+    eyes_home = SimpleNamespace(trunk=generator.model.model.vision_model)  # what `applied` asks of a generator
     names = [
         f"{name}.weight"
         for name, module in eyes_home.trunk.named_modules()
@@ -266,7 +264,7 @@ def tower(generator, concept, recipe, pictures: int = 8, seed: int = 0):
     mind = student_parameters(generator.trunk, names, rank=1, seed=seed)
     [first, *_] = lessons(generator, concept.pairs[: recipe.batch], recipe, seed)
     with applied(eyes_home, eyes), applied(generator, mind):
-        loss = first(lambda: applied(generator, mind)).losses(0, generator.num_image_tokens).sum()
+        loss = first(lambda: applied(generator, mind)).losses(0, generator.num_codes).sum()
         gradients = torch.autograd.grad(loss, [*eyes.values(), *mind.values()], materialize_grads=True)
     rows = {}
     for words, part in {"vision tower": gradients[: len(eyes)], "language model": gradients[len(eyes) :]}.items():

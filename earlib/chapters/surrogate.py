@@ -77,12 +77,7 @@ def to_learn(generator, pairs, recipe, seed: int = 0) -> np.ndarray:
     if recipe.prefix == "student":
         raise UserError("before the first step the student's pictures are the teacher's: ask with prefix=target")
     ahead = lessons(generator, list(pairs), replace(recipe, passes=1), seed)
-    return (
-        torch.stack([begin(nullcontext).losses(0, generator.num_image_tokens) for begin in ahead])
-        .double()
-        .cpu()
-        .numpy()
-    )
+    return torch.stack([begin(nullcontext).losses(0, generator.num_codes) for begin in ahead]).double().cpu().numpy()
 
 
 def quarters(values_NT: np.ndarray) -> list[dict]:
@@ -183,7 +178,7 @@ def gradient_norms(
     student = {name: nn.Parameter(t.detach().float()) for name, t in tensors.items()}
     on = partial(applied, generator, student, recipe.positions)
     ahead = lessons(generator, list(pairs), replace(recipe, passes=1), seed)[:updates]
-    retained, T = Retained(generator, retain, recipe, pairs=pairs), generator.num_image_tokens
+    retained, T = Retained(generator, retain, recipe, pairs=pairs), generator.num_codes
     norms = {"erasing": [], "anchoring": []}
     for i, begin in enumerate(ahead):
         lesson, keep = begin(on), retained.lesson(seed, i * T, student)

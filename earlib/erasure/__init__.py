@@ -14,7 +14,7 @@ RETAINED = 200  # prompts that preservation reads, at most
 def window_length(recipe, concept, generator) -> int:
     """Tokens in a window: the recipe's own (-1: the whole picture), or the concept's from the paper in proportion to
     the grid (48 of 576 is 12 of 144)."""
-    total = generator.num_image_tokens
+    total = generator.num_codes
     length = recipe.windows.length
     if length == 0:
         paper = concept.paper.get("window")

@@ -84,39 +84,41 @@ def student_parameters(
 
 
 @contextmanager
-def applied(generator, tensors: dict[str, torch.Tensor], positions: str = "all", opened=None):
-    """Within the context the generator's trunk computes with the change `tensors`; afterwards it is its own self.
+def applied(generator, tensors: dict[str, torch.Tensor], positions: str | slice = "all", opened=None):
+    """Within the context the generator's trunk computes with a change; afterwards it is its own self.
 
-    positions "words": the change acts only where the words of a prompt stand (`Generator.word_mask`), so that blanked
-    prompts and image tokens see the teacher's weights. `opened` (module -> function) says how far an adapter is open:
-    called when the module runs, it gives gamma_BR of its rows and ranks for y = W x + B (gamma * A x), or None for an
-    adapter that is shut.
+    Args:
+        generator: whose trunk; with positions "all" anything with a `trunk` will do.
+        tensors: the change.
+        positions: "all", or where alone it acts, as `Generator.acting` has it: at the "words" of prompts, or at a slice of
+            a next-scale model's codes. Elsewhere the trunk computes with its own weights.
+        opened: module -> function that says how far an adapter is open; called when the module runs, it gives gamma_BR of
+            its rows and ranks for y = W x + B (gamma * A x), or None for an adapter that is shut.
+
+    Raises:
+        UserError: positions "scales", which name no codes.
     """
-    if positions not in ("all", "words"):  # a next-scale model's "scales", which `nextscale/store.py` switches on
+    if positions == "scales":  # which ones is in the recipe: `scale_store.py` makes a slice of them
         raise UserError(
             f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone"
         )
+    acting = None if positions == "all" else lambda: generator.acting(positions)
     whole = {name: t for name, t in tensors.items() if ".lora_" not in name and ".leace." not in name}
     erasers = dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name)
     modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
-    adapters = {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+    forward = lambda name, change: stack.enter_context(_forward(generator.trunk.get_submodule(name), change))
     with ExitStack() as stack:
-        if positions == "words":
+        if acting:
             for name, t in whole.items():
-                stack.enter_context(
-                    _forward(generator.trunk.get_submodule(name.removesuffix(".weight")), _Exchanged(generator, t))
-                )
+                forward(name.removesuffix(".weight"), _Exchanged(acting, t))
         elif whole:
             stack.enter_context(switched(generator.trunk, whole))
-        for module, (a, b) in adapters.items():
-            stack.enter_context(
-                _forward(
-                    generator.trunk.get_submodule(module),
-                    _Adapted(generator, a, b, positions, (opened or {}).get(module)),
-                )
-            )
+        for module in modules:
+            a, b = (tensors[f"{module}.lora_{side}.weight"] for side in "AB")
+            forward(module, _Adapted(acting, a, b, (opened or {}).get(module)))
         for layer in erasers:
-            eraser = _Erased(generator, *(tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean")))
+            parts = (tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean"))
+            eraser = _Erased(lambda: generator.acting("words"), *parts)
             stack.callback(generator.trunk.get_submodule(layer).register_forward_pre_hook(eraser).remove)
         yield generator
 
@@ -153,27 +155,28 @@ def _forward(module: nn.Module, change):
 
 
 class _Exchanged:
-    """Another weight where words stand."""
+    """Another weight at the positions that `acting` gives."""
 
-    def __init__(self, generator, weight: torch.Tensor):
-        self.generator, self.weight = generator, weight
+    def __init__(self, acting, weight: torch.Tensor):
+        self.acting, self.weight = acting, weight
 
     def __call__(self, x_BSD, y_BSD, module):
-        words_BS = self.generator.words_BS
-        if words_BS is None:
+        acting_BS = self.acting()
+        if acting_BS is None:
             return y_BSD
-        return torch.where(words_BS[..., None], F.linear(x_BSD, self.weight.to(x_BSD.dtype), module.bias), y_BSD)
+        return torch.where(acting_BS[..., None], F.linear(x_BSD, self.weight.to(x_BSD.dtype), module.bias), y_BSD)
 
 
 class _Adapted:
-    """A low-rank term beside the weight, everywhere or where words stand; `opened` may say how far for each row."""
+    """A low-rank term beside the weight, everywhere or at the positions that `acting` gives; `opened` may say how far for
+    each row."""
 
-    def __init__(self, generator, a: torch.Tensor, b: torch.Tensor, positions: str, opened=None):
-        self.generator, self.a, self.b, self.positions, self.opened = generator, a, b, positions, opened
+    def __init__(self, acting, a: torch.Tensor, b: torch.Tensor, opened=None):
+        self.acting, self.a, self.b, self.opened = acting, a, b, opened
 
     def __call__(self, x_BSD, y_BSD, module):
-        words_BS = self.generator.words_BS
-        if self.positions == "words" and words_BS is None:
+        acting_BS = self.acting() if self.acting else None
+        if self.acting and acting_BS is None:
             return y_BSD
         reduced_BSR = F.linear(x_BSD, self.a.to(x_BSD.dtype))
         if self.opened is not None:
@@ -181,22 +184,22 @@ class _Adapted:
                 return y_BSD
             reduced_BSR = reduced_BSR * gamma_BR[:, None].to(x_BSD.dtype)
         change = F.linear(reduced_BSR, self.b.to(x_BSD.dtype))
-        return y_BSD + (change * words_BS[..., None] if self.positions == "words" else change)
+        return y_BSD + (change if acting_BS is None else change * acting_BS[..., None])
 
 
 class _Erased:
-    """A few directions taken out of what a layer reads where words stand."""
+    """A few directions taken out of what a layer reads at the positions that `acting` gives."""
 
-    def __init__(self, generator, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor):
-        self.generator, self.left_DR, self.right_RD, self.mean_D = generator, left, right, mean
+    def __init__(self, acting, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor):
+        self.acting, self.left_DR, self.right_RD, self.mean_D = acting, left, right, mean
 
     def __call__(self, layer, args):
-        words_BS = self.generator.words_BS
-        if words_BS is None:
+        acting_BS = self.acting()
+        if acting_BS is None:
             return None
         x_BSD, *others = args
         change_BSD = (x_BSD.to(self.mean_D.dtype) - self.mean_D) @ self.right_RD.T @ self.left_DR.T
-        return (x_BSD - (change_BSD * words_BS[..., None]).to(x_BSD.dtype), *others)
+        return (x_BSD - (change_BSD * acting_BS[..., None]).to(x_BSD.dtype), *others)
 
 
 def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -68,7 +68,7 @@ class Retained:
         batch = type(batch)(torch.where(blank_R[:, None], g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
         if self.kind == "sparsity":
             return lambda share: (
-                weight * share * g.num_image_tokens * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
+                weight * share * g.num_codes * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
             )
 
         def read() -> torch.Tensor:

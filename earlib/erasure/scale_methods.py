@@ -11,7 +11,6 @@ import dataclasses
 from dataclasses import replace
 
 from ..errors import UserError, nearest
-from ..generators.var.config import PROFILES
 from .recipe import fields_of, with_settings
 from .scale_recipe import Filter, Retain, ScaleEdit, ScaleGuidance, ScaleRecipe, Scales
 
@@ -90,8 +89,8 @@ OF_MINI = {
     # church
     "scale-erasure-style": {"scales": (0.0, 1.0), "relevance": 0.0},
 }
-PROFILE_SETTINGS = dict.fromkeys(PROFILES, MINI)
-RECIPE_SETTINGS = dict.fromkeys(PROFILES, OF_MINI)
+PROFILE_SETTINGS = dict.fromkeys(("mini-var", "mini-var-vq"), MINI)
+RECIPE_SETTINGS = dict.fromkeys(("mini-var", "mini-var-vq"), OF_MINI)
 
 
 def recipe(name: str, profile: str = "custom", **settings) -> ScaleRecipe | ScaleEdit | ScaleGuidance:

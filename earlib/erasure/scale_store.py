@@ -53,33 +53,5 @@ def applied_at(
 ):
     """Within the context the generator's trunk computes with the change `tensors`: everywhere ("all"), or at the
     positions `span` only ("scales")."""
-    if positions == "all":
-        with applied(generator, tensors):
-            yield generator
-        return
-    where = _AtScales(generator, span)
-    handle = generator.trunk.register_forward_pre_hook(where.look)
-    try:
-        with applied(where, tensors, "words"):
-            yield generator
-    finally:
-        handle.remove()
-
-
-class _AtScales:
-    """What `trainable.applied` asks for a change that acts at some positions: the trunk, and where those are among the
-    ones at hand.
-
-    It calls that place `words_BS`, as in the next-token family they are the words of a prompt; here they are the
-    positions of scales.
-    """
-
-    def __init__(self, generator, span: slice):
-        self.trunk = generator.trunk
-        self.mask_L = torch.zeros(generator.num_image_tokens, dtype=torch.bool, device=generator.device)
-        self.mask_L[span] = True
-        self.words_BS = None
-
-    def look(self, trunk, args):
-        """Before the trunk runs on (condition, inputs, positions, ...)."""
-        self.words_BS = self.mask_L[args[2] if len(args) > 2 else slice(None)][None]
+    with applied(generator, tensors, "all" if positions == "all" else span):
+        yield generator

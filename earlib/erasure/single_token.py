@@ -91,7 +91,7 @@ def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096)
         raise UserError(
             f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens: use context=full"
         )
-    T, device = generator.num_image_tokens, generator.device
+    T, device = generator.num_codes, generator.device
     codes_V = torch.arange(generator.codebook_size, device=device)
     table_VD = torch.cat([read_codes(generator, part) for part in codes_V.split(chunk)])
     logits_VV = torch.cat([generator.image_logits(part[:, None])[:, 0] for part in table_VD.split(chunk)])

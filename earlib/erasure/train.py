@@ -63,7 +63,7 @@ def train(
     scale = FP16_SCALE if generator.dtype == torch.float16 else 1.0
     counts = {"windows_trained": 0, "windows_skipped": 0, "tokens_trained": 0}
     first = checkpoint.restore(run, student, optimizer, counts)
-    T = generator.num_image_tokens
+    T = generator.num_codes
     bounds = window_bounds(T, T if recipe.windows.length == WHOLE else recipe.windows.length, recipe.windows.tail)
 
     bar = tqdm(

@@ -14,61 +14,34 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from ..generators.sampling import guided, guided_rows
 from .rate import Estimate, Rate
 
-LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
 PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of the rows that the prefix probe gives away
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 
 
 def draw_tokens(
-    generator, prompts: list[str], seed: int = 0, erasure=None, guidance=None, prefix_NK=None, progress: bool = False
+    generator, prompts: list[str], seed: int = 0, erasure=None, guidance=None, given=None, progress: bool = False
 ) -> torch.Tensor:
     """Image tokens int64 [N, T] of the pictures that `generators.draw` makes of the same prompts and seed; the first K
-    given by `prefix_NK`."""
+    may be `given`."""
     from ..generators import default_keys, picture_seeds
 
-    prompts, given = list(prompts), {} if prefix_NK is None else {"prefix": prefix_NK}
+    prompts = list(prompts)
     with _on(erasure, generator):
-        return generator.sample(
-            prompts, picture_seeds(seed, default_keys(prompts)), guidance, progress=progress, **given
-        )
+        seeds = picture_seeds(seed, default_keys(prompts))
+        return generator.sample(prompts, seeds, guidance, progress=progress, given=given)
 
 
-@torch.no_grad()
-def log_probabilities(
-    generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance: float = 1.0, null: bool = False
+def distributions(
+    generator, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float = 1.0, null: bool = False
 ):
-    """Yields (rows, logp_BTV): log p(code | x_<t, c) at every position of `tokens_NT` [N, T], teacher-forced, in
-    batches of prompts.
-
-    T may be shorter than a picture. `guidance` w gives the distribution that is drawn from, softmax(u + w (c - u));
-    `null` reads the tokens under the unconditional twin instead of the prompt. float32, on the model's device.
-    """
-    N, T = tokens_NT.shape
-    if len(prompts) != N:
-        raise ValueError(f"{len(prompts)} prompts but {N} pictures; they are read pairwise")
-    size = max(1, LOGITS // (T * generator.codebook_size))
-    for start in range(0, N, size):
-        rows = slice(start, min(start + size, N))
-        batch, tokens_BT = generator.encode(list(prompts[rows])), tokens_NT[rows].to(generator.device)
+    """Yields (rows, log-probabilities) of pictures in batches that fit into memory: `Generator.log_probabilities` with the
+    erasure switched on, float32 [B, L, parts, values]."""
+    for rows in generator.logit_batches(codes):
         with _on(erasure, generator):
-            if null:
-                z_BTV = _logits(generator, generator.null_like(batch), tokens_BT)
-            elif guidance == 1:  # the conditional distribution itself, which steering never touches
-                z_BTV = _logits(generator, batch, tokens_BT)
-            else:
-                every = guided_rows(generator, batch, guidance)
-                repeats = len(every) // len(batch)
-                z_BTV = guided(
-                    _logits(generator, every, tokens_BT.repeat(repeats, 1)), len(batch), guidance, generator.steering
-                )
-        yield rows, z_BTV.log_softmax(-1)
-
-
-def _logits(generator, batch, tokens_BT) -> torch.Tensor:
-    return generator.image_logits(generator.hidden_states(batch, tokens_BT)).float()
+            log_p = generator.log_probabilities(prompts[rows], codes[rows], guidance, null)
+        yield rows, log_p
 
 
 def _on(erasure, generator):
@@ -85,12 +58,10 @@ def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) ->
 
     0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`).
     """
-    kl_NT = torch.zeros(tokens_NT.shape, dtype=torch.float64)
-    pairs = zip(
-        log_probabilities(generator, prompts, tokens_NT), log_probabilities(generator, prompts, tokens_NT, erasure)
-    )
-    for (rows, base_BTV), (_, erased_BTV) in pairs:
-        kl_NT[rows] = (base_BTV.exp() * (base_BTV - erased_BTV)).sum(-1).double().cpu()
+    kl_NT = torch.zeros(tokens_NT.shape[:2], dtype=torch.float64)
+    pairs = zip(distributions(generator, prompts, tokens_NT), distributions(generator, prompts, tokens_NT, erasure))
+    for (rows, base), (_, erased) in pairs:
+        kl_NT[rows] = (base.exp() * (base - erased)).sum(-1).double().sum(-1)  # the parts of a code add up
     return Estimate.mean(kl_NT.mean(1).numpy(), prompts)
 
 
@@ -122,9 +93,9 @@ def nll(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, nu
     """-1/T log p(x | c) of every picture, in nats a token, exact: float64 [N]. With `null`, under the unconditional
     twin."""
     found = np.zeros(len(tokens_NT))
-    for rows, logp_BTV in log_probabilities(generator, prompts, tokens_NT, erasure, null=null):
-        chosen_BT = logp_BTV.gather(-1, tokens_NT[rows].to(logp_BTV.device)[..., None])[..., 0]
-        found[rows] = -chosen_BT.double().mean(1).cpu().numpy()
+    for rows, log_p in distributions(generator, prompts, tokens_NT, erasure, null=null):
+        codes_BLC1 = tokens_NT[rows].reshape(*log_p.shape[:3], 1)
+        found[rows] = -log_p.gather(-1, codes_BLC1)[..., 0].double().sum(-1).mean(1).numpy()
     return found
 
 
@@ -159,7 +130,9 @@ def first_row_entropy(
     """
     W = generator.grid[1]
     guidance = generator.guidance if guidance is None else guidance
-    q_NWV = [logp.exp().cpu() for _, logp in log_probabilities(generator, prompts, tokens_NT[:, :W], erasure, guidance)]
+    q_NWV = [
+        log_p.exp()[:, :, 0] for _, log_p in distributions(generator, prompts, tokens_NT[:, :W], erasure, guidance)
+    ]
     q_NWV = torch.cat(q_NWV)
     entropy_N = _entropy(q_NWV).mean(1).double().numpy()
     spread = lambda rows: _entropy(q_NWV[rows].mean(0)).mean().item()
@@ -220,7 +193,7 @@ def prefix_probe(
         given_NK = tokens_NT[:, : k * W]
         found = Rate.of(
             judge.shows(
-                generator.decode(draw_tokens(generator, prompts, seed, erasure, prefix_NK=given_NK, progress=progress))
+                generator.decode(draw_tokens(generator, prompts, seed, erasure, given=given_NK, progress=progress))
             )
         )
         alone = None

@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
     import argparse
     from pathlib import Path
 
-    from ..generators.var.generator import PROFILES, load_nextscale
+    from ..generators.load import PROFILES, load_generator
     from ..runs import read_json, write_json
 
     parser = argparse.ArgumentParser(
@@ -116,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.prompts < 1 or args.seeds < 1:
             raise UserError("--prompts and --seeds must be at least 1")
-        generator, judge = load_nextscale(args.model), MiniWorldJudge()
+        generator, judge = load_generator(args.model), MiniWorldJudge()
         folder = Path(PROFILES.get(args.model, args.model))
         about = {
             "model": generator.name,

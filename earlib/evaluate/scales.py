@@ -82,7 +82,7 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
                 seconds[name].append(time.perf_counter() - began)
     return [
         {"model": name, "seconds": min(seconds[name]), "slowest": max(seconds[name]), "passes": passes[name]}
-        | {"codes": g.num_image_tokens, "parameters": sum(p.numel() for p in g.trunk.parameters())}
+        | {"codes": g.num_codes, "parameters": sum(p.numel() for p in g.trunk.parameters())}
         for name, g in generators.items()
     ]
 

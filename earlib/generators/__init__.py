@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 from .load import PROFILES, load_generator
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from ..erasure.store import Erasure
+    from .base import Generator
 
 __all__ = ["PROFILES", "default_keys", "draw", "load_generator", "picture_seeds"]
 
@@ -25,32 +33,34 @@ def default_keys(prompts: list[str]) -> list[str]:
 
 
 def draw(
-    generator,
-    prompts,
+    generator: Generator,
+    prompts: str | list[str],
     seed: int = 0,
-    keys=None,
-    guidance=None,
+    keys: list[str] | None = None,
+    guidance: float | None = None,
     temperature: float | None = None,
-    erasure=None,
+    erasure: Erasure | None = None,
     batch_size: int | None = None,
     progress: bool = True,
-):
-    """Pictures of `prompts`: uint8 [N, H, W, 3]. A picture depends only on (seed, key, model, erasure); keys default to
-    text and occurrence.
+) -> np.ndarray:
+    """Draw a picture for each of `prompts`, with a generator of either family.
 
-    `guidance` and `temperature` default to the model's own.
+    A picture depends on (seed, key, model, erasure) and on nothing else.
+
+    Args:
+        generator: what `load_generator` gives.
+        prompts: one prompt, or several.
+        seed: of the run.
+        keys: one name a picture, from which its noise is made; by default its prompt and which occurrence it is.
+        guidance, temperature, batch_size: as in `Generator.sample`; None for the model's own.
+        erasure: is switched on while the pictures are drawn.
+        progress: show a bar on stderr.
+
+    Returns:
+        uint8 [N, H, W, 3].
     """
-    from contextlib import nullcontext
-
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     seeds = picture_seeds(seed, keys or default_keys(prompts))
     with erasure.on(generator) if erasure is not None else nullcontext():
-        tokens = generator.sample(
-            prompts,
-            seeds,
-            guidance,
-            generator.temperature if temperature is None else temperature,
-            batch_size,
-            progress,
-        )
-    return generator.decode(tokens)
+        codes = generator.sample(prompts, seeds, guidance, temperature, batch_size, progress)
+    return generator.decode(codes)

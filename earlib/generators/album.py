@@ -64,11 +64,9 @@ def draw_pictures(
     own, so that several can work in one folder; a run without shards draws what is missing and makes one index of them
     all.
     """
-    from functools import partial
-
     from PIL import Image
 
-    from . import picture_seeds, sampling
+    from . import picture_seeds
 
     guidance = generator.guidance if guidance is None else guidance
     same = {
@@ -84,19 +82,15 @@ def draw_pictures(
     rows = {file: row for file, row in plan.rows.items() if not sharded or file in wanted}
     index = plan.folder / ("index.{}-of-{}.jsonl".format(*plan.shard) if sharded else "index.jsonl")
     texts, keys = ([wanted[file][name] for file in missing] for name in ("prompt", "key"))
-    batches = getattr(generator, "sample_batches", None) or partial(
-        sampling.sample_batches, generator
-    )  # a next-scale model has a way of its own
+    seeds = picture_seeds(seed, keys)
     with erasure.on(generator):
-        for batch, tokens_BT in batches(
-            texts, picture_seeds(seed, keys), guidance, batch_size=batch_size, progress=True
-        ):
+        for batch, codes in generator.sample_batches(texts, seeds, guidance, batch_size=batch_size, progress=True):
             files = [missing[i] for i in batch]
             if [
                 rows.pop(file) for file in files if file in rows
             ]:  # while a picture is replaced, no row may speak for the old one
                 _write_index(index, rows, wanted)
-            for file, image in zip(files, generator.decode(tokens_BT)):
+            for file, image in zip(files, generator.decode(codes)):
                 png = io.BytesIO()
                 Image.fromarray(image).save(png, "PNG")
                 write_bytes(plan.folder / file, png.getvalue())

@@ -1,41 +1,52 @@
-"""The interface of a next-token image generator, and nothing that belongs to one model.
+"""The protocol of image generators: what every model can do, and what only one of the two families has.
 
-Letters in tensor names: B pictures (or rows), P prompt positions, T image tokens, D width, V codebook entries, H and W
-pixels. Next-scale models are another family and live in `earlib/nextscale`.
+A picture is a sequence of codes. A next-token model draws one code after the other, in raster order; a next-scale model
+draws all codes of a scale at once, from the coarsest scale to the finest. `Generator` is what both share; code that
+needs one family asks `isinstance(generator, NextToken)` or `NextScale`.
+
+Letters in tensor names: B pictures (or rows), N all pictures asked for, P prompt positions, L codes of a picture (T for
+image tokens), D width, C parts of a code, V values of a part, H and W pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
+
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """Tokenized prompts, left-padded to one length. `ids_BP` int64; `mask_BP` int64, 0 where a position is padding."""
+    """Tokenized prompts, padded to one length.
+
+    Attributes:
+        ids_BP: int64, the words' numbers.
+        mask_BP: int64, 0 where a position is padding and is never attended to.
+        texts: the prompts themselves, row by row; the unconditional twin of a row keeps its prompt's. May be empty.
+    """
 
     ids_BP: torch.Tensor
     mask_BP: torch.Tensor
-    texts: tuple[
-        str, ...
-    ] = ()  # what was asked for, row by row; a blanked twin has its prompt's. Empty where nobody needs to know
+    texts: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.ids_BP)
 
-    def __getitem__(self, rows) -> PromptBatch:
-        where = (
-            torch.arange(len(self.texts))[rows.cpu() if isinstance(rows, torch.Tensor) else rows].tolist()
-            if self.texts
-            else ()
-        )
-        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows], tuple(self.texts[i] for i in where))
+    def __getitem__(self, rows: Any) -> PromptBatch:
+        """Some of the rows: a slice, a list of row numbers, or a tensor of them or of booleans."""
+        chosen = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows].tolist()
+        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows], tuple(self.texts[i] for i in chosen if self.texts))
 
     def stack(self, other: PromptBatch) -> PromptBatch:
         """The rows of both, one below the other; the shorter ones are padded at their left."""
@@ -44,20 +55,24 @@ class PromptBatch:
         return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]), a.texts + b.texts)
 
     def padded(self, length: int) -> PromptBatch:
-        """The rows with padding at their left, `length` in all; padding is never attended to, so that any token will
-        do."""
+        """The rows, padded at their left to `length` positions."""
         more = length - self.ids_BP.shape[1]
         return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)), self.texts)
 
 
 @dataclass
 class Past:
-    """What a model has read so far: its key/value cache, and the one image token that it has been given but not yet
-    read."""
+    """What a next-token model has read so far of a picture that is fed to it in windows.
 
-    cache: object | None = None
+    Attributes:
+        cache: keys and values, or None before the first window.
+        pending_B1: the last image token given, which the model has not read yet.
+        length: image tokens given so far.
+    """
+
+    cache: Any = None
     pending_B1: torch.Tensor | None = None
-    length: int = 0  # image tokens given so far
+    length: int = 0
 
     def detach_(self) -> Past:
         """Cut the graph: later windows see these keys and values as constants, as a rollout would."""
@@ -68,54 +83,266 @@ class Past:
 
 
 class Generator(ABC):
-    """A text-to-image autoregressive model. Everything above this file speaks to models through these names only."""
+    """A text-to-image autoregressive model of either family; everything outside this room speaks to models through it.
 
-    name: str  # what the user asked for: a profile, a hub id or a folder
-    profile: str  # "mini", "janus-pro-1b", "janus-pro-7b" or "custom"
-    fingerprint: str  # 16 hex digits over the weights
-    guidance: float  # default guidance scale
-    temperature: float = 1.0  # default temperature
-    grid: tuple[int, int]  # rows and columns of image tokens
-    codebook_size: int
-    trunk: torch.nn.Module  # the language model; names of trained tensors are relative to it
+    Attributes:
+        name: what the user asked for: a profile, a hub id or a folder.
+        profile: a name of `load.PROFILES`, or "custom".
+        fingerprint: 16 hex digits that change when a weight does.
+        guidance, temperature: the model's own defaults for drawing.
+        num_codes: codes of a picture.
+        code_shape: of one code: () for the number of a codebook's row, (C,) for C bits.
+        outputs: logits of one code, over all its parts.
+        trunk: the transformer; names of trained tensors are relative to it.
+        decoder_layers: its layers.
+        tokenizer_of_words: transformers' tokenizer of prompts.
+        steering: how guidance is done where it is not the usual one; an erasure that guides sets it (see `drawer`).
+        gates: adapters that open by prompt (`erasure/compose.py` sets them): `gates.read(generator, texts)` is called
+            with the prompts before the trunk reads them.
+    """
+
+    name: str
+    profile: str
+    fingerprint: str
+    guidance: float
+    temperature: float = 1.0
+    num_codes: int
+    code_shape: tuple[int, ...] = ()
+    outputs: int
+    trunk: torch.nn.Module
     decoder_layers: torch.nn.ModuleList
-
-    @property
-    def num_image_tokens(self) -> int:
-        return self.grid[0] * self.grid[1]
+    tokenizer_of_words: Any
+    steering: Any = None
+    gates: Any = None
 
     @property
     def device(self) -> torch.device:
+        """Where the trunk's weights are."""
         return next(self.trunk.parameters()).device
 
     @property
     def dtype(self) -> torch.dtype:
+        """The number format of the trunk's weights."""
         return next(self.trunk.parameters()).dtype
+
+    # ------------------------------------------------------------------ prompts
+
+    @abstractmethod
+    def encode(self, prompts: list[str]) -> PromptBatch:
+        """Prompts as the model reads them, in its conversation format if it has one."""
+
+    @abstractmethod
+    def null_like(self, batch: PromptBatch) -> PromptBatch:
+        """The unconditional twin of every row of `batch`, of the same length: the prompt that says nothing."""
+
+    @abstractmethod
+    def word_mask(self, batch: PromptBatch) -> torch.Tensor:
+        """Where a prompt's own words stand, bool [B, P]: no padding, conversation format or blanks."""
+
+    def unknown_words(self, prompts: list[str]) -> list[str]:
+        """Words of `prompts` that the model's vocabulary does not have, sorted; empty for open vocabularies."""
+        unknown = self.tokenizer_of_words.unk_token_id
+        if unknown is None:
+            return []
+        words = {word for prompt in prompts for word in re.findall(r"[^\W_]+(?:-[^\W_]+)*", prompt.lower())}
+        spelt = lambda word: self.tokenizer_of_words(word, add_special_tokens=False)["input_ids"]
+        return sorted(word for word in words if unknown in spelt(word))
+
+    # ------------------------------------------------------------------ drawing
+
+    @abstractmethod
+    def acting(self, where: Any) -> torch.Tensor | None:
+        """At which of the positions that the trunk reads at this moment a change acts that is confined to `where`.
+
+        A change of weights asks while the trunk runs. Next-token models know "words" (of prompts), next-scale models a
+        slice of a picture's codes.
+
+        Returns:
+            bool [B, S] or [1, S] over the S positions being read; None for none of them.
+        """
+
+    @abstractmethod
+    def drawer(
+        self, prompts: list[str], guidance: float, temperature: float, given: torch.Tensor | None, **how: Any
+    ) -> Callable[..., torch.Tensor]:
+        """What draws batches of `prompts`: a function of (rows, seeds_B, given of these rows or None, tick) that returns
+        codes [B, L, ...]; `tick(share)` reports progress. Arguments are those of `sample_batches`."""
+
+    def sample_batches(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        guidance: float | None = None,
+        temperature: float | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        given: torch.Tensor | None = None,
+        **how: Any,
+    ) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Draw `prompts` in batches: yields (which prompts, their codes) until all are drawn; see `sample`."""
+        from .sampling import sample_batches
+
+        return sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress, given, **how)
+
+    def sample(
+        self,
+        prompts: list[str],
+        seeds: list[int],
+        guidance: float | None = None,
+        temperature: float | None = None,
+        batch_size: int | None = None,
+        progress: bool = False,
+        given: torch.Tensor | None = None,
+        **how: Any,
+    ) -> torch.Tensor:
+        """Draw the codes of one picture a prompt.
+
+        The noise of a code is a hash of (picture's seed, position, value), so that a picture depends neither on its
+        batch nor on other pictures.
+
+        Args:
+            prompts: N prompts.
+            seeds: one int seed a picture.
+            guidance: scale w of u + w (c - u), with c and u the logits with and without the prompt; None for the
+                model's own.
+            temperature: 0 takes the likeliest code; None for the model's own.
+            batch_size: pictures at a time; None for as many as there is room for.
+            progress: show a bar on stderr.
+            given: int64 [N, K, ...], the first codes of every picture, which are then not drawn. A next-scale model takes
+                whole scales.
+            how: what only one family knows: `graphs` (next-token), `beside` and `combine` (next-scale).
+
+        Returns:
+            int64 [N, num_codes, *code_shape] on the CPU.
+        """
+        codes = torch.zeros(len(prompts), self.num_codes, *self.code_shape, dtype=torch.long)
+        batches = self.sample_batches(prompts, seeds, guidance, temperature, batch_size, progress, given, **how)
+        for rows, drawn in batches:
+            codes[rows] = drawn.cpu()
+        return codes
+
+    # ------------------------------------------------------------------ likelihoods
+
+    @abstractmethod
+    def _logits_along(self, prompts: list[str], codes: torch.Tensor, guidance: float, null: bool) -> torch.Tensor:
+        """Logits [B, K, C, V] of `log_probabilities`, for one batch, on the model's device."""
+
+    def logit_batches(self, codes: torch.Tensor) -> list[slice]:
+        """The pictures of `codes` [N, K, ...] in slices, each with at most 2^26 logits (256 MiB in float32)."""
+        size = max(1, LOGITS // (codes.shape[1] * self.outputs))
+        return [slice(start, min(start + size, len(codes))) for start in range(0, len(codes), size)]
+
+    @torch.no_grad()
+    def log_probabilities(
+        self, prompts: list[str], codes: torch.Tensor, guidance: float | None = None, null: bool = False
+    ) -> torch.Tensor:
+        """log p(value | prompt, the codes before) at every code of given pictures, as it is drawn from at temperature 1.
+
+        Args:
+            prompts: N prompts.
+            codes: int64 [N, K, ...], N pictures or their first codes, which need not be pictures of these prompts.
+            guidance: None for the model's own, with whatever steers it. 1 is the model's distribution given the prompt
+                itself, which no steering touches.
+            null: read the pictures under the unconditional prompt instead, without guidance.
+
+        Returns:
+            float32 [N, K, parts, values] on the CPU: one part of all codebook rows, or bits of two values each.
+        """
+        if len(prompts) != len(codes):
+            raise ValueError(f"{len(prompts)} prompts but {len(codes)} pictures; they are read pairwise")
+        guidance = self.guidance if guidance is None else guidance
+        read = lambda rows: self._logits_along(list(prompts[rows]), codes[rows], guidance, null).float()
+        return torch.cat([read(rows).log_softmax(-1).cpu() for rows in self.logit_batches(codes)])
+
+    # ------------------------------------------------------------------ pictures
+
+    @abstractmethod
+    def decode(self, codes: torch.Tensor, chunk: int | None = None) -> np.ndarray:
+        """Pictures of whole sequences of codes: uint8 [B, H, W, 3]; `chunk` of them at a time, by default as many as
+        there is room for."""
+
+    @abstractmethod
+    def tokenize(self, images_BHW3: np.ndarray, chunk: int | None = None) -> torch.Tensor:
+        """Codes of uint8 pictures of the model's own size: int64 [B, L, ...], on the CPU."""
+
+
+class NextToken(Generator):
+    """A model that draws one image token after the other.
+
+    Attributes:
+        grid: rows and columns of image tokens.
+        codebook_size: values of a token.
+        embed_image_tokens: embeddings [B, S, D] of tokens [B, S], for a model that reads nothing between them; such a
+            model can be drawn by a captured step (`static.py`). None for others.
+    """
+
+    grid: tuple[int, int]
+    codebook_size: int
+    embed_image_tokens: Callable[[torch.Tensor], torch.Tensor] | None = None
+    _words_BS: torch.Tensor | None = None
+
+    @property
+    def num_codes(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def outputs(self) -> int:
+        return self.codebook_size
+
+    @property
+    def tokenizer_of_words(self) -> Any:
+        return self.tokenizer
 
     def positions(self, image_tokens: int) -> int:
         """Positions that so many image tokens take in the context; more than their number where a model ends its lines
         with a token."""
         return image_tokens
 
-    # What a change of the trunk may ask while the trunk runs: bool [B, S], where the words of prompts stand among what
-    # is being read; None for image tokens.
-    words_BS: torch.Tensor | None = None
-    # How guidance is done, where it is not the usual one: see `sampling.guided_rows`.
-    steering = None
-    # What hangs on what a row was asked for: an object whose `read(generator, texts)` is called before the rows are
-    # (`erasure/membranes.py`).
-    gates = None
+    @abstractmethod
+    def hidden_states(
+        self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None
+    ) -> torch.Tensor:
+        """States that predict each of `image_tokens_BT`, teacher-forced, after the final norm.
+
+        Args:
+            prompts: B prompts.
+            image_tokens_BT: int64; state t has read the prompt and the tokens before t.
+            past: None if the tokens start the picture. A `Past` if they continue what it holds (an empty one starts a
+                picture); it is extended in place, so that feeding a picture in windows gives the states of feeding it
+                whole.
+
+        Returns:
+            h_BTD, in the model's dtype.
+        """
+
+    @abstractmethod
+    def image_logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
+        """Logits over the codebook, logits_BTV."""
+
+    @abstractmethod
+    def caption(self, images_BHW3: np.ndarray, question: str | None = None) -> list[str]:
+        """What the model says of pictures when asked `question`, greedily."""
+
+    def acting(self, where: str = "words") -> torch.Tensor | None:
+        """Where the words of prompts stand among the positions being read, bool [B, S]; None if those are image
+        tokens."""
+        return self._words_BS
 
     @contextmanager
     def reading(self, words_BS: torch.Tensor | None, texts: tuple[str, ...] = ()):
-        """Within the context the trunk is told where words stand, and gates have been told what was asked for."""
+        """The context in which a model runs its trunk: changes that act on words only can ask where those stand.
+
+        Args:
+            words_BS: bool, among the positions that the trunk will read; None where it reads image tokens only.
+            texts: the prompts, which adapters that open by prompt are told first.
+        """
         if self.gates is not None:
             self.gates.read(self, texts)
-        self.words_BS = words_BS
+        self._words_BS = words_BS
         try:
             yield
         finally:
-            self.words_BS = None
+            self._words_BS = None
 
     @cached_property
     def _format(self) -> tuple[int, int]:
@@ -124,73 +351,82 @@ class Generator(ABC):
         before = next(i for i, (x, y) in enumerate(zip(a, b)) if x != y)
         return before, next(i for i, (x, y) in enumerate(zip(a[::-1], b[::-1])) if x != y)
 
-    def word_mask(self, prompts: PromptBatch) -> torch.Tensor:
-        """Where a prompt's own words stand, bool [B, P]: not its padding, its conversation format, the token that
-        begins an image, or blanks."""
+    def word_mask(self, batch: PromptBatch) -> torch.Tensor:
         before, after = self._format
-        P = prompts.ids_BP.shape[1]
-        start_B1 = P - prompts.mask_BP.sum(1, keepdim=True) + before
-        where_P = torch.arange(P, device=prompts.ids_BP.device)
-        return (where_P >= start_B1) & (where_P < P - after) & (prompts.ids_BP != self.null_like(prompts).ids_BP)
+        P = batch.ids_BP.shape[1]
+        start_B1 = P - batch.mask_BP.sum(1, keepdim=True) + before
+        where_P = torch.arange(P, device=batch.ids_BP.device)
+        return (where_P >= start_B1) & (where_P < P - after) & (batch.ids_BP != self.null_like(batch).ids_BP)
 
-    # Embeddings [B, S, D] of image tokens [B, S] for a model that reads nothing between them; such a model can be drawn
-    # by a captured step.
-    embed_image_tokens = None
+    def drawer(self, prompts, guidance, temperature, given, graphs: bool | None = None):
+        """`graphs`: whether to draw with a recorded step (`static.py`); by default on a GPU."""
+        from .sampling import token_drawer
 
-    @abstractmethod
-    def encode(self, prompts: list[str]) -> PromptBatch:
-        """Prompts in the model's conversation format, up to and including the token that begins an image."""
+        return token_drawer(self, prompts, guidance, temperature, given, graphs)
 
-    @abstractmethod
-    def null_like(self, batch: PromptBatch) -> PromptBatch:
-        """The unconditional twin of every row: same length, the words blanked."""
+    def _logits_along(self, prompts, codes, guidance, null):
+        from .sampling import guided, guided_rows
 
-    @abstractmethod
-    def hidden_states(
-        self, prompts: PromptBatch, image_tokens_BT: torch.Tensor, past: Past | None = None
-    ) -> torch.Tensor:
-        """States h_BTD that predict each of `image_tokens_BT`, teacher-forced, after the final norm.
+        batch, tokens_BT = self.encode(prompts), codes.to(self.device)
+        if null or guidance == 1:
+            rows = self.null_like(batch) if null else batch
+            return self.image_logits(self.hidden_states(rows, tokens_BT))[:, :, None]
+        rows = guided_rows(self, batch, guidance)
+        z_RTV = self.image_logits(self.hidden_states(rows, tokens_BT.repeat(len(rows) // len(batch), 1)))
+        return guided(z_RTV, len(batch), guidance, self.steering)[:, :, None]
 
-        h[:, t] has read the prompt and the tokens before t. Without `past` the tokens start the picture. With a `Past`
-        they continue what it holds (an empty one starts a picture), and it is extended in place: feeding a picture in
-        windows gives the states of feeding it whole.
-        """
 
-    @abstractmethod
-    def image_logits(self, h_BTD: torch.Tensor) -> torch.Tensor:
-        """Logits over the codebook, logits_BTV."""
+class NextScale(Generator):
+    """A model that draws all codes of a scale at once, from coarse to fine.
 
-    @abstractmethod
-    def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
-        """Pictures of whole token grids: uint8 [B, H, W, 3]; `chunk` of them at a time, by default as many as there is
-        room for."""
+    Attributes:
+        config: its `NextScaleConfig`.
+        schedule: the side of each scale, in codes.
+        spans: where each scale's codes lie among a picture's.
+        quantiser: what a code is, and what its logits look like (`var/quantisers.py`).
+    """
 
-    @abstractmethod
-    def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
-        """Image tokens of uint8 pictures of the model's own size: int64 [B, T]."""
+    config: Any
+    schedule: tuple[int, ...]
+    spans: tuple[slice, ...]
+    quantiser: Any
 
     @abstractmethod
-    def caption(self, images_BHW3: np.ndarray, question: str | None = None) -> list[str]:
-        """What the model says of pictures (the understanding side), greedily."""
+    def inputs_of(self, codes: torch.Tensor) -> torch.Tensor:
+        """What the transformer reads when it is given the codes of all scales, or of the first ones: inputs_BLC."""
 
-    def unknown_words(self, prompts: list[str]) -> list[str]:
-        """Words that the model's tokenizer cannot spell; empty for open vocabularies."""
-        return []
+    @abstractmethod
+    def logits(self, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
+        """Logits of every code given the prompt and the scales before it, in one pass: [B, L, C, 2] or [B, L, V]."""
 
-    def sample(
-        self,
-        prompts,
-        seeds,
-        guidance=None,
-        temperature: float = 1.0,
-        batch_size: int | None = None,
-        progress: bool = False,
-        prefix=None,
-        graphs=None,
-    ) -> torch.Tensor:
-        """Image tokens int64 [N, T] (on the CPU) for `prompts`, one int seed each; `prefix` [N, K] gives the first
-        tokens. See `sampling.sample_tokens`."""
-        from .sampling import sample_tokens
+    def acting(self, where: slice) -> torch.Tensor | None:
+        """Which of the codes being read lie in the slice `where` of a picture's codes: bool [1, S]."""
+        mask_L = torch.zeros(self.num_codes, dtype=torch.bool, device=self.device)
+        mask_L[where] = True
+        return mask_L[self.trunk.reading][None]
 
-        guidance = self.guidance if guidance is None else guidance
-        return sample_tokens(self, prompts, seeds, guidance, temperature, batch_size, progress, prefix, graphs)
+
+# ------------------------------------------------------------------ fingerprints
+
+
+def fingerprint(model: torch.nn.Module, left_out: tuple[str, ...] = ()) -> str:
+    """16 hex digits that change when a weight does: a hash of names, shapes and a strided sample of every tensor.
+
+    Tensors whose names begin with one of `left_out` do not count. A model made in memory has the hash of its own numbers;
+    `load_generator` hashes the weights as they are stored, so that the dtype in which they are loaded does not matter.
+    """
+    tensors = model.state_dict().items()
+    return combined(tensor_hash(name, tensor) for name, tensor in tensors if not name.startswith(left_out))
+
+
+def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:
+    """One tensor's share of the fingerprint."""
+    flat = tensor.detach().flatten()
+    # a sample is enough to tell models apart and keeps a 7B model's hash under a second
+    sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
+    return hashlib.sha256(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes()).digest()
+
+
+def combined(hashes: Iterable[bytes]) -> str:
+    """The fingerprint from its tensors' shares, in whatever order they come."""
+    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]

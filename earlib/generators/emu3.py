@@ -14,11 +14,10 @@ import torch.nn.functional as F
 from transformers import GenerationConfig
 
 from ..errors import UserError
-from .base import Generator, Past, PromptBatch
-from .janus import JanusGenerator, fingerprint
+from .base import NextToken, Past, PromptBatch, fingerprint
 
 
-class Emu3Generator(Generator):
+class Emu3Generator(NextToken):
     """An Emu3 model with its processor. `name` is what the user asked for; `profile` one of the known scales or
     "custom".
 
@@ -82,8 +81,6 @@ class Emu3Generator(Generator):
         mask_BP[:, -len(self.null_ids_N) :] = 1
         return PromptBatch(ids_BP, mask_BP, batch.texts)
 
-    unknown_words = JanusGenerator.unknown_words
-
     # ------------------------------------------------------------------ drawing
 
     def positions(self, image_tokens):
@@ -131,7 +128,7 @@ class Emu3Generator(Generator):
 
     def _chunk(self, chunk: int | None) -> int:
         """Pictures at a time: 32 of a mini model, but one of 720 x 720 pixels, which takes gigabytes."""
-        return chunk or max(1, 32 * 144 // self.num_image_tokens)
+        return chunk or max(1, 32 * 144 // self.num_codes)
 
     def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread of the colours, [3, 1, 1], that the picture tokenizer was trained with."""

@@ -6,9 +6,6 @@ a test compares them.
 
 from __future__ import annotations
 
-import hashlib
-import re
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,13 +13,13 @@ from transformers import GenerationConfig
 
 from ..errors import UserError
 from ..memory import decode_chunk_that_fits
-from .base import Generator, Past, PromptBatch
+from .base import NextToken, Past, PromptBatch, fingerprint
 
 CAPTION_PARTS = ("model.vision_model.", "model.aligner.", "lm_head.")  # tensors that drawing never reads
 NOT_HASHED = (*CAPTION_PARTS, "model.vqmodel.quantize.")  # they may be missing; the codebook is normalised on loading
 
 
-class JanusGenerator(Generator):
+class JanusGenerator(NextToken):
     """A Janus model with its processor. `name` is what the user asked for; `profile` one of the known scales or
     "custom"."""
 
@@ -66,13 +63,6 @@ class JanusGenerator(Generator):
     @property
     def boi_token_id(self) -> int:
         return self.tokenizer.convert_tokens_to_ids(self.processor.image_start_token)
-
-    def unknown_words(self, prompts: list[str]) -> list[str]:
-        unk = self.tokenizer.unk_token_id
-        if unk is None:
-            return []
-        words = {w for p in prompts for w in re.findall(r"[^\W_]+(?:-[^\W_]+)*", p.lower())}
-        return sorted(w for w in words if unk in self.tokenizer(w, add_special_tokens=False)["input_ids"])
 
     # ------------------------------------------------------------------ drawing
 
@@ -155,28 +145,3 @@ class JanusGenerator(Generator):
             )
             answers += self.tokenizer.batch_decode(out[:, rows.shape[1] :], skip_special_tokens=True)
         return [a.strip() for a in answers]
-
-
-def fingerprint(model, left_out: tuple[str, ...] = ()) -> str:
-    """16 hex digits that change when a weight does: hashed over names, shapes and a strided sample of every tensor.
-
-    Tensors whose names begin with one of `left_out` do not count: Janus leaves out what only captions read, so that it
-    does not matter whether that was loaded. A model made in memory has the hash of its own numbers; `load_generator`
-    hashes the weights as they are stored, so that the dtype in which they are loaded does not matter.
-    """
-    return combined(
-        tensor_hash(name, tensor) for name, tensor in model.state_dict().items() if not name.startswith(left_out)
-    )
-
-
-def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:
-    """One tensor's share of the fingerprint."""
-    flat = tensor.detach().flatten()
-    # a sample is enough to tell models apart and keeps a 7B model's hash under a second
-    sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-    return hashlib.sha256(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes()).digest()
-
-
-def combined(hashes) -> str:
-    """The fingerprint from its tensors' shares, in whatever order they come."""
-    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]

@@ -13,18 +13,27 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import ROOT, memory
 from ..errors import UserError, nearest
 from ..runs import read_json
 
+if TYPE_CHECKING:
+    from ..device import Placement
+    from .base import Generator, NextToken
+
 PROFILES = {  # profile -> where its weights are; a shape has none
     "mini": str(ROOT / "data" / "mini" / "janus"),
+    "mini-var": str(ROOT / "data" / "mini-var"),  # a code is 16 bits
+    "mini-var-vq": str(ROOT / "data" / "mini-var-vq"),  # a code is a row of a codebook
     "janus-pro-1b": "deepseek-community/Janus-Pro-1B",
     "janus-pro-7b": "deepseek-community/Janus-Pro-7B",
     "janus-pro-1b-shape": "",
     "janus-pro-7b-shape": "",
 }
+MAKERS = {"mini": "train", "mini-var": "train_var", "mini-var-vq": "train_var"}  # what in earlib.miniworld trains it
+INFINITY = "infinity_*.pth"  # files that only a folder of Infinity holds
 RECORD = "conversion.json"  # written by `convert` before the first weight; config.json comes last
 NEEDED = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")  # of a hub repository
 SMALL = 10**9  # bytes of weights below which nothing is said, and below which leaving parts out is not worth it
@@ -67,17 +76,29 @@ FAMILIES = {
 }
 
 
-def load_generator(model: str = "mini", device: str | None = None, dtype: str | None = None, parts: str | None = None):
-    """The generator called `model`: a profile, a hub id (`owner/name`) or a folder in transformers' layout.
+def load_generator(
+    model: str | Path = "mini", device: str | None = None, dtype: str | None = None, parts: str | None = None
+) -> Generator:
+    """Load the generator called `model`, of either family.
 
-    `device` and `dtype` default to what `device.decide` finds best. `parts` is "all", or "draw" to leave out what only
-    captions need (a Janus's vision tower, aligner and text head); by default large models on a GPU are loaded to draw.
-    The profiles `janus-pro-*-shape` have the true size and random weights: for speed and memory only. Raises UserError
-    with one line if there is no such model, if it is broken, or if it cannot fit into free memory, and then nothing has
-    been loaded.
+    Args:
+        model: a profile, a hub id (`owner/name`), or a folder: in transformers' layout (Janus, Emu3), written by
+            `save_pretrained` of a next-scale model, or with Infinity's own files.
+        device: by default what `device.decide` finds best.
+        dtype: the same.
+        parts: "all", or "draw" to leave out what only captions need (a Janus's vision tower, aligner and text head). By
+            default large models on a GPU are loaded to draw. Next-scale models have nothing to leave out.
+
+    Returns:
+        A `NextToken` or a `NextScale`. The profiles `janus-pro-*-shape` have the true size and random weights: for speed
+        and memory only.
+
+    Raises:
+        UserError: there is no such model, it is broken, or it cannot fit into free memory; nothing has been loaded then.
     """
     from ..device import decide
 
+    model = str(model)
     if parts not in (None, "all", "draw"):
         raise UserError(f"unknown parts '{parts}'; {nearest(parts, ('all', 'draw'))}")
     place = decide(device, dtype)
@@ -86,7 +107,21 @@ def load_generator(model: str = "mini", device: str | None = None, dtype: str | 
 
         return build_shape(model, place, parts)
     folder = _locate(model)
-    config, family = read_config(folder or _download(PROFILES.get(model, model), ("*.json",)), model)
+    if folder and any(folder.glob(INFINITY)):
+        from .files.infinity import load_infinity
+
+        return load_infinity(folder, device=device, dtype=dtype)
+    about = folder or _download(PROFILES.get(model, model), ("*.json",))
+    if _has_schedule(about):
+        from .var.model import load_nextscale
+
+        return load_nextscale(folder or _download(model, NEEDED), model, _profile(model), place)
+    return _load_janus_or_emu3(folder, about, model, place, parts)
+
+
+def _load_janus_or_emu3(folder: Path | None, about: Path, model: str, place: Placement, parts: str | None) -> NextToken:
+    """A model of transformers' classes: from `folder`, or from the hub if only its JSON files are there, in `about`."""
+    config, family = read_config(about, model)
     empty = empty_model(config, family)
     sizes = memory.sizes_of(empty, *family.picture(config), family.caption_parts)
     parts = check_memory(model, sizes, place, parts)
@@ -98,10 +133,28 @@ def load_generator(model: str = "mini", device: str | None = None, dtype: str | 
     home = import_module(f"{__package__}.{family.module}")
     generator = getattr(home, family.generator_class)(empty, processor, name=model, profile=_profile(model))
     not_hashed = getattr(home, "NOT_HASHED", ())
-    generator.fingerprint = import_module(f"{__package__}.janus").combined(
+    generator.fingerprint = import_module(f"{__package__}.base").combined(
         h for name, h in hashes.items() if not name.startswith(not_hashed)
     )
     return generator
+
+
+def family_of(model: str | Path) -> str:
+    """ "next-token" or "next-scale": the family of a model that is not loaded yet, by what is on this machine; a hub id that
+    was not fetched counts as next-token."""
+    folder = Path(PROFILES.get(str(model), model))
+    return (
+        "next-scale"
+        if any(folder.glob(INFINITY)) or _has_schedule(folder) or "var" in MAKERS.get(str(model), "")
+        else "next-token"
+    )
+
+
+def _has_schedule(folder: Path) -> bool:
+    """Whether the config.json in `folder` is that of a next-scale model of this library."""
+    file = folder / "config.json"
+    flags = read_json(file) if file.is_file() else None
+    return isinstance(flags, dict) and "schedule" in flags
 
 
 # ------------------------------------------------------------------ where it is
@@ -111,9 +164,10 @@ def _locate(model: str) -> Path | None:
     """The model's folder; None if it is on the hub."""
     source = PROFILES.get(model, model)
     folder = Path(source)
-    if model == "mini" and not folder.exists():
+    if model in MAKERS and not (folder / "config.json").is_file():
+        where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         raise UserError(
-            "the mini model is missing from data/mini/janus; make it with: python -m earlib.miniworld.train"
+            f"the model '{model}' is missing from {where}; make it as said by: python -m earlib.miniworld.{MAKERS[model]} --help"
         )
     if not folder.exists():
         if model not in PROFILES and (source.count("/") != 1 or source.startswith(("/", "."))):
@@ -121,7 +175,7 @@ def _locate(model: str) -> Path | None:
                 f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id (owner/name)"
             )
         return None
-    if (folder / "config.json").is_file():
+    if (folder / "config.json").is_file() or any(folder.glob(INFINITY)):
         return folder
     if (folder / RECORD).is_file():
         raise UserError(
@@ -249,7 +303,7 @@ def fill(model, folder: Path, place, left_out: tuple[str, ...] = (), stored_as=(
     """
     from safetensors import SafetensorError, safe_open
 
-    from .janus import tensor_hash
+    from .base import tensor_hash
 
     drop(model, left_out)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}

@@ -1,4 +1,4 @@
-"""Guided decoding: how a `Generator` draws.
+"""Guided decoding: the loop over batches that both families share, and how a next-token model draws one batch.
 
 The noise of every token is a hash of (picture seed, position, code): a picture does not depend on the other pictures of
 its batch, on their order or on the batch size, and a model before and after erasure can be drawn with the same noise.
@@ -7,13 +7,15 @@ All guidance arithmetic is float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..errors import UserError
-from .base import Generator, Past, PromptBatch
+from .base import Generator, NextToken, Past, PromptBatch
 
 
 class SlabLayer(DynamicLayer):
@@ -96,7 +98,7 @@ def guided(logits_RV: torch.Tensor, pictures: int, guidance: float, steering=Non
     return unconditional + guidance * (conditional - unconditional)
 
 
-def guided_rows(generator: Generator, prompts: PromptBatch, guidance: float) -> PromptBatch:
+def guided_rows(generator: NextToken, prompts: PromptBatch, guidance: float) -> PromptBatch:
     """The prompts, and below them their unconditional twins; guidance 1 needs no twins.
 
     `generator.steering`, where it is set, brings other rows: an object with `rows(generator, prompts, guidance)`, the
@@ -109,25 +111,25 @@ def guided_rows(generator: Generator, prompts: PromptBatch, guidance: float) -> 
 
 @torch.no_grad()
 def draw_batch(
-    generator: Generator,
+    generator: NextToken,
     prompts: PromptBatch,
     seeds_B: torch.Tensor,
     guidance: float,
     temperature: float = 1.0,
-    prefix_BK: torch.Tensor | None = None,
-    tick=lambda: None,
+    given_BK: torch.Tensor | None = None,
+    tick: Callable[[float], Any] = lambda share: None,
 ) -> torch.Tensor:
-    """Image tokens [B, T] of one batch, token by token over a slab cache. The first K are `prefix_BK` if it is given;
-    `tick()` follows each token."""
-    B, T = len(prompts), generator.num_image_tokens
+    """Image tokens [B, T] of one batch, token by token over a slab cache. The first K are `given_BK` if they are given;
+    `tick(share)` follows each token, with its share of what is drawn."""
+    B, T = len(prompts), generator.num_codes
     rows = guided_rows(generator, prompts, guidance)
     repeats = len(rows) // B
     past = Past(cache=slab_cache(len(generator.decoder_layers), rows.ids_BP.shape[1] + generator.positions(T)))
     tokens_BT = torch.zeros(B, T, dtype=torch.long, device=generator.device)
     given = 0
-    if prefix_BK is not None and prefix_BK.shape[1]:
-        given = prefix_BK.shape[1]
-        tokens_BT[:, :given] = prefix_BK.to(generator.device)
+    if given_BK is not None and given_BK.shape[1]:
+        given = given_BK.shape[1]
+        tokens_BT[:, :given] = given_BK.to(generator.device)
         generator.hidden_states(rows, tokens_BT[:, :given].repeat(repeats, 1), past)
     for t in range(given, T):
         # the state that predicts token t needs the tokens before it; the token fed as "t" itself is read only in the
@@ -136,72 +138,75 @@ def draw_batch(
             past.pending_B1 = tokens_BT[:, t - 1 : t].repeat(repeats, 1)
         h = generator.hidden_states(rows, tokens_BT[:, t : t + 1].repeat(repeats, 1), past)
         tokens_BT[:, t] = choose(generator.image_logits(h)[:, 0], seeds_B, t, guidance, temperature, generator.steering)
-        tick()
+        tick(1 / (T - given))
     return tokens_BT
 
 
+def token_drawer(
+    generator: NextToken,
+    prompts: list[str],
+    guidance: float,
+    temperature: float,
+    given: torch.Tensor | None,
+    graphs: bool | None,
+) -> Callable[..., torch.Tensor]:
+    """`NextToken.drawer`: token by token, or with a recorded step (`graphs`, by default on a GPU)."""
+    if prompts:  # said before anything is drawn
+        check_length(generator, max(prompts, key=len))
+    graphs = generator.device.type == "cuda" if graphs is None else graphs
+    draw = partial(draw_batch, generator)
+    if graphs and generator.embed_image_tokens is not None and given is None:
+        from .static import StaticDrawer
+
+        draw = StaticDrawer(generator)
+
+    def drawn(rows, seeds_B, given_BK, tick):
+        batch = generator.encode([prompts[i] for i in rows])
+        return draw(batch, seeds_B, guidance, temperature, given_BK, tick)
+
+    return drawn
+
+
 def sample_batches(
-    generator,
+    generator: Generator,
     prompts: list[str],
     seeds: list[int],
-    guidance: float,
-    temperature: float = 1.0,
+    guidance: float | None = None,
+    temperature: float | None = None,
     batch_size: int | None = None,
     progress: bool = False,
-    prefix_NK: torch.Tensor | None = None,
-    graphs: bool | None = None,
-):
-    """Draw `prompts`, one seed each, in batches: yields (which prompts, their image tokens int64 [B, T]) until all are
-    drawn.
-
-    `batch_size` None takes 64 on a CPU, and on a GPU as many as fit into its free memory. `graphs` (default: on a GPU)
-    draws with `static.StaticDrawer`. `prefix_NK` gives the first K tokens of every picture.
-    """
+    given: torch.Tensor | None = None,
+    **how: Any,
+) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """`Generator.sample_batches`, of either family."""
     from tqdm.auto import tqdm
 
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
-    if prefix_NK is not None and (len(prefix_NK) != len(prompts) or prefix_NK.shape[1] > generator.num_image_tokens):
-        raise ValueError(
-            f"prefix of shape {tuple(prefix_NK.shape)} for {len(prompts)} pictures of {generator.num_image_tokens} tokens"
-        )
-    if prompts:  # said before anything is drawn
-        check_length(generator, max(prompts, key=len))
-    batch_size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
-    if graphs is None:
-        graphs = generator.device.type == "cuda"
-    if graphs and generator.embed_image_tokens is not None and prefix_NK is None:
-        from .static import StaticDrawer
-
-        drawer = StaticDrawer(generator)
-    else:
-        drawer = partial(draw_batch, generator)
+    if given is not None and (len(given) != len(prompts) or given.shape[1] > generator.num_codes):
+        raise ValueError(f"{tuple(given.shape)} given codes for {len(prompts)} pictures of {generator.num_codes} codes")
+    guidance = generator.guidance if guidance is None else guidance
+    temperature = generator.temperature if temperature is None else temperature
+    draw = generator.drawer(prompts, guidance, temperature, given, **how)
+    size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
     # pictures of like prompt length go together, so that little padding is computed
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    if not isinstance(generator, NextToken):  # its prompts are all padded to one length
+        order = list(range(len(prompts)))
     shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-    with tqdm(
-        total=len(prompts),
-        unit="picture",
-        desc="drawing",
-        disable=not (progress and prompts),
-        leave=False,
-        bar_format=shape,
-    ) as bar:
-        for start in range(0, len(prompts), batch_size):
-            rows = order[start : start + batch_size]
-            batch = generator.encode([prompts[i] for i in rows])
-            seeds_B = torch.tensor([seeds[i] for i in rows], device=generator.device)
-            prefix = None if prefix_NK is None else prefix_NK[rows]
-            tick = partial(
-                bar.update, len(rows) / (generator.num_image_tokens - (0 if prefix is None else prefix.shape[1]) or 1)
-            )
-            yield rows, drawer(batch, seeds_B, guidance, temperature, prefix, tick)
+    about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
+    with tqdm(total=len(prompts), **about) as bar:
+        for start in range(0, len(prompts), size):
+            rows = order[start : start + size]
+            seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=generator.device)
+            tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
+            yield rows, draw(rows, seeds_B, None if given is None else given[rows], tick)
 
 
-def check_length(generator, prompt: str) -> None:
+def check_length(generator: NextToken, prompt: str) -> None:
     """UserError if `prompt` and a picture do not fit into the model's context together."""
     context = generator.trunk.config.max_position_embeddings
-    room = context - generator.positions(generator.num_image_tokens)
+    room = context - generator.positions(generator.num_codes)
     length = generator.encode([prompt]).ids_BP.shape[1]
     if length > room:
         raise UserError(
@@ -209,16 +214,10 @@ def check_length(generator, prompt: str) -> None:
         )
 
 
-def sample_tokens(generator, prompts: list[str], *args, **more) -> torch.Tensor:
-    """Image tokens int64 [N, T] on the CPU for `prompts`, in their order; the arguments are those of `sample_batches`."""
-    out = torch.empty(len(prompts), generator.num_image_tokens, dtype=torch.long)
-    for rows, tokens_BT in sample_batches(generator, prompts, *args, **more):
-        out[rows] = tokens_BT.cpu()
-    return out
-
-
-def fitting_batch(generator) -> int:
+def fitting_batch(generator: Generator) -> int:
     """Pictures to draw at a time."""
+    if not isinstance(generator, NextToken):
+        return 128
     if generator.device.type == "cpu":
         return 64
     from ..memory import batch_that_fits

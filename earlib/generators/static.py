@@ -10,10 +10,13 @@ to rounding. Without a GPU the same step runs unrecorded, which is how it is tes
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .base import Generator, Past, PromptBatch
+from .base import NextToken, Past, PromptBatch
 from .sampling import SlabLayer, choose, guided_rows
 
 BUCKET = (
@@ -44,13 +47,13 @@ class StaticDrawer:
     """Draws batches of one size for one generator; smaller batches are filled up. Make a new one when an erasure is
     switched on or off."""
 
-    def __init__(self, generator: Generator):
+    def __init__(self, generator: NextToken):
         self.generator = generator
         self.record = generator.device.type == "cuda"
         self.slabs = None  # allocated for the first batch
 
     def _allocate(self, rows: int, pictures: int, prompt: int) -> None:
-        g, T = self.generator, self.generator.num_image_tokens
+        g, T = self.generator, self.generator.num_codes
         self.rows, self.pictures = rows, pictures
         self.capacity = -(-(prompt + T + SPARE) // BUCKET) * BUCKET
         self.slabs = [SlabLayer(self.capacity) for _ in g.decoder_layers]
@@ -68,13 +71,11 @@ class StaticDrawer:
         seeds_B: torch.Tensor,
         guidance: float,
         temperature: float = 1.0,
-        prefix_BK=None,
-        tick=lambda: None,
-    ):
-        """Image tokens [B, T] of one batch; see `sampling.draw_batch`. A prefix is not supported."""
-        if prefix_BK is not None:
-            raise ValueError("a static drawer draws whole pictures")
-        g, B, T = self.generator, len(prompts), self.generator.num_image_tokens
+        given_BK: None = None,
+        tick: Callable[[float], Any] = lambda share: None,
+    ) -> torch.Tensor:
+        """Image tokens [B, T] of one batch; see `sampling.draw_batch`. It draws whole pictures only: `given_BK` is None."""
+        g, B, T = self.generator, len(prompts), self.generator.num_codes
         kinds, P = guided_rows(g, prompts, guidance).ids_BP.shape
         repeats = kinds // B
         if (
@@ -105,10 +106,10 @@ class StaticDrawer:
         self.step.fill_(1)
         if self.cache is None:
             self.cache = Cache(layers=[FixedLayer(slab, self.position) for slab in self.slabs])
-        tick()
+        tick(1 / T)
         for t in range(1, T):
             self._advance(-(-(P + t) // BUCKET) * BUCKET)
-            tick()
+            tick(1 / T)
         return self.tokens_BT[:B, :T].clone()
 
     def _advance(self, bucket: int) -> None:

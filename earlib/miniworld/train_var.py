@@ -30,7 +30,8 @@ def untrained(seed: int, **flags):
     """An untrained NextScaleModel with MiniWorld's vocabulary; `flags` change its configuration."""
     import torch
 
-    from ..generators.var import NextScaleConfig, NextScaleModel
+    from ..generators.var.config import NextScaleConfig
+    from ..generators.var.model import NextScaleModel
     from .models import build_tokenizer
 
     torch.manual_seed(seed)

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import re
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
-from ..generators.var.config import is_nextscale
+from ..generators.load import family_of
 from .plan import ASKED, JOIN, TABLE_VERSION, Row, chosen, concept_of, prompts, weights
 from .several import added_up, opened_by_prompts
 
@@ -27,11 +28,9 @@ _base: dict = {}  # of the last concept and seed: rows that share them follow ea
 
 def load_model(model: str):
     """The model of a row, of either family, on the CPU: tables compare what one kind of machine computes."""
-    if is_nextscale(model):
-        from ..generators.var.generator import load_nextscale as load
-    else:
-        from ..generators import load_generator as load
-    return load(model, device="cpu")
+    from ..generators import load_generator
+
+    return load_generator(model, device="cpu")
 
 
 def choose(concept: Concept, row: Row) -> dict[tuple[str, str], list[str]]:
@@ -80,7 +79,7 @@ def measure(generator, row: Row) -> dict:
 def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
     """(the erasure that a row asks for, open to all prompts and at strength 1; what training it took of one core, in
     seconds). The LAST ones are kept."""
-    if is_nextscale(row.model):
+    if family_of(row.model) == "next-scale":
         from ..erasure.scale_methods import erase
     else:
         from ..erasure import erase
@@ -177,17 +176,11 @@ def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
 
     A token of a next-scale model is one code, whose bits are drawn one by one: their divergences add up.
     """
-    from ..evaluate.drift import draw_tokens, log_probabilities
+    from ..evaluate.drift import draw_tokens
 
     def distributions(change):
-        if not is_nextscale(row.model):
-            return [
-                logp_BTV
-                for _, logp_BTV in log_probabilities(generator, benign, tokens_NT, change, guidance=generator.guidance)
-            ]
-        from ..generators.var.draw import log_probabilities as of_scales
-
-        return [of_scales(generator, benign, tokens_NT, change)]
+        with change.on(generator) if change is not None else nullcontext():
+            return generator.log_probabilities(benign, tokens_NT)
 
     which = (generator.fingerprint, row.seed, tuple(benign))
     if which not in _base:
@@ -197,11 +190,8 @@ def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
     tokens_NT, base = _base[which]
     if erasure is None:
         return 0.0
-    kl = [
-        (b.exp() * (b - e)).double().flatten(2).sum(-1).mean().item() * len(b)
-        for b, e in zip(base, distributions(erasure))
-    ]
-    drift = sum(kl) / len(benign)
+    erased = distributions(erasure)
+    drift = (base.exp() * (base - erased)).double().flatten(2).sum(-1).mean().item()
     if not np.isfinite(drift):
         raise UserError("the erased model's distributions: infinite or not a number")
     return round(drift, 6)

@@ -22,8 +22,7 @@ from typing import Any
 from .. import ROOT
 from ..concepts import Concept, list_concepts, load_concept
 from ..errors import UserError, nearest
-from ..generators.var.config import PROFILES as NEXT_SCALE
-from ..generators.var.config import is_nextscale
+from ..generators.load import family_of
 from ..runs import read_json
 from .several import JOIN, joined
 
@@ -33,7 +32,7 @@ SWEEPS = ROOT / "book" / "sweeps.yml"
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
 PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
-MODELS = (PROFILE, *NEXT_SCALE)
+MODELS = (PROFILE, "mini-var", "mini-var-vq")
 SPLITS = ("test", "dev", "nonsense")
 ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and
@@ -107,7 +106,7 @@ class Row:
 
     def preset(self):
         """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
-        if is_nextscale(self.model):
+        if family_of(self.model) == "next-scale":
             from ..erasure.scale_methods import recipe, with_settings
 
             profile = "mini-var"
@@ -127,7 +126,7 @@ class Row:
         recipe = self.preset()
         if not hasattr(recipe, "windows"):  # methods that do not train, or train on scales
             return recipe
-        grid = SimpleNamespace(num_image_tokens=image_tokens(self.model))
+        grid = SimpleNamespace(num_codes=image_tokens(self.model))
         return with_settings(recipe, {"windows.length": window_length(recipe, concept_of(self.concept), grid)})
 
     def key(self) -> str:
@@ -150,7 +149,7 @@ class Row:
         for name, values in VALUES.items():
             if (value := self.settings.get(name, values[0])) not in values:
                 raise UserError(f"unknown {name} '{value}'; {nearest(str(value), values)}")
-        if is_nextscale(self.model) and {FORM, TRANSPORT} & set(self.settings):
+        if family_of(self.model) == "next-scale" and {FORM, TRANSPORT} & set(self.settings):
             raise UserError(
                 f"changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out"
             )
@@ -343,7 +342,7 @@ def prompts(name: str, split: str) -> str:
 def _folder(model: str) -> Path:
     from ..generators.load import PROFILES
 
-    return Path(PROFILES.get(model) or NEXT_SCALE.get(model) or model)
+    return Path(PROFILES.get(model) or model)
 
 
 @lru_cache

@@ -20,7 +20,7 @@ import torch
 
 from ...errors import UserError
 from ...runs import read_json
-from ..janus import combined, tensor_hash
+from ..base import combined, tensor_hash
 from ..var.config import NextScaleConfig
 from ..var.infinity import SCHEDULE, InfinityGenerator, InfinityModel, InfinityTokenizer, InfinityTrunk, PixelDecoder
 

@@ -7,13 +7,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass, fields
-from pathlib import Path
 
-from ... import ROOT
 from ...errors import UserError, nearest
-from ...runs import read_json
 
-PROFILES = {name: ROOT / "data" / name for name in ("mini-var", "mini-var-vq")}  # codes of bits, and of a codebook
 QUANTISERS = ("bsq", "vq")
 DOWN, UP = ("area", "bilinear"), ("bicubic", "bilinear", "nearest")
 
@@ -98,13 +94,3 @@ class NextScaleConfig:
         if missing := sorted(known - set(flags)):
             raise UserError(f"{where}: the flag '{missing[0]}' is missing; it must hold {', '.join(sorted(known))}")
         return cls(**flags)
-
-
-def is_nextscale(model: str | Path) -> bool:
-    """Whether `model` is known to be a next-scale one without loading it: a profile, or a folder with Infinity's files,
-    or a scale schedule in config.json."""
-    if str(model) in PROFILES or any(Path(model).glob("infinity_*.pth")):
-        return True
-    file = Path(model) / "config.json"
-    flags = read_json(file) if file.is_file() else None
-    return isinstance(flags, dict) and "schedule" in flags

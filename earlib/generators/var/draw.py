@@ -14,9 +14,7 @@ from collections.abc import Callable
 import torch
 
 from ...errors import UserError
-from ..base import PromptBatch
-
-BATCH = 128  # pictures drawn at a time
+from ..base import NextScale, PromptBatch
 
 
 def guided(guidance: float) -> Callable:
@@ -24,33 +22,34 @@ def guided(guidance: float) -> Callable:
     return lambda k, logits: logits[1] + guidance * (logits[0] - logits[1]) if len(logits) > 1 else logits[0]
 
 
-def way(generator, prompts: list[str], guidance: float) -> tuple[list, Callable]:
-    """(what stands beside the prompts, how the logits of all are combined): as an erasure that guides has it, or the
-    usual guidance."""
+def way(generator: NextScale, prompts: list[str], guidance: float) -> tuple[list[list[str] | None], Callable]:
+    """How pictures of `prompts` are guided: by `generator.steering` if an erasure has set it, else as usual.
+
+    Returns:
+        (the prompts that are read beside each of `prompts`, None for the unconditional one; `combine` of `draw_batch`)
+    """
     if generator.steering is not None:
         return generator.steering.beside(prompts, guidance), generator.steering.combine(guidance)
     return [None] if guidance != 1 else [], guided(guidance)
 
 
-def rows_of(generator, prompts: list[str], beside: list, some: slice = slice(None)) -> list[PromptBatch]:
-    """Those of `prompts` and of what stands beside them, each encoded; None stands for the unconditional twin."""
-    batch = generator.encode(prompts[some])
-    return [
-        batch,
-        *(generator.null_like(batch) if other is None else generator.encode(other[some]) for other in beside),
-    ]
+def rows_of(generator: NextScale, prompts: list[str], beside: list[list[str] | None]) -> list[PromptBatch]:
+    """`prompts`, and the lists of prompts beside them, each encoded; None stands for the unconditional twins."""
+    batch = generator.encode(prompts)
+    twin = lambda other: generator.null_like(batch) if other is None else generator.encode(other)
+    return [batch, *(twin(other) for other in beside)]
 
 
 @torch.no_grad()
 def draw_batch(
-    generator,
+    generator: NextScale,
     rows: list[PromptBatch],
     combine: Callable,
     seeds_B: torch.Tensor,
     temperature: float,
     given: torch.Tensor | None = None,
-    look=None,
-):
+    look: Callable | None = None,
+) -> torch.Tensor:
     """Codes of one batch, scale by scale: int64 [B, L] or [B, L, C].
 
     All `rows` (each a PromptBatch of B prompts) read the same codes. `combine(k, logits)`, with the float32 logits of
@@ -90,107 +89,59 @@ def draw_batch(
     return torch.cat(codes, 1)
 
 
-def sample_batches(
-    generator,
+def scale_drawer(
+    generator: NextScale,
     prompts: list[str],
-    seeds: list[int],
     guidance: float,
     temperature: float,
-    batch_size: int | None = None,
-    progress: bool = False,
     beside: list[list[str] | None] | None = None,
     combine: Callable | None = None,
-    given: torch.Tensor | None = None,
-):
-    """Draw `prompts`, one int seed each, in batches: yields (which prompts, their codes int64 [B, L] or [B, L, C] on
-    the CPU) until all are drawn.
+) -> Callable[..., torch.Tensor]:
+    """`NextScale.drawer`.
 
-    `beside` lists other prompts for every picture, N of them each, or None for the unconditional one; by default that,
-    unless guidance is 1. One list of negative prompts is guided away from. `combine` (see `draw_batch`) makes something
-    else of the logits of `prompts` and those `beside` them. An erasure that guides (`generator.steering`) brings both,
-    so that neither can be given beside it: UserError.
+    Args:
+        generator: the model.
+        prompts: N prompts.
+        guidance: scale of the usual guidance.
+        temperature: 0 takes the likeliest codes.
+        beside: other prompts that are read along with each picture: lists of N prompts, or None for the unconditional
+            prompt. By default that one alone, unless guidance is 1. One list of prompts is guided away from.
+        combine: what to make of the logits of `prompts` and of those `beside` them; see `draw_batch`.
+
+    Raises:
+        UserError: `beside` or `combine` where an erasure that guides is switched on, which brings both.
     """
-    from tqdm.auto import tqdm
-
     if generator.steering is not None and (beside is not None or combine is not None):
         raise UserError(
             "an erasure that guides is switched on, which says itself what stands beside a prompt; give neither beside nor combine"
         )
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
     usual, follow = way(generator, prompts, guidance)
     beside, combine = usual if beside is None else beside, combine or follow
     if any(other is not None and len(other) != len(prompts) for other in beside):
         raise ValueError(f"every list beside {len(prompts)} prompts must have as many")
-    size = batch_size or BATCH
-    with tqdm(
-        total=len(prompts), unit="picture", desc="drawing", disable=not (progress and prompts), leave=False
-    ) as bar:
-        for start in range(0, len(prompts), size):
-            some = slice(start, min(start + size, len(prompts)))
-            rows = rows_of(generator, prompts, beside, some)
-            seeds_B = torch.tensor(seeds[some], dtype=torch.long, device=generator.device)
-            codes = draw_batch(
-                generator, rows, combine, seeds_B, temperature, None if given is None else given[some]
-            ).cpu()
-            bar.update(len(seeds_B))
-            yield range(some.start, some.stop), codes
+
+    def drawn(rows, seeds_B, given, tick):
+        texts = lambda all_prompts: [all_prompts[i] for i in rows]
+        batches = rows_of(generator, texts(prompts), [other and texts(other) for other in beside])
+        codes = draw_batch(generator, batches, combine, seeds_B, temperature, given)
+        tick(1)
+        return codes
+
+    return drawn
 
 
-def sample_codes(
-    generator, prompts: list[str], seeds: list[int], guidance: float, temperature: float, *args, **more
+def logits_along(
+    generator: NextScale, prompts: list[str], codes: torch.Tensor, guidance: float, null: bool
 ) -> torch.Tensor:
-    """Codes int64 [N, L] or [N, L, C] on the CPU for `prompts`: what `sample_batches` yields, all of it."""
-    none = torch.zeros(0, generator.num_image_tokens, *generator.quantiser.code_shape, dtype=torch.long)
-    return torch.cat(
-        [none, *(codes for _, codes in sample_batches(generator, prompts, seeds, guidance, temperature, *args, **more))]
-    )
-
-
-def log_probabilities(
-    generator, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float | None = None
-) -> torch.Tensor:
-    """log p of every value of every part of a code, as it is drawn from at temperature 1: float32 [B, L, C, 2] or [B,
-    L, 1, V], on the CPU.
-
-    Scale by scale along `codes` ([B, L] or [B, L, C], other pictures' than these prompts', if you like), with guidance
-    (the model's own by default) or as an erasure that guides makes it.
-    """
-    from contextlib import nullcontext
-
-    from ...erasure.scale_terms import log_probabilities as of_logits
-
+    """`NextScale.log_probabilities` before the softmax: logits float32 [B, L, C, 2] or [B, L, 1, V]."""
     seen: list[torch.Tensor] = []
-    guidance = generator.guidance if guidance is None else guidance
-    with erasure.on(generator) if erasure is not None else nullcontext():
+    if null or guidance == 1:
+        batch = generator.encode(prompts)
+        rows, combine = [generator.null_like(batch) if null else batch], guided(1)
+    else:
         beside, combine = way(generator, prompts, guidance)
-        nobodys = torch.zeros(len(prompts), dtype=torch.long)  # seeds: nothing is drawn
-        draw_batch(generator, rows_of(generator, prompts, beside), combine, nobodys, 0.0, codes, seen.append)
-    return of_logits(generator, torch.cat(seen, 1)).cpu()
-
-
-def prompt_switch(
-    generator,
-    before: list[str],
-    after: list[str],
-    scale: int,
-    seeds: list[int],
-    guidance=None,
-    temperature=None,
-    **more,
-) -> torch.Tensor:
-    """Codes of pictures that follow `before` at scales below `scale` and `after` from it on, with the noise of one
-    drawing (briefs/var.md 2.3).
-
-    Only codes pass from the first prompt to the second: keys and values of the early scales, as later ones see them,
-    are those that `after` gives. `scale` 0 draws `after`, the number of scales draws `before`. Other arguments are
-    those of `sample_batches`. UserError for another `scale`.
-    """
-    if not 0 <= scale <= len(generator.schedule):
-        raise UserError(f"prompts can switch at scale 0 to {len(generator.schedule)} of this model, not at {scale}")
-    guidance = generator.guidance if guidance is None else guidance
-    temperature = generator.temperature if temperature is None else temperature
-    follow = guided(guidance)
-    switch = lambda k, logits: follow(k, [logits[0] if k < scale else logits[1], *logits[2:]])
-    beside = [after, None] if guidance != 1 else [after]
-    return sample_codes(generator, before, seeds, guidance, temperature, beside=beside, combine=switch, **more)
+        rows = rows_of(generator, prompts, beside)
+    nobodys = torch.zeros(len(prompts), dtype=torch.long)  # seeds: nothing is drawn
+    draw_batch(generator, rows, combine, nobodys, 0.0, codes, seen.append)
+    logits = torch.cat(seen, 1)
+    return logits if generator.code_shape else logits[:, :, None]

@@ -1,8 +1,4 @@
-"""A next-scale model as the rest of the library sees it: prompts in, codes and pictures out. `load_nextscale` finds
-one.
-
-It has the names of `generators.base.Generator` where they mean the same, and is not one: what comes next here is a
-scale, not a token.
+"""A next-scale model behind the `NextScale` protocol: prompts in, codes and pictures out.
 
 Letters: B pictures, P words, L positions of all scales, C bits of a code (bsq), V rows of the codebook (vq), H and W
 pixels.
@@ -10,15 +6,12 @@ pixels.
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
 import numpy as np
 import torch
 
-from ...errors import UserError, nearest
-from ..base import PromptBatch
-from .config import PROFILES
+from ...errors import UserError
+from ..base import NextScale, PromptBatch
+from ..base import fingerprint as of_weights
 
 
 def encode_words(words, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,54 +35,28 @@ def null_words(words, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.full((1, length), words.pad_token_id), mask
 
 
-class NextScaleGenerator:
-    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` one of PROFILES or "custom".
+class NextScaleGenerator(NextScale):
+    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` one of `load.PROFILES` or "custom".
 
     `trunk` is the transformer with its text encoder (names of trained tensors are relative to it):
     `blocks.0.cross_attention.q.weight`, `blocks.0.ffn.up.weight`, ...; `quantiser` knows what a code is and what logits
     of it look like.
     """
 
-    # How guidance is done, where it is not the usual one: `steering.py` has the ways, `draw.sample_codes` asks for it.
-    steering = None
-    # Where the words of prompts stand among what is read, which changes of a next-token model may ask; here words are
-    # not read as positions.
-    words_BS = None
-
     def __init__(self, model, name: str = "custom", profile: str = "custom", fingerprint: str | None = None):
-        from ..janus import fingerprint as of_weights
-
         self.model, self.name, self.profile = model.eval(), name, profile
         model.requires_grad_(False)
-        self.config, self.trunk, self.tokenizer, self.quantiser, self.words = (
-            model.config,
-            model.trunk,
-            model.tokenizer,
-            model.tokenizer.quantiser,
-            model.words,
-        )
+        self.config, self.trunk, self.tokenizer = model.config, model.trunk, model.tokenizer
+        self.quantiser, self.words, self.decoder_layers = model.tokenizer.quantiser, model.words, model.trunk.blocks
         self.guidance, self.temperature = model.config.guidance, model.config.temperature
-        self.schedule, self.spans, self.num_image_tokens = (
-            model.config.schedule,
-            model.config.spans,
-            model.config.length,
-        )
-        self.fingerprint = fingerprint or of_weights(
-            model
-        )  # a loader gives that of the stored weights, which knows no dtype
+        self.schedule, self.spans, self.num_codes = model.config.schedule, model.config.spans, model.config.length
+        self.code_shape, self.outputs = self.quantiser.code_shape, self.quantiser.outputs
+        # a loader gives that of the stored weights, which knows no dtype
+        self.fingerprint = fingerprint or of_weights(model)
 
     @property
-    def decoder_layers(self):
-        """The transformer's blocks."""
-        return self.trunk.blocks
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.trunk.parameters()).device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return next(self.trunk.parameters()).dtype
+    def tokenizer_of_words(self):
+        return self.words
 
     # ------------------------------------------------------------------ prompts
 
@@ -97,18 +64,19 @@ class NextScaleGenerator:
         """Prompts as word numbers, padded on the right to the model's text length. UserError for a prompt that is
         longer."""
         ids, mask = encode_words(self.words, list(prompts), self.config.text_length)
-        return PromptBatch(ids.to(self.device), mask.to(self.device))
+        return PromptBatch(ids.to(self.device), mask.to(self.device), tuple(prompts))
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         """The learned unconditional prompt, as many times as `batch` has rows."""
         ids, mask = null_words(self.words, self.config.text_length)
-        return PromptBatch(ids.repeat(len(batch), 1).to(self.device), mask.repeat(len(batch), 1).to(self.device))
+        return PromptBatch(
+            ids.repeat(len(batch), 1).to(self.device), mask.repeat(len(batch), 1).to(self.device), batch.texts
+        )
 
-    def unknown_words(self, prompts: list[str]) -> list[str]:
-        """Words that the model's vocabulary does not have."""
-        unk = self.words.unk_token_id
-        found = {w for p in prompts for w in re.findall(r"[^\W_]+(?:-[^\W_]+)*", p.lower())}
-        return sorted(w for w in found if unk in self.words(w, add_special_tokens=False)["input_ids"])
+    def word_mask(self, batch: PromptBatch) -> torch.Tensor:
+        frame = (self.words.pad_token_id, self.words.bos_token_id, self.words.eos_token_id)
+        frame = torch.tensor([number for number in frame if number is not None], device=batch.ids_BP.device)
+        return batch.mask_BP.bool() & (batch.ids_BP >= 0) & ~torch.isin(batch.ids_BP, frame)
 
     # ------------------------------------------------------------------ teacher forcing
 
@@ -129,35 +97,20 @@ class NextScaleGenerator:
             self.trunk(self.trunk.condition(prompts.ids_BP, prompts.mask_BP), inputs_BNC, slice(0, inputs_BNC.shape[1]))
         )
 
+    # ------------------------------------------------------------------ drawing
+
+    def drawer(self, prompts, guidance, temperature, given, beside=None, combine=None):
+        """`beside`, `combine`: other prompts to read along, and what to make of all logits; see `draw.scale_drawer`."""
+        from .draw import scale_drawer
+
+        return scale_drawer(self, prompts, guidance, temperature, beside, combine)
+
+    def _logits_along(self, prompts, codes, guidance, null):
+        from .draw import logits_along
+
+        return logits_along(self, prompts, codes, guidance, null)
+
     # ------------------------------------------------------------------ pictures
-
-    def sample(
-        self,
-        prompts: list[str],
-        seeds: list[int],
-        guidance=None,
-        temperature=None,
-        batch_size=None,
-        progress=False,
-        **more,
-    ) -> torch.Tensor:
-        """Codes int64 [N, L] or [N, L, C] (on the CPU) for `prompts`, one int seed each. See `draw.sample_batches` for
-        what else may be given."""
-        from .draw import sample_codes
-
-        guidance = self.guidance if guidance is None else guidance
-        temperature = self.temperature if temperature is None else temperature
-        return sample_codes(self, prompts, seeds, guidance, temperature, batch_size, progress, **more)
-
-    def sample_batches(
-        self, prompts: list[str], seeds: list[int], guidance=None, temperature=None, batch_size=None, progress=False
-    ):
-        """The same in batches: yields (which prompts, their codes) until all are drawn."""
-        from .draw import sample_batches
-
-        guidance = self.guidance if guidance is None else guidance
-        temperature = self.temperature if temperature is None else temperature
-        yield from sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, chunk: int = 64) -> np.ndarray:
@@ -186,41 +139,3 @@ class NextScaleGenerator:
             for some in pixels.split(chunk)
         ]
         return torch.cat(parts)
-
-
-def load_nextscale(
-    model: str | Path = "mini-var", device: str | None = None, dtype: str | None = None
-) -> NextScaleGenerator:
-    """The next-scale model called `model`: the profile mini-var, a folder written by `save_pretrained` or with
-    Infinity's files, or a hub id (`owner/name`).
-
-    Raises UserError with one line if there is none, if it is broken, or if its weights were trained with other flags
-    than config.json says.
-    """
-    from ...device import decide
-    from ..janus import fingerprint
-    from ..load import NEEDED, _download
-    from .model import NextScaleModel
-
-    place = decide(device, dtype)
-    folder = Path(PROFILES.get(str(model), model))
-    if str(model) in PROFILES and not (folder / "config.json").is_file():
-        raise UserError(
-            f"the next-scale model is missing from data/{model}; make it as `python -m earlib.miniworld.train_var --help` says"
-        )
-    if any(folder.glob("infinity_*.pth")):
-        from ..files.infinity import load_infinity
-
-        return load_infinity(folder, device=device, dtype=dtype)
-    if not folder.is_dir():
-        if str(model).count("/") != 1 or str(model).startswith(("/", ".")):
-            raise UserError(
-                f"no next-scale model '{model}': not a profile ({nearest(str(model), PROFILES)}), not a folder, not a hub id (owner/name)"
-            )
-        folder = _download(str(model), NEEDED)
-    loaded = NextScaleModel._from_pretrained(model_id=str(folder))
-    mark = fingerprint(loaded)
-    known = {where.resolve(): name for name, where in PROFILES.items()}
-    return NextScaleGenerator(
-        loaded.to(place.device, place.dtype), str(model), known.get(folder.resolve(), "custom"), mark
-    )

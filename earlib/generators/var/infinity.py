@@ -200,6 +200,7 @@ class InfinityTrunk(nn.Module):
     ) -> torch.Tensor:
         """The head's numbers [B, N, 2 C] for the positions `span`: one masked pass without `cache`, scale after scale
         with one."""
+        self.reading = span  # `NextScale.acting` tells changes of weights, which positions these are
         x = self.enter(inputs_BNC)
         if span.start in (None, 0):
             x = torch.cat([(condition.start_BD + self.start).unsqueeze(1), x[:, 1:]], 1)
@@ -286,9 +287,9 @@ class InfinityGenerator(NextScaleGenerator):
     """A next-scale generator whose unconditional prompt is as long as the prompt that it stands beside."""
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
-        return PromptBatch(torch.full_like(batch.ids_BP, SAYS_NOTHING), batch.mask_BP)
+        return PromptBatch(torch.full_like(batch.ids_BP, SAYS_NOTHING), batch.mask_BP, batch.texts)
 
-    def tokenize(self, images_BHW3, chunk: int = 64):
+    def tokenize(self, images_BHW3, chunk=None):
         raise UserError(
             f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read; draw codes instead"
         )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from huggingface_hub import PyTorchModelHubMixin
@@ -16,15 +17,20 @@ from torch import nn
 
 from ...errors import UserError
 from ...runs import read_json, write_bytes, write_json
+from ..base import fingerprint
 from .config import NextScaleConfig
 from .tokenizer import Tokenizer
 from .transformer import Transformer
+
+if TYPE_CHECKING:
+    from ...device import Placement
+    from .generator import NextScaleGenerator
 
 CARD = """---
 {{ card_data }}
 ---
 
-A next-scale (visual autoregressive) text-to-image model, made with earlib. Load it with `earlib.generators.var.load_nextscale(FOLDER)`.
+A next-scale (visual autoregressive) text-to-image model, made with earlib. Load it with `earlib.load_generator(FOLDER)`.
 """
 AT_DRAWING = ("guidance", "temperature")  # defaults that a user may edit: the weights do not depend on them
 
@@ -128,3 +134,16 @@ def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tens
                 f"{folder}: config.json says {name} = {flags.get(name)}, but the weights were trained with {trained.get(name)}; restore config.json"
             )
     return config, tensors
+
+
+def load_nextscale(folder: Path, name: str, profile: str, place: Placement) -> NextScaleGenerator:
+    """The generator of the model in `folder`; `load.load_generator` finds the folder.
+
+    Raises:
+        UserError: the model is broken, or its weights were trained with other flags than config.json says.
+    """
+    from .generator import NextScaleGenerator
+
+    loaded = NextScaleModel._from_pretrained(model_id=str(folder))
+    mark = fingerprint(loaded)
+    return NextScaleGenerator(loaded.to(place.device, place.dtype), name, profile, mark)

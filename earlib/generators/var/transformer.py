@@ -192,6 +192,7 @@ class Transformer(nn.Module):
         one (a list for every block, empty at first) the scales come one after the other, and no mask is needed. The
         inputs of scale 0 are not read: the pooled text stands there.
         """
+        self.reading = span  # `NextScale.acting` tells changes of weights, which positions these are
         x = self.enter(inputs_BNC)
         if span.start in (None, 0):
             x = torch.cat([condition.start_BD.to(x.dtype).unsqueeze(1), x[:, 1:]], 1)
