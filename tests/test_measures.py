@@ -21,6 +21,7 @@ from earlib.evaluate.judges import MINI_JUDGE, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
 from earlib.evaluate.rate import Estimate
 from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
+from earlib.generators import base as generators_base
 from earlib.generators.base import Past
 from earlib.miniworld.scenes import OBJECTS, render, sample_scenes
 
@@ -293,8 +294,7 @@ def test_nll_is_that_of_drawing_token_by_token(generator, tokens):
 
 def test_guided_log_probabilities_are_what_is_drawn_from(generator, tokens):
     """At temperature 0 every drawn token is the likeliest one of the guided distribution."""
-    from earlib.generators import base
-from earlib.generators import default_keys, picture_seeds
+    from earlib.generators import default_keys, picture_seeds
 
     greedy = generator.sample(PROMPTS, picture_seeds(0, default_keys(PROMPTS)), 4.0, temperature=0)
     logp = generator.log_probabilities(PROMPTS, greedy, 4.0)[:, :, 0]
@@ -304,7 +304,7 @@ from earlib.generators import default_keys, picture_seeds
 
 def test_small_batches_change_nothing(generator, tokens, monkeypatch):
     whole = drift.nll(generator, PROMPTS, tokens)
-    monkeypatch.setattr(base, "LOGITS", 1)
+    monkeypatch.setattr(generators_base, "LOGITS", 1)
     assert drift.nll(generator, PROMPTS, tokens) == pytest.approx(whole, rel=1e-5)
 
 
