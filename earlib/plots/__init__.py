@@ -1,1 +1,20 @@
-"""One style of figures, and the few panels that chapters share."""
+"""One style of figures, and the few panels that chapters share: `from earlib import plots`, `plots.lines(...)`."""
+
+from . import panels, pictures, style
+from .panels import Series, bars, before_after, curves, dots, lines, plane
+from .style import save, setup
+
+__all__ = [
+    "Series",
+    "bars",
+    "before_after",
+    "curves",
+    "dots",
+    "lines",
+    "panels",
+    "pictures",
+    "plane",
+    "save",
+    "setup",
+    "style",
+]
