@@ -160,7 +160,7 @@ def token_maps(images, values, shape: tuple[int, int], titles: Sequence[str], la
     fig, axes = plt.subplots(2, len(images), figsize=size, squeeze=False, layout="constrained")
     for above, below, image, value, title in zip(*axes, images, values, titles):
         above.imshow(image, interpolation="nearest")
-        shown = below.imshow(value, cmap="cividis", norm=norm)
+        shown = below.imshow(value, cmap="viridis", norm=norm)
         bare(above, title), bare(below)
     fig.colorbar(shown, ax=axes[1].tolist(), label=label, shrink=0.9, extend="both" if log else "neither")
     return fig
