@@ -65,7 +65,7 @@ def answer_loss(logits: torch.Tensor, truth: dict[str, np.ndarray], known: np.nd
 
 
 def train_eye(
-    vision, folder: Path, steps: int = 1500, batch: int = 64, lr: float = 1.5e-3, seed: int = 0
+    vision, folder: Path, steps: int = 1200, batch: int = 64, lr: float = 1.5e-3, seed: int = 0
 ) -> list[dict]:
     """Train a JanusVisionModel in place on mean-pooled features; return the log with the shares of right answers."""
     vision.train()

@@ -52,7 +52,7 @@ class _Usage(nn.Module):
 def train_tokenizer(
     vq,
     folder: Path,
-    steps: int = 3000,
+    steps: int = 2100,
     batch: int = 32,
     lr: float = 1.5e-3,
     seed: int = 0,
