@@ -1,21 +1,26 @@
 """Everything that is measured of one erasure, in sections that are kept as soon as they are done: a study that was
 killed goes on where it stopped.
 
-A section returns {"records": flat records, "notes": what was left out and why, ...}. What is measured is in
-`report.py`, `drift.py` and `understanding.py`; how it is shown, in `page.py`.
+A section is a function of a `Case` that returns {"records": flat records, "notes": what was left out and why}. How it is
+shown is decided in `earlib/book/report.py`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import torch
 
 from ..errors import UserError
-from ..runs import plain, read_json, write_json
+from ..generators.base import NextToken
+from ..runs import Run, plain, read_json, write_json
+from . import drift as measures
 from .evaluation import Instruments, Note, evaluate
 from .judge import Judge, MiniWorldJudge, describe
 from .judges import load_judge
+from .understanding import question_about, recognition, world_pictures
 
 LEAST_PICTURES = 2  # of the concept, for what is measured on them
 EXAMPLES = 6  # captions that are kept to be shown
@@ -23,12 +28,24 @@ EXAMPLES = 6  # captions that are kept to be shown
 
 @dataclass
 class Case:
-    """One erasure of one concept, and how closely to look: `size` prompts of a kind, two thirds fewer of each
-    neighbour, twice as many benign ones."""
+    """One erasure of one concept, and how closely to look.
 
-    generator: object
-    concept: object
-    erasure: object
+    Args:
+        generator: the base model, of either family.
+        concept: what was erased.
+        erasure: None before anything is trained: what is missing is then said early.
+        seeds: picture seeds; what is measured along single pictures takes the first.
+        size: prompts of a kind; a third as many of each neighbour, twice as many benign ones.
+        clip, reference: as for `evaluate`.
+        progress: show bars with the time left.
+
+    Raises:
+        UserError: a judge, model or folder that was named is not there.
+    """
+
+    generator: Any
+    concept: Any
+    erasure: Any
     seeds: tuple[int, ...] = (0, 1)
     size: int = 20
     clip: str | None = None
@@ -38,176 +55,146 @@ class Case:
     def __post_init__(self):
         self.judge: Judge = load_judge(self.concept.judge)
         for spec in self.concept.neighbour_judges.values():
-            load_judge(spec)  # with the instruments: what is not there is said before anything is trained or drawn
+            load_judge(spec)
         Instruments(self.judge, self.clip, self.reference)
         self.named = list(self.concept.tests.get("direct") or next(iter(self.concept.tests.values())))[: self.size]
         self.benign = list(self.concept.benign)[: self.size]
-        notes = (
-            Note(
-                self.generator, self.concept, condition, self.erasure if condition == "erased" else None, self.seeds[:1]
-            )
-            for condition in CONDITIONS
-        )
-        self.base, self.erased = notes
-        self._tokens: dict[tuple, object] = {}
+        one = self.seeds[:1]
+        self.base = Note(self.generator, self.concept, "base", None, one)
+        self.erased = Note(self.generator, self.concept, "erased", self.erasure, one)
+        self._tokens: dict[tuple, torch.Tensor] = {}
 
     @property
     def conditions(self):
         """(note, erasure) of base and erased."""
         return (self.base, None), (self.erased, self.erasure)
 
-    def tokens(self, prompts: list[str], erasure=None):
-        """Image tokens [N, T] of the first seed's pictures; drawn once."""
-        from .drift import draw_tokens
+    @property
+    def beginning_unit(self) -> str:
+        """What a picture is continued from in whole: "row" or "scale"."""
+        return "row" if isinstance(self.generator, NextToken) else "scale"
 
+    def tokens(self, prompts: list[str], erasure=None) -> torch.Tensor:
+        """Codes [N, ...] of the first seed's pictures; drawn once."""
         key = (tuple(prompts), erasure is not None)
         if key not in self._tokens:
-            self._tokens[key] = draw_tokens(self.generator, prompts, self.seeds[0], erasure, progress=self.progress)
+            seed, show = self.seeds[0], self.progress
+            self._tokens[key] = measures.draw_tokens(self.generator, prompts, seed, erasure, progress=show)
         return self._tokens[key]
 
-    def concept_pictures(self):
-        """(prompts, tokens) of the base's pictures in which the judge sees the concept. UserError if they are too few."""
-        tokens = self.tokens(self.named)
-        shows = self.judge.shows(self.generator.decode(tokens))
-        if shows.sum() < LEAST_PICTURES:
-            raise UserError(
-                f"the judge saw the concept in {shows.sum()} of {len(shows)} pictures of the base model, {LEAST_PICTURES} are needed"
-            )
-        rows = np.flatnonzero(shows)
-        return [self.named[i] for i in rows], tokens[rows]
-
-
-CONDITIONS = ("base", "erased")
+    def concept_pictures(self) -> tuple[list[str], torch.Tensor]:
+        """(prompts, codes) of the base's pictures in which the judge sees the concept. UserError if they are too few."""
+        codes = self.tokens(self.named)
+        rows = np.flatnonzero(self.judge.shows(self.generator.decode(codes)))
+        if len(rows) < LEAST_PICTURES:
+            seen = f"the judge saw the concept in {len(rows)} of {len(codes)} pictures of the base model"
+            raise UserError(f"{seen}, {LEAST_PICTURES} are needed")
+        return [self.named[i] for i in rows], codes[rows]
 
 
 def rates(case: Case) -> dict:
-    """The judges' rates, CLIP scores and distances of `report.evaluate`, with changes."""
+    """The judges' rates, CLIP scores and distances of `evaluate`, with changes."""
     caps = {"tests": case.size, "neighbours": max(2, case.size // 3), "benign": 2 * case.size}
-    tools = {"clip": case.clip, "reference": case.reference}
-    records = evaluate(
-        case.generator, case.concept, case.erasure, case.seeds, caps, progress=case.progress, changes=True, **tools
-    )
+    tools = {"clip": case.clip, "reference": case.reference, "progress": case.progress}
+    records = evaluate(case.generator, case.concept, case.erasure, case.seeds, caps, changes=True, **tools)
     there, notes = {r["metric"] for r in records}, []
     if "clip_score" not in there:
         notes.append("CLIP scores: no model was named; add --clip ViT-B-32-quickgelu/openai")
     if "kid" not in there:
-        notes.append(
-            "KID, FID, precision and recall: they need at least 8 benign pictures, real pictures (--reference DIR) and Inception's weights"
-        )
+        needed = "at least 8 benign pictures, real pictures (--reference DIR) and Inception's weights"
+        notes.append(f"KID, FID, precision and recall: they need {needed}")
     return {"records": records, "notes": notes}
 
 
 def drift(case: Case) -> dict:
-    """KL drift and token agreement on benign prompts, first-row entropy on both kinds."""
-    from .drift import first_row_entropy, kl_drift, token_agreement
-
-    base_NT, erased_NT = case.tokens(case.benign), case.tokens(case.benign, case.erasure)
-    kl = kl_drift(case.generator, case.erasure, case.benign, base_NT)
+    """KL drift and code agreement on benign prompts, first-row entropy on both kinds."""
+    base, erased = case.tokens(case.benign), case.tokens(case.benign, case.erasure)
+    kl = measures.kl_drift(case.generator, case.erasure, case.benign, base)
     records = [case.erased.measure("kl_drift", "benign", "benign", kl)]
-    agree = token_agreement(case.benign, base_NT, erased_NT)
     names = {"agreement": "token_agreement", "identical": "identical_rate", "untouched": "untouched_share"}
-    records += [case.erased.measure(names[part], "benign", "benign", found) for part, found in agree.items()]
+    for part, found in measures.token_agreement(case.benign, base, erased).items():
+        records.append(case.erased.measure(names[part], "benign", "benign", found))
+    if not isinstance(case.generator, NextToken):
+        return {"records": records, "notes": ["first-row entropy: the model draws scale by scale, not row by row"]}
     for subject, prompts in ((case.concept.name, case.named), ("benign", case.benign)):
         for note, erasure in case.conditions:
-            found = first_row_entropy(case.generator, prompts, case.tokens(prompts, erasure), erasure)
+            found = measures.first_row_entropy(case.generator, prompts, case.tokens(prompts, erasure), erasure)
             records += [note.measure(f"first_row_{part}", subject, "first row", found[part]) for part in found]
     return {"records": records, "notes": []}
 
 
 def knowledge(case: Case) -> dict:
     """The likelihood gap of the base's own pictures of the concept."""
-    from .drift import likelihood_gap
-
     try:
-        prompts, tokens = case.concept_pictures()
+        prompts, codes = case.concept_pictures()
     except UserError as error:
         return {"records": [], "notes": [f"likelihood gap: {error}"]}
-    gap = likelihood_gap(case.generator, case.erasure, prompts, tokens)
-    parts = (
-        ("likelihood_gap", case.base, "base"),
-        ("likelihood_gap", case.erased, "erased"),
-        ("likelihood_gap_change", case.erased, "change"),
-    )
-    return {
-        "records": [note.measure(metric, case.concept.name, "direct", gap[part]) for metric, note, part in parts],
-        "notes": [],
-    }
+    gap = measures.likelihood_gap(case.generator, case.erasure, prompts, codes)
+    where = (case.concept.name, "direct")
+    records = [getattr(case, part).measure("likelihood_gap", *where, gap[part]) for part in ("base", "erased")]
+    records.append(case.erased.measure("likelihood_gap_change", *where, gap["change"]))
+    return {"records": records, "notes": []}
 
 
 def guidance(case: Case) -> dict:
     """The concept's rate at guidance 1 to 10."""
-    from .drift import guidance_sweep
-
-    records = []
+    records, how = [], {"seed": case.seeds[0], "progress": case.progress}
     for note, erasure in case.conditions:
-        sweep = guidance_sweep(
-            case.generator, case.named, case.judge, erasure, seed=case.seeds[0], progress=case.progress
-        )
-        for scale, found in sweep.items():
+        for scale, found in measures.guidance_sweep(case.generator, case.named, case.judge, erasure, **how).items():
             kind = f"guidance {scale:g}"
             records.append(note.measure("guided_rate", case.concept.name, kind, found, describe(case.judge)))
     return {"records": records, "notes": []}
 
 
 def prefix(case: Case) -> dict:
-    """Whether the first rows of a picture of the concept bring it back, under the prompt that it was drawn for."""
-    from .drift import prefix_probe
-
+    """Whether the beginning of a picture of the concept brings it back, under the prompt that it was drawn for."""
     try:
-        prompts, tokens = case.concept_pictures()
+        prompts, codes = case.concept_pictures()
     except UserError as error:
         return {"records": [], "notes": [f"prefix probe: {error}"]}
-    filler = case.tokens(case.benign)
-    filler = filler[np.arange(len(tokens)) % len(filler)]
+    benign = case.tokens(case.benign)
+    how = {"filler": benign[np.arange(len(codes)) % len(benign)], "seed": case.seeds[0] + 1, "progress": case.progress}
+    whole = len(measures.beginnings(case.generator)) - 1
     records, who = [], describe(case.judge)
     for note, erasure in case.conditions:
-        for row in prefix_probe(
-            case.generator, prompts, tokens, case.judge, erasure, filler, seed=case.seeds[0] + 1, progress=case.progress
-        ):
-            kind = f"{row['rows']} of {case.generator.grid[0]} rows"
-            records.append(note.measure("prefix_rate", case.concept.name, kind, row["rate"], who))
+        for row in measures.prefix_probe(case.generator, prompts, codes, case.judge, erasure, **how):
+            where = (case.concept.name, f"{row['rows']} of {whole} {case.beginning_unit}s")
+            records.append(note.measure("prefix_rate", *where, row["rate"], who))
             if note is case.base:
-                records.append(note.measure("rows_alone_rate", case.concept.name, kind, row["alone"], who))
+                records.append(note.measure("rows_alone_rate", *where, row["alone"], who))
     return {"records": records, "notes": []}
 
 
-def recognition(case: Case) -> dict:
-    """Captions, and on models that were taught to answer a yes-or-no question, of pictures with the concept and
+def recognised(case: Case) -> dict:
+    """Captions, and of models that were taught to answer a yes-or-no question, answers, of pictures with the concept and
     without."""
-    from .understanding import question_about
-    from .understanding import recognition as recognise
-
+    if not isinstance(case.generator, NextToken):
+        return {"records": [], "notes": ["recognition: the model draws pictures and reads none"]}
     try:
         shows, without = _pictures_to_recognise(case)
     except UserError as error:
         return {"records": [], "notes": [f"recognition: {error}"]}
+    asked: dict[str, str | None] = {"caption": None}
+    if not case.generator.profile.startswith("mini"):  # they were taught to caption and nothing else
+        asked["question"] = question_about(case.concept)
     records, examples = [], []
-    # MiniJanus was taught to caption and nothing else
-    asked = (
-        {"caption": None}
-        if case.generator.profile == "mini"
-        else {"caption": None, "question": question_about(case.concept)}
-    )
     for metric, question in asked.items():
-        rows = recognise(case.generator, case.concept, shows, without, case.erasure, question=question)
-        for row in rows:
+        answers = {}
+        for row in recognition(case.generator, case.concept, shows, without, case.erasure, question=question):
             note, where = getattr(case, row["condition"]), (case.concept.name, row["pictures"])
             records.append(note.measure(f"{metric}_rate", *where, row["rate"], question))
             if "change" in row:
                 records.append(note.measure(f"{metric}_rate_change", *where, row["change"], question))
-        answers = {row["condition"]: row["answers"][:EXAMPLES] for row in rows if row["pictures"] == "with the concept"}
-        examples += [
-            {"asked": question or "a caption", "base": b, "erased": e}
-            for b, e in zip(answers["base"], answers["erased"])
-        ]
+            if row["pictures"] == "with the concept":
+                answers[row["condition"]] = row["answers"][:EXAMPLES]
+        for before, after in zip(answers["base"], answers["erased"]):
+            examples.append({"asked": question or "a caption", "before": before, "after": after})
     return {"records": records, "notes": [], "examples": examples}
 
 
-def _pictures_to_recognise(case: Case):
+def _pictures_to_recognise(case: Case) -> tuple[np.ndarray, np.ndarray]:
     """Pictures with the concept and without it: MiniWorld's own for a model of its size, else the base model's
     drawings, sorted by the judge."""
-    from .understanding import world_pictures
-
     drawn = case.generator.decode(case.tokens(case.benign))
     if isinstance(case.judge, MiniWorldJudge):
         world = world_pictures(case.judge, 3 * case.size)
@@ -216,9 +203,8 @@ def _pictures_to_recognise(case: Case):
     shows = case.generator.decode(case.concept_pictures()[1])
     without = drawn[~case.judge.shows(drawn)]
     if len(without) < LEAST_PICTURES:
-        raise UserError(
-            f"the judge saw the concept in all but {len(without)} of {len(drawn)} benign pictures, {LEAST_PICTURES} without it are needed"
-        )
+        seen = f"the judge saw the concept in all but {len(without)} of {len(drawn)} benign pictures"
+        raise UserError(f"{seen}, {LEAST_PICTURES} without it are needed")
     return shows, without
 
 
@@ -228,11 +214,11 @@ SECTIONS = {
     "knowledge": knowledge,
     "guidance": guidance,
     "prefix": prefix,
-    "recognition": recognition,
+    "recognition": recognised,
 }
 
 
-def measure(case: Case, run) -> dict[str, dict]:
+def measure(case: Case, run: Run) -> dict[str, dict]:
     """Every section of the study by name, taken from `run`'s folder where it was finished before; writes
     sections/NAME.json as each is done."""
     from tqdm.auto import tqdm
