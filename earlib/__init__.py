@@ -27,7 +27,7 @@ _HOME = {  # public name -> module that holds it
     "erase": "erasure",
     "compose": "erasure.compose",
     "Transport": "erasure.compose",
-    "make_report": "evaluate.report",
+    "make_report": "book.report",
     "veil": "evaluate.pictures",
     "load_judge": "evaluate.judges",
     "evaluate": "evaluate.evaluation",

@@ -135,7 +135,7 @@ def report(args) -> None:
     with_settings(recipe(args.recipe or "ear"), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
     from .concepts import load_concept
-    from .evaluate.report import make_report
+    from .book.report import make_report
 
     concept = concept or load_concept(args.concept, generator.profile)
     settings = None if args.erasure else with_settings(recipe(args.recipe or "ear", generator.profile), args.set)

@@ -398,7 +398,7 @@ def test_prefix_probe_gives_what_it_says(generator, tokens):
     other = drift.draw_tokens(generator, PROMPTS, seed=5, given=tokens[:, : 2 * W])
     assert torch.equal(other[:, : 2 * W], tokens[:, : 2 * W]) and not torch.equal(other, tokens)
     filler = torch.zeros_like(tokens)
-    rows = drift.prefix_probe(generator, PROMPTS, tokens, Bright(), filler_NT=filler, shares=(0.0, 0.5, 1.0))
+    rows = drift.prefix_probe(generator, PROMPTS, tokens, Bright(), filler=filler, shares=(0.0, 0.5, 1.0))
     assert [r["rows"] for r in rows] == [0, generator.grid[0] // 2, generator.grid[0]]
     own, dark = (Bright().shows(generator.decode(t)).mean() for t in (tokens, filler))
     assert (

@@ -7,24 +7,26 @@ import dataclasses
 import json
 import re
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from earlib.__main__ import main
+from earlib.book.page import Page
+from earlib.book.report import make_report
 from earlib.concepts import load_concept
 from earlib.erasure import erase
 from earlib.erasure.presets import recipe
 from earlib.errors import UserError
-from earlib.evaluate import pictures, study
+from earlib.evaluate import drift, pictures, study
 from earlib.evaluate.drift import draw_tokens
 from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.judges import load_judge
-from earlib.evaluate.layout import Page
 from earlib.evaluate.rate import Rate
-from earlib.evaluate.report import make_report
-from earlib.plots import figures
+from earlib.plots import pictures as plotted
 from tests.conftest import tiny_janus
 
 SMALL = {"seeds": (0,), "size": 4, "progress": False}
@@ -185,8 +187,8 @@ def nude():
 @pytest.mark.parametrize("show_explicit", [False, True])
 def test_explicit_pictures_never_reach_the_disk_unless_asked_for(tiny, ear, nude, tmp_path, monkeypatch, show_explicit):
     seen = []
-    real = figures.show_pictures
-    monkeypatch.setattr(figures, "show_pictures", lambda images, **more: seen.append(images) or real(images, **more))
+    real = plotted.grid
+    monkeypatch.setattr(plotted, "grid", lambda images, **more: seen.append(images) or real(images, **more))
     monkeypatch.setattr(pictures, "CACHE", tmp_path / "cache")
     monkeypatch.setattr(
         study,
@@ -221,12 +223,12 @@ def is_blurred(image) -> bool:
 
 def test_what_a_page_says_is_never_markup(tmp_path):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    page = Page("<b>bold</b> & so on")
+    page = Page("<b>bold</b> & so on", tmp_path)
     page.table([{"a | b": "x | y", "empty": None, "n": 3}, {"a | b": "<i>", "empty": "", "n": None}], "small <print>")
     page.table([])
     page.picture(tmp_path / "a.png", 'a "caption"', 'the "alt"')
     page.items(["one & two"])
-    html = page.write(tmp_path).read_text()
+    html = page.write().read_text()
     assert (
         "<b>" not in html
         and "<i>" not in html
@@ -259,3 +261,37 @@ def test_wrong_reports_are_one_line(line, message, tmp_path, monkeypatch, capsys
     assert main(line.split()) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
+
+
+# ---------------------------------------------------------------- the other family
+
+
+def test_a_study_of_a_next_scale_model(church):
+    """Everything but what only next-token models have is measured; what is left out is said in a line each."""
+    from earlib.erasure.change import switched
+    from tests.test_nextscale import tiny as tiny_var
+
+    model = tiny_var(text_length=32)
+    name, weight = next((n, p) for n, p in model.trunk.named_parameters() if n.endswith("head.weight"))
+    changed = {name: weight.detach() + 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))}
+    erasure = SimpleNamespace(name="e", recipe={"name": "own"}, on=lambda g: switched(g.trunk, changed))
+    named = model.decode(draw_tokens(model, list(church.tests["direct"][:3])))
+    threshold = float(load_judge(church.judge).score(named).min())  # a tiny model's noise counts as the concept
+    concept = dataclasses.replace(church, judge=church.judge | {"threshold": threshold})
+    case = study.Case(model, concept, erasure, seeds=(0,), size=3, progress=False)
+    found = {name: section(case) for name, section in study.SECTIONS.items()}
+    metrics = {r["metric"] for section in found.values() for r in section["records"]}
+    assert metrics >= {
+        "concept_rate",
+        "kl_drift",
+        "token_agreement",
+        "likelihood_gap_change",
+        "guided_rate",
+        "prefix_rate",
+    }
+    (kl,) = (r for r in found["drift"]["records"] if r["metric"] == "kl_drift")
+    assert kl["value"] > 0 and kl["n"] == 3
+    assert [r["kind"] for r in found["prefix"]["records"][:2]] == ["0 of 4 scales"] * 2
+    assert "scale by scale" in found["drift"]["notes"][0] and "reads none" in found["recognition"]["notes"][0]
+    own = drift.kl_by_code(model, None, case.benign, case.tokens(case.benign))
+    assert own.shape == (3, model.num_codes) and own.abs().max() == 0

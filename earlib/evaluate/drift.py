@@ -1,29 +1,39 @@
-"""What only autoregressive models let one measure: exact likelihoods, token by token, and pictures continued from given
-tokens.
+"""What only autoregressive models let one measure: exact likelihoods, code by code, and pictures that go on from given
+codes.
 
-Throughout, p* is the base model and p the same model with the erasure on; x is a picture's image tokens, T of them, V
-codes, c a prompt and 0 its unconditional twin. Means are over tokens first and over prompts last; intervals are
-bootstrapped over prompts. Letters in tensor names as in `generators/base.py`. The measures judge no pictures, but for
-the two that draw: there a judge is given.
+Throughout, p* is the base model and p the same model with the erasure on; x are a picture's codes, L of them, c is a
+prompt and 0 its unconditional twin. A code is a token of a next-token model, or one code of all scales of a next-scale
+model, whose parts (bits) add up. Means are over codes first and over prompts last; intervals are bootstrapped over
+prompts. The measures judge no pictures, but for the two that draw: there a judge is given.
 """
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 
+from ..erasure.objective import divergence
+from ..generators.base import Generator, NextScale, NextToken
+from .judge import Judge
 from .rate import Estimate, Rate
 
-PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of the rows that the prefix probe gives away
+PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of a picture that the prefix probe gives away
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 
 
 def draw_tokens(
-    generator, prompts: list[str], seed: int = 0, erasure=None, guidance=None, given=None, progress: bool = False
+    generator: Generator,
+    prompts: Sequence[str],
+    seed: int = 0,
+    erasure=None,
+    guidance: float | None = None,
+    given: torch.Tensor | None = None,
+    progress: bool = False,
 ) -> torch.Tensor:
-    """Image tokens int64 [N, T] of the pictures that `generators.draw` makes of the same prompts and seed; the first K
+    """Codes of the pictures that `generators.draw` makes of the same prompts and seed, int64 [N, L, ...]; the first K
     may be `given`."""
     from ..generators import default_keys, picture_seeds
 
@@ -34,92 +44,113 @@ def draw_tokens(
 
 
 def distributions(
-    generator, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float = 1.0, null: bool = False
-):
-    """Yields (rows, log-probabilities) of pictures in batches that fit into memory: `Generator.log_probabilities` with the
-    erasure switched on, float32 [B, L, parts, values]."""
+    generator: Generator,
+    prompts: list[str],
+    codes: torch.Tensor,
+    erasure=None,
+    guidance: float | None = 1.0,
+    null: bool = False,
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """`Generator.log_probabilities` with the erasure on, in batches that fit into memory: yields (which pictures, float32
+    [B, L, parts, values])."""
     for rows in generator.logit_batches(codes):
         with _on(erasure, generator):
             log_p = generator.log_probabilities(prompts[rows], codes[rows], guidance, null)
         yield rows, log_p
 
 
-def _on(erasure, generator):
+def _on(erasure, generator) -> AbstractContextManager:
     return erasure.on(generator) if erasure is not None else nullcontext()
 
 
 # ---------------------------------------------------------------- how far the model moved where it should not
 
 
-def kl_drift(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> Estimate:
-    """Drift on prompts to retain, in nats a token, along the base model's own pictures x ~ p*(. | c):
+def kl_by_code(
+    generator: Generator, erasure, prompts: list[str], codes: torch.Tensor, guidance: float | None = 1.0
+) -> torch.Tensor:
+    """KL( p*(. | x_<t, c) || p(. | x_<t, c) ) at every code of given pictures, in nats: float64 [N, L].
 
-        1/T sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
-
-    0 for an erasure that changes nothing, never negative. `tokens_NT` are the base's (`draw_tokens`).
+    Args:
+        codes: N pictures, one of each prompt.
+        guidance: of both distributions; None for the model's own, with whatever steers it.
     """
-    kl_NT = torch.zeros(tokens_NT.shape[:2], dtype=torch.float64)
-    pairs = zip(distributions(generator, prompts, tokens_NT), distributions(generator, prompts, tokens_NT, erasure))
-    for (rows, base), (_, erased) in pairs:
-        kl_NT[rows] = (base.exp() * (base - erased)).sum(-1).double().sum(-1)  # the parts of a code add up
-    return Estimate.mean(kl_NT.mean(1).numpy(), prompts)
+    kl_NL = torch.zeros(codes.shape[:2], dtype=torch.float64)
+    how = {"guidance": guidance}
+    both = zip(
+        distributions(generator, prompts, codes, **how), distributions(generator, prompts, codes, erasure, **how)
+    )
+    for (rows, base_BLCV), (_, erased_BLCV) in both:
+        kl_NL[rows] = divergence(erased_BLCV, base_BLCV, "kl").double().sum(-1)
+    return kl_NL
 
 
-def token_agreement(prompts: list[str], base_NT: torch.Tensor, erased_NT: torch.Tensor) -> dict[str, Rate | Estimate]:
+def kl_drift(generator: Generator, erasure, prompts: list[str], codes: torch.Tensor) -> Estimate:
+    """Drift on prompts to retain, in nats a code, along the base model's own pictures x ~ p*(. | c):
+
+        1/L sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
+
+    0 for an erasure that changes nothing, never negative. `codes` are the base's (`draw_tokens`).
+    """
+    return Estimate.mean(kl_by_code(generator, erasure, prompts, codes).mean(1).numpy(), prompts)
+
+
+def token_agreement(prompts: list[str], base: torch.Tensor, erased: torch.Tensor) -> dict[str, Rate | Estimate]:
     """How much of a picture the erasure left as it was, when both are drawn with the same noise (common random
     numbers):
 
-        agreement   1/T sum_t [x_t = x*_t]       mean share of equal tokens
-        identical   share of pictures in which every token is equal, with a Wilson interval
-        untouched   mean share of the picture before the first token that differs
+        agreement   1/L sum_t [x_t = x*_t]       mean share of equal codes
+        identical   share of pictures in which every code is equal, with a Wilson interval
+        untouched   mean share of the picture before the first code that differs
 
     Sampling with noise that hangs on (picture seed, position, code) makes an unchanged model agree with itself to the
-    last token; two unrelated models agree by chance only. After the first difference the pictures go separate ways:
+    last code; two unrelated models agree by chance only. After the first difference the pictures go separate ways:
     `agreement` falls faster than `kl_drift` rises.
     """
-    same_NT = (base_NT == erased_NT).numpy()
-    first = np.where(same_NT.all(1), same_NT.shape[1], same_NT.argmin(1))
+    same_NL = (base == erased).flatten(2).all(-1).numpy() if base.dim() > 2 else (base == erased).numpy()
+    first = np.where(same_NL.all(1), same_NL.shape[1], same_NL.argmin(1))
     return {
-        "agreement": Estimate.mean(same_NT.mean(1), prompts),
-        "identical": Rate.of(same_NT.all(1)),
-        "untouched": Estimate.mean(first / same_NT.shape[1], prompts),
+        "agreement": Estimate.mean(same_NL.mean(1), prompts),
+        "identical": Rate.of(same_NL.all(1)),
+        "untouched": Estimate.mean(first / same_NL.shape[1], prompts),
     }
 
 
 # ---------------------------------------------------------------- what the model still knows of the concept
 
 
-def nll(generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, null: bool = False) -> np.ndarray:
-    """-1/T log p(x | c) of every picture, in nats a token, exact: float64 [N]. With `null`, under the unconditional
+def nll(generator: Generator, prompts: list[str], codes: torch.Tensor, erasure=None, null: bool = False) -> np.ndarray:
+    """-1/L log p(x | c) of every picture, in nats a code, exact: float64 [N]. With `null`, under the unconditional
     twin."""
-    found = np.zeros(len(tokens_NT))
-    for rows, log_p in distributions(generator, prompts, tokens_NT, erasure, null=null):
-        codes_BLC1 = tokens_NT[rows].reshape(*log_p.shape[:3], 1)
-        found[rows] = -log_p.gather(-1, codes_BLC1)[..., 0].double().sum(-1).mean(1).numpy()
+    found = np.zeros(len(codes))
+    for rows, log_p_BLCV in distributions(generator, prompts, codes, erasure, null=null):
+        codes_BLC1 = codes[rows].reshape(*log_p_BLCV.shape[:3], 1)
+        found[rows] = -log_p_BLCV.gather(-1, codes_BLC1)[..., 0].double().sum(-1).mean(1).numpy()
     return found
 
 
-def likelihood_gap(generator, erasure, prompts: list[str], tokens_NT: torch.Tensor) -> dict[str, Estimate]:
-    """How much naming the concept helps the model to explain pictures of it, in nats a token:
+def likelihood_gap(generator: Generator, erasure, prompts: list[str], codes: torch.Tensor) -> dict[str, Estimate]:
+    """How much naming the concept helps the model to explain pictures of it, in nats a code:
 
         gap = NLL(x | 0) - NLL(x | c)
 
-    `tokens_NT` are pictures of the concept (real ones, or the base's own), `prompts` what they show. Near 0 the name
+    `codes` are pictures of the concept (real ones, or the base's own), `prompts` what they show. Near 0 the name
     has lost its meaning, below 0 the model shuns what it names; a gap that stays while no concept is drawn says that
     the knowledge is hidden, not gone. Returns `base`, `erased` and `change`, the paired difference.
     """
     gaps = {}
     for name, change in (("base", None), ("erased", erasure)):
-        gaps[name] = nll(generator, prompts, tokens_NT, change, null=True) - nll(generator, prompts, tokens_NT, change)
+        of = lambda null, change=change: nll(generator, prompts, codes, change, null)
+        gaps[name] = of(null=True) - of(null=False)
     summaries = {name: Estimate.mean(gap, prompts) for name, gap in gaps.items()}
     return summaries | {"change": Estimate.paired(gaps["base"], gaps["erased"], prompts)}
 
 
 def first_row_entropy(
-    generator, prompts: list[str], tokens_NT: torch.Tensor, erasure=None, guidance=None
+    generator: NextToken, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float | None = None
 ) -> dict[str, Estimate]:
-    """How free a model's first row is, in nats, along pictures it drew itself (`tokens_NT`), from the guided
-    distribution q that it draws from:
+    """How free a model's first row is, in nats, along pictures it drew itself (`codes`), from the guided distribution q
+    that it draws from:
 
         entropy   mean over pictures and first-row positions of H( q(. | x_<t, c) )
         spread    mean over first-row positions of H( mean over pictures of q(. | x_<t, c) )
@@ -128,76 +159,87 @@ def first_row_entropy(
     has a small entropy and keeps its spread. The spread's interval resamples pictures, and an average of few of them is
     too small by itself: compare equal numbers.
     """
-    W = generator.grid[1]
-    guidance = generator.guidance if guidance is None else guidance
-    q_NWV = [
-        log_p.exp()[:, :, 0] for _, log_p in distributions(generator, prompts, tokens_NT[:, :W], erasure, guidance)
-    ]
-    q_NWV = torch.cat(q_NWV)
-    entropy_N = _entropy(q_NWV).mean(1).double().numpy()
-    spread = lambda rows: _entropy(q_NWV[rows].mean(0)).mean().item()
+    first_row = codes[:, : generator.grid[1]]
+    parts = (log_p.exp()[:, :, 0] for _, log_p in distributions(generator, prompts, first_row, erasure, guidance))
+    q_NWV = torch.cat(list(parts))
+    entropy_of = lambda p: torch.special.entr(p).sum(-1)
+    spread_of = lambda rows: entropy_of(q_NWV[rows].mean(0)).mean().item()
     rng, n = np.random.default_rng(0), len(q_NWV)
-    low, high = (
-        (float(x) for x in np.quantile([spread(rng.integers(0, n, n)) for _ in range(200)], (0.025, 0.975)))
-        if n > 1
-        else (None, None)
-    )
-    return {"entropy": Estimate.mean(entropy_N, prompts), "spread": Estimate(spread(np.arange(n)), n, low, high)}
-
-
-def _entropy(p: torch.Tensor) -> torch.Tensor:
-    return torch.special.entr(p).sum(-1)
+    ends: list[float] = []
+    if n > 1:
+        resampled = [spread_of(rng.integers(0, n, n)) for _ in range(200)]
+        ends = [float(end) for end in np.quantile(resampled, (0.025, 0.975))]
+    return {
+        "entropy": Estimate.mean(entropy_of(q_NWV).mean(1).double().numpy(), prompts),
+        "spread": Estimate(spread_of(np.arange(n)), n, *ends),
+    }
 
 
 # ---------------------------------------------------------------- can it be brought back
 
 
 def guidance_sweep(
-    generator, prompts: list[str], judge, erasure=None, scales=SCALES, seed: int = 0, progress: bool = False
+    generator: Generator,
+    prompts: list[str],
+    judge: Judge,
+    erasure=None,
+    scales: Sequence[float] = SCALES,
+    seed: int = 0,
+    progress: bool = False,
 ) -> dict[float, Rate]:
-    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u): scale to Rate.
+    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u).
 
     An erasure that weakened the conditional branch and left its direction can be amplified back by a larger w; one that
     turned the direction round is made stronger by it. The same picture seeds at every scale.
     """
     rates = {}
     for scale in scales:
-        tokens_NT = draw_tokens(generator, prompts, seed, erasure, scale, progress=progress)
-        rates[scale] = Rate.of(judge.shows(generator.decode(tokens_NT)))
+        codes = draw_tokens(generator, prompts, seed, erasure, scale, progress=progress)
+        rates[scale] = Rate.of(judge.shows(generator.decode(codes)))
     return rates
 
 
+def beginnings(generator: Generator) -> list[int]:
+    """How many codes the first 0, 1, 2, ... rows of a picture have; scales, of a next-scale model."""
+    if isinstance(generator, NextScale):
+        return [0, *(span.stop for span in generator.spans)]
+    rows, columns = generator.grid
+    return [k * columns for k in range(rows + 1)]
+
+
 def prefix_probe(
-    generator,
+    generator: Generator,
     prompts: list[str],
-    tokens_NT: torch.Tensor,
-    judge,
+    codes: torch.Tensor,
+    judge: Judge,
     erasure=None,
-    filler_NT=None,
-    shares=PROBED,
+    filler: torch.Tensor | None = None,
+    shares: Sequence[float] = PROBED,
     seed: int = 1,
     progress: bool = False,
 ) -> list[dict]:
-    """Do the first rows of a picture of the concept bring it back? Rows {"rows", "rate", "alone"},
-    one for each share of the grid.
+    """Does the beginning of a picture of the concept bring it back? The first rows are given (scales, of a next-scale
+    model), and the model draws the rest. The visual-context probe of When Are Concepts Erased (arXiv 2505.17013).
 
-    The first k rows of `tokens_NT` (the base's pictures of the concept) are given, the model draws the rest under
-    `prompts` from another seed, and `rate` is the rate at which the judge sees the concept in the whole. Rows that
-    show the concept by themselves prove nothing: `alone`, a rate too, is what is seen when the rest is filled with the
-    rows of `filler_NT` [N, T], pictures without the concept (None without them). The visual- context probe of When Are
-    Concepts Erased (arXiv 2505.17013), for image tokens.
+    Args:
+        prompts: what `codes` show, and what the rest is drawn for.
+        codes: the base's pictures of the concept, int64 [N, L, ...].
+        judge: of the concept.
+        filler: N pictures without the concept. A beginning that shows the concept by itself proves nothing: how often
+            it does is seen when the rest is filled from these.
+        shares: of a picture's rows, or of its scales.
+        seed: of the rest; another than that of `codes`.
+
+    Returns:
+        list: {"rows": how many were given, "rate": how often the judge sees the concept in the whole, "alone": how often
+        with the rest from `filler`, None without it}.
     """
-    H, W = generator.grid
-    rows = []
-    for k in sorted({round(share * H) for share in shares}):
-        given_NK = tokens_NT[:, : k * W]
-        found = Rate.of(
-            judge.shows(
-                generator.decode(draw_tokens(generator, prompts, seed, erasure, given=given_NK, progress=progress))
-            )
-        )
-        alone = None
-        if filler_NT is not None:
-            alone = Rate.of(judge.shows(generator.decode(torch.cat([given_NK, filler_NT[:, k * W :]], 1))))
-        rows.append({"rows": k, "rate": found, "alone": alone})
-    return rows
+    ends, found = beginnings(generator), []
+    for k in sorted({round(share * (len(ends) - 1)) for share in shares}):
+        given = codes[:, : ends[k]]
+        drawn = draw_tokens(generator, prompts, seed, erasure, given=given, progress=progress)
+        rate, alone = Rate.of(judge.shows(generator.decode(drawn))), None
+        if filler is not None:
+            alone = Rate.of(judge.shows(generator.decode(torch.cat([given, filler[:, ends[k] :]], 1))))
+        found.append({"rows": k, "rate": rate, "alone": alone})
+    return found
