@@ -134,8 +134,8 @@ def report(args) -> None:
 
     with_settings(recipe(args.recipe or "ear"), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
-    from .concepts import load_concept
     from .book.report import make_report
+    from .concepts import load_concept
 
     concept = concept or load_concept(args.concept, generator.profile)
     settings = None if args.erasure else with_settings(recipe(args.recipe or "ear", generator.profile), args.set)
