@@ -1,85 +1,113 @@
-"""How good the mini models are, in one table: `python -m earlib.evaluate.quality`. Writes data/mini/quality.json.
+"""How good a model of MiniWorld is, in one table: `python -m earlib.evaluate.quality --model mini`.
 
-Does MiniJanus draw what it is told (object, style, place, colour), is the judge to be trusted (on real pictures, and on
-pictures that went through the picture tokenizer), and does MiniJanus name what it sees.
+Does it draw what it is told (object, style, place, colour); is the judge to be trusted, on real pictures and on ones
+that went through the model's picture tokenizer; does a model that reads pictures name what it sees. With `--choose` it
+only compares settings for drawing, on prompts that the table does not use.
 """
 
 from __future__ import annotations
 
+import argparse
+import itertools
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 
 from .. import ROOT
 from ..errors import UserError
+from ..generators.base import Generator, NextToken
 from .judge import MiniWorldJudge
-from .rate import Rate
+from .rate import Estimate, Rate
 
-OUT = ROOT / "data" / "mini" / "quality.json"
-CHUNK = 100  # pictures drawn between two moves of the progress bar
+CHUNK = 125  # pictures between two moves of the progress bar
 PARTS = ("object", "style", "place", "colour")
+TEST, DEVELOPMENT = 2026, 7  # seeds of prompts: of the table, and for choosing guidance and temperature
 
 
 def quality(
-    generator,
-    judge: MiniWorldJudge | None = None,
-    prompts: int = 500,
-    seeds: int = 3,
-    held_out: int = 2000,
-    progress: bool = True,
+    generator: Generator, judge: MiniWorldJudge, prompts: int = 500, seeds: int = 3, held_out: int = 2000
 ) -> list[dict]:
-    """Rows {"what", "part", "value", "low", "high", "n"}, each a share of right answers with its Wilson interval.
+    """The rows of the table, each a share of right answers with its Wilson interval. An object is right if the judge's
+    likeliest object is the asked one and its probability is at least 1/2.
 
-    `what`: drawn (`prompts` direct prompts x `seeds` at default guidance), judge (on held-out pictures),
-    judge_on_reconstructions (the same through the tokenizer), captions (of the first `prompts` of those). An object is
-    right if the judge's likeliest object is the asked one and its probability is at least 1/2.
+    Args:
+        generator: a model of MiniWorld, of either family.
+        judge: whose opinion counts.
+        prompts: direct prompts, drawn once from each of so many `seeds`.
+        held_out: real pictures that the judge is tried on; the first `prompts` of them are captioned.
+
+    Returns:
+        list: {"what", "part", "value", "low", "high", "n"}. `what`: drawn; judge; judge_on_reconstructions; tokenizer
+        (its mean squared error, pixels in [-1, 1]); captions.
     """
-    from tqdm.auto import tqdm
-
-    from ..generators import draw
     from ..miniworld.scenes import render, sample_scenes
 
-    judge = judge or MiniWorldJudge()
-    asked, texts = direct_prompts(prompts)
-    rows, right, captioned = [], [], min(prompts, held_out)
-    with tqdm(
-        total=prompts * seeds + 2 * held_out + captioned, unit="picture", disable=not progress, desc="quality"
-    ) as bar:
-
-        def chunks(n):
-            for start in range(0, n, CHUNK):
-                yield slice(start, min(start + CHUNK, n))
-                bar.update(min(CHUNK, n - start))
-
-        for seed in range(seeds):
-            for part in chunks(prompts):
-                # a running number in the key: prompts may repeat, their pictures may not
-                keys = [f"{texts[i]}#quality{i}" for i in range(prompts)[part]]
-                right.append(
-                    right_parts(judge, draw(generator, texts[part], seed=seed, keys=keys, progress=False), asked[part])
-                )
-        rows += _rows("drawn", right)
-
-        truth = sample_scenes(held_out, [2026, 1], pairs=0.0)
-        images = render(truth)
-        rows += _rows("judge", [right_parts(judge, images[part], truth[part]) for part in chunks(held_out)])
-        rebuilt = lambda part: generator.decode(generator.tokenize(images[part]))
-        rows += _rows(
-            "judge_on_reconstructions", [right_parts(judge, rebuilt(part), truth[part]) for part in chunks(held_out)]
-        )
-
+    rows = drawn(generator, judge, prompts, seeds)
+    truth = sample_scenes(held_out, [TEST, 1], pairs=0.0)
+    images = render(truth)
+    rebuilt = [generator.decode(generator.tokenize(images[part])) for part in _chunks(held_out, "tokenizer")]
+    rebuilt = np.concatenate(rebuilt)
+    rows += _rows("judge", right_parts(judge, images, truth))
+    rows += _rows("judge_on_reconstructions", right_parts(judge, rebuilt, truth))
+    error = float(np.square((images.astype(np.float32) - rebuilt) / 127.5).mean())
+    rows.append({"what": "tokenizer", "part": "mean squared error"} | Estimate(error, held_out).flat())
+    if isinstance(generator, NextToken):
         named = [
-            right_caption(text, truth.record(i))
-            for part in chunks(captioned)
-            for i, text in zip(range(captioned)[part], generator.caption(images[part]))
+            right_caption(text, truth.record(part.start + i))
+            for part in _chunks(min(prompts, held_out), "captions")
+            for i, text in enumerate(generator.caption(images[part]))
         ]
-    for part, hits in zip(("object", "style", "object and style"), zip(*named)):
-        rows.append(_row("captions", part, np.array(hits)))
+        rows += _rows("captions", dict(zip(("object", "style", "object and style"), np.array(named).T)))
     return rows
 
 
-def direct_prompts(n: int, seed: int = 2026):
+def drawn(
+    generator: Generator,
+    judge: MiniWorldJudge,
+    prompts: int,
+    seeds: int,
+    prompt_seed: int = TEST,
+    progress: bool = True,
+    **settings: float,
+) -> list[dict]:
+    """Rows: are so many direct prompts x seeds drawn as asked? `settings` are guidance and temperature, the model's own
+    by default."""
+    from ..generators import draw
+
+    asked, texts = direct_prompts(prompts, prompt_seed)
+    keys = [f"{text}#quality{i}" for i, text in enumerate(texts)]  # prompts may repeat, their pictures may not
+    images = [
+        draw(generator, texts[part], seed=seed, keys=keys[part], progress=False, **settings)
+        for seed in range(seeds)
+        for part in _chunks(prompts, f"drawing, seed {seed}", progress)
+    ]
+    right = [right_parts(judge, some, asked) for some in np.split(np.concatenate(images), seeds)]
+    return _rows("drawn", {part: np.concatenate([r[part] for r in right]) for part in right[0]})
+
+
+def _chunks(n: int, what: str, progress: bool = True):
+    from tqdm.auto import tqdm
+
+    parts = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
+    return tqdm(parts, desc=what, disable=not progress, leave=False)
+
+
+def choose(
+    generator: Generator, judge: MiniWorldJudge, guidances: list[float], temperatures: list[float], prompts: int
+) -> list[dict]:
+    """Rows with "guidance" and "temperature" beside the shares, one seed, on development prompts."""
+    rows = []
+    for temperature, guidance in itertools.product(temperatures, guidances):
+        settings = {"guidance": guidance, "temperature": temperature}
+        found = drawn(generator, judge, prompts, 1, DEVELOPMENT, progress=False, **settings)
+        print(settings, *(f"{row['part']} {row['value']:.3f}" for row in found), flush=True)
+        rows += [settings | row for row in found]
+    return rows
+
+
+def direct_prompts(n: int, seed: int = TEST):
     """`n` scenes with one object, and prompts that name object (plain name), colour, place and style in one of their
     wordings."""
     from ..miniworld.captions import compose, noun_phrase
@@ -119,55 +147,48 @@ def right_caption(text: str, record: dict) -> tuple[bool, bool, bool]:
     return *right, all(right)
 
 
-def _rows(what: str, parts: list[dict[str, np.ndarray]]) -> list[dict]:
-    return [_row(what, name, np.concatenate([part[name] for part in parts])) for name in parts[0]]
-
-
-def _row(what: str, part: str, right: np.ndarray) -> dict:
-    return {"what": what, "part": part} | Rate.of(right).flat()
-
-
-def table(rows: list[dict]) -> str:
-    """The rows as aligned text, in per cent."""
-    lines = [f"{'what':26}{'part':18}{'right':>8}   {'95 % interval':16}{'n':>6}"]
-    for r in rows:
-        lines.append(
-            f"{r['what']:26}{r['part']:18}{100 * r['value']:7.1f} %  [{100 * r['low']:5.1f}, {100 * r['high']:5.1f}]  {r['n']:>6}"
-        )
-    return "\n".join(lines)
+def _rows(what: str, right: dict[str, np.ndarray]) -> list[dict]:
+    return [{"what": what, "part": part} | Rate.of(hits).flat() for part, hits in right.items()]
 
 
 def main(argv: list[str] | None = None) -> int:
-    import argparse
+    import pandas as pd
 
-    from ..generators import load_generator
-    from ..runs import write_json
+    from ..generators.load import PROFILES, load_generator
+    from ..runs import read_json, write_json
 
-    parser = argparse.ArgumentParser(
-        prog="python -m earlib.evaluate.quality",
-        description="Measure the mini models and write data/mini/quality.json.",
-    )
+    parser = argparse.ArgumentParser(prog="python -m earlib.evaluate.quality", description="Measure a mini model.")
     parser.add_argument("--model", default="mini", help="a mini model's profile or folder (mini)")
     parser.add_argument("--prompts", type=int, default=500, help="direct prompts (500)")
     parser.add_argument("--seeds", type=int, default=3, help="pictures per prompt (3)")
-    parser.add_argument("--json", default=str(OUT), help="where to write (data/mini/quality.json)")
+    parser.add_argument("--json", type=Path, help="where to write (beside the model's weights)")
+    parser.add_argument("--choose", action="store_true", help="compare --guidance and --temperature instead")
+    parser.add_argument("--guidance", type=float, nargs="+", default=[1.0, 1.5, 2.0, 3.0])
+    parser.add_argument("--temperature", type=float, nargs="+", default=[0.5, 0.8, 1.0])
     args = parser.parse_args(argv)
     try:
         if args.prompts < 1 or args.seeds < 1:
             raise UserError("--prompts and --seeds must be at least 1")
         generator, judge = load_generator(args.model), MiniWorldJudge()
-        rows = quality(generator, judge, args.prompts, args.seeds)
-        settings = {
-            "model": generator.name,
-            "fingerprint": generator.fingerprint,
-            "guidance": generator.guidance,
-            "judge": judge.version,
-        }
-        write_json(args.json, settings | {"prompts": args.prompts, "seeds": args.seeds, "rows": rows})
+        about = {"model": generator.name, "fingerprint": generator.fingerprint, "judge": judge.version}
+        about["prompts"] = args.prompts
+        folder = Path(PROFILES.get(args.model, args.model))
+        if args.choose:
+            about["rows"] = choose(generator, judge, args.guidance, args.temperature, args.prompts)
+            write_json(args.json or folder / "choice.json", about)
+            return 0
+        own = ROOT / "data" / "mini" / "quality.json" if args.model == "mini" else folder / "metrics.json"
+        file = args.json or own
+        before = read_json(file) if file.is_file() else {}  # its training stands there too
+        about |= {"seeds": args.seeds, "guidance": generator.guidance, "temperature": generator.temperature}
+        about["rows"] = quality(generator, judge, args.prompts, args.seeds)
+        write_json(file, {k: before[k] for k in ("training",) if k in before} | about)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    print(table(rows))
+    texts = [Estimate(r["value"], r["n"], r["low"], r["high"]).text(3) for r in about["rows"]]
+    table = pd.DataFrame(about["rows"])[["what", "part"]].assign(value=texts, n=[r["n"] for r in about["rows"]])
+    print(table.to_string(index=False))
     return 0
 
 

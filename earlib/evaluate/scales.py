@@ -88,7 +88,7 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
 
 
 def quality_table(measured: dict[str, dict]):
-    """What `quality.py` and `quality_var.py` wrote of several models (title -> content of the file), side by side:
+    """What `quality.py` wrote of several models (title -> content of the file), side by side:
     shares in per cent with their intervals."""
     import pandas as pd
 
