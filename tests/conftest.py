@@ -69,6 +69,15 @@ def tiny_emu3(
     return Emu3Generator(model, processor, name="tiny", null_prompt=null_prompt)
 
 
+def sample(generator, *args, graphs: bool, **more):
+    """What `generator` draws with a recorded step, or without."""
+    generator.graphs = graphs
+    try:
+        return generator.sample(*args, **more)
+    finally:
+        generator.graphs = None
+
+
 @pytest.fixture(scope="session")
 def generator():
     return tiny_janus()

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 from earlib.__main__ import main
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure.scale_methods import PRESETS, erase, recipe
+from earlib.erasure.scale_steering import steered
 from earlib.erasure.scale_train import tensor_names
 from earlib.errors import UserError
 from earlib.generators.files.infinity import load_infinity
 from earlib.generators.load import family_of, load_generator
 from earlib.generators.var.config import NextScaleConfig
-from earlib.generators.var.draw import draw_batch, guided
 from earlib.generators.var.infinity import SCHEDULE, InfinityTrunk
+
+from .test_nextscale import Usual
 
 WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 48, 8, 96, 2, 8
 SIDES = (1, 2, 4)
@@ -266,15 +268,13 @@ def test_pictures_are_those_of_the_authors_decoder(generator):
 
 
 def test_scale_by_scale_logits_are_those_of_one_masked_pass(generator):
-    batch, seen = generator.encode(PROMPTS), []
-
-    def keep(k, logits):
-        seen.append(logits)
-        return guided(3.0)(k, logits)
-
-    codes = draw_batch(generator, [batch, generator.null_like(batch)], keep, torch.tensor([5, 6]), 0.5)
+    batch, usual = generator.encode(PROMPTS), Usual()
+    with steered(generator, usual):
+        codes = generator.sample(PROMPTS, [5, 6], 3.0, 0.5)
     for row, prompts in enumerate((batch, generator.null_like(batch))):
-        assert (torch.cat([logits[row] for logits in seen], 1) - generator.logits(prompts, codes)).abs().max() < 1e-4
+        assert (
+            torch.cat([logits[row] for logits in usual.seen], 1) - generator.logits(prompts, codes)
+        ).abs().max() < 1e-4
     assert torch.equal(generator.sample(PROMPTS, [5, 6], guidance=3.0, temperature=0.5), codes)
     assert torch.equal(generator.sample(PROMPTS[::-1], [6, 5], guidance=3.0, temperature=0.5).flip(0), codes)
 

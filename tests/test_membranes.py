@@ -25,7 +25,7 @@ from earlib.errors import UserError
 from earlib.generators import draw, picture_seeds
 from earlib.memory import KNOWN, trained_parameters
 
-from .conftest import tiny_emu3, tiny_janus
+from .conftest import sample, tiny_emu3, tiny_janus
 
 PAIRS = (
     PromptPair("a red church on a hill", "a red house on a hill"),
@@ -241,7 +241,9 @@ def test_a_recorded_step_draws_the_same(generator, church, boat):
     prompts = ["a red house at night", "a church by the sea", "a boat", "a church at night", "a red tree"]
     seeds = picture_seeds(0, prompts)
     with compose([church, boat], transport=OVERLAP).on(generator):
-        plain, static = (generator.sample(prompts, seeds, 3.0, batch_size=2, graphs=graphs) for graphs in (False, True))
+        plain, static = (
+            sample(generator, prompts, seeds, 3.0, batch_size=2, graphs=graphs) for graphs in (False, True)
+        )
     assert torch.equal(plain, static)
 
 

@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from earlib.erasure.scale_steering import NegativePrompt, steered
 from earlib.errors import UserError
 from earlib.generators import load, load_generator
+from earlib.generators.sampling import guided
 from earlib.generators.var.config import NextScaleConfig
-from earlib.generators.var.draw import draw_batch, guided
+from earlib.generators.var.draw import draw_batch
 from earlib.generators.var.generator import NextScaleGenerator
 from earlib.generators.var.model import NextScaleModel
 from earlib.generators.var.tokenizer import resize_matrix
@@ -32,6 +34,23 @@ TINY = dict(
 )
 PROMPTS = ["a red church on a hill", "a boat", "a sketch of a blue car at night", "a boat"]
 SEEDS = [3, 4, 5, 2**61 + 7]
+
+
+class Usual:
+    """The usual guidance, as a way of steering that keeps the logits of both rows at every scale."""
+
+    def __init__(self):
+        self.seen = []
+
+    def rows(self, generator, prompts, guidance):
+        return [prompts, generator.null_like(prompts)]
+
+    def combine(self, logits, guidance, scale):
+        self.seen.append(logits)
+        return guided(logits, guidance, None)
+
+    def watching(self, generator):
+        return ()
 
 
 def tiny(quantiser="bsq", seed=0, **flags):
@@ -66,17 +85,11 @@ def pictures(n=3, seed=0):
 
 
 def test_scale_by_scale_logits_are_those_of_one_masked_pass(generator, codes):
-    batch = generator.encode(PROMPTS)
-    seen = []
-
-    def keep(k, logits):
-        seen.append(logits)
-        return guided(2.0)(k, logits)
-
-    drawn = draw_batch(generator, [batch, generator.null_like(batch)], keep, torch.tensor(SEEDS), 1.0)
-    assert torch.equal(drawn, codes)
+    batch, usual = generator.encode(PROMPTS), Usual()
+    with steered(generator, usual):
+        assert torch.equal(generator.sample(PROMPTS, SEEDS, 2.0), codes)
     for row, prompts in enumerate((batch, generator.null_like(batch))):
-        cached = torch.cat([logits[row] for logits in seen], 1)
+        cached = torch.cat([logits[row] for logits in usual.seen], 1)
         assert (cached - generator.logits(prompts, codes)).abs().max() < 1e-4
         assert cached.std() > 0.1
 
@@ -85,7 +98,7 @@ def test_drawing_reads_what_training_builds(generator):
     read = []
     handle = generator.trunk.enter.register_forward_pre_hook(lambda module, args: read.append(args[0]))
     batch = generator.encode(PROMPTS)
-    codes = draw_batch(generator, [batch], guided(1), torch.tensor(SEEDS), 1.0)
+    codes = draw_batch(generator, [batch], torch.tensor(SEEDS), 1.0, 1.0)
     handle.remove()
     assert torch.equal(torch.cat(read, 1), generator.inputs_of(codes))
 
@@ -227,7 +240,8 @@ def test_what_is_drawn_from_is_what_one_masked_pass_gives(generator, codes):
 
 
 def test_a_negative_prompt_takes_the_place_of_none(generator):
-    away = generator.sample(PROMPTS, SEEDS, guidance=2.0, beside=[["a boat"] * 4])
+    with steered(generator, NegativePrompt("a boat")):
+        away = generator.sample(PROMPTS, SEEDS, guidance=2.0)
     same = generator.sample(PROMPTS, SEEDS, guidance=1.0)
     assert torch.equal(away[[1, 3]], same[[1, 3]])  # away from oneself, guidance cancels
     assert not torch.equal(away[0], same[0])

@@ -19,10 +19,11 @@ from earlib.erasure.scale_lessons import Lessons, looked_at
 from earlib.erasure.scale_methods import PRESETS, erase, named, recipe
 from earlib.erasure.scale_recipe import ScaleEdit
 from earlib.erasure.scale_steering import ScaleErasureStyle
+from earlib.erasure.scale_steering import steered as steering
 from earlib.erasure.scale_store import NextScaleErasure
 from earlib.erasure.scale_train import train
 from earlib.errors import UserError
-from earlib.generators.var.draw import draw_batch, guided
+from earlib.generators.var.draw import draw_batch
 
 from .test_nextscale import PROMPTS, SEEDS, tiny
 from .test_svare import CONCEPT, PAIRS, QUANTISERS, TRAINED, heeding, small
@@ -193,13 +194,8 @@ def test_a_change_at_scale_0_changes_no_other_scale(rank, generators):
 def test_scale_by_scale_drawing_is_one_masked_pass_under_an_erasure_too(name, erasures):
     g, erasure = erasures(name, "bsq")
     seen = []
-
-    def keep(k, parts):
-        seen.append(parts[0])
-        return guided(1)(k, parts)
-
     with erasure.on(g):
-        codes = draw_batch(g, [g.encode(PROMPTS)], keep, torch.tensor(SEEDS), 1.0)
+        codes = draw_batch(g, [g.encode(PROMPTS)], torch.tensor(SEEDS), 1.0, 1.0, look=seen.append)
         assert (torch.cat(seen, 1) - g.logits(g.encode(PROMPTS), codes)).abs().max() < 1e-4
 
 
@@ -224,10 +220,11 @@ def test_a_negative_prompt_takes_the_place_of_none(quantiser, erasures):
     assert erasure.recipe["text"] == "church" and not erasure.tensors
     with erasure.on(g):
         drawn = g.sample(PROMPTS, SEEDS, 2.0)
-        with pytest.raises(UserError, match="give neither beside nor combine"):
-            g.sample(PROMPTS, SEEDS, 2.0, beside=[None])
         assert torch.equal(g.sample(PROMPTS, SEEDS, 1.0), g.sample(PROMPTS, SEEDS, 1.0))
-    assert (drawn == g.sample(PROMPTS, SEEDS, 2.0, beside=[["church"] * 4])).float().mean() > 0.99
+    z = [g.log_probabilities(prompts, drawn, 1.0) for prompts in (PROMPTS, ["church"] * 4)]
+    with erasure.on(g):
+        found = g.log_probabilities(PROMPTS, drawn, 2.0)
+    torch.testing.assert_close(found, (2 * z[0] - z[1]).log_softmax(-1), atol=1e-3, rtol=1e-3)
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)
@@ -237,15 +234,22 @@ def test_scale_erasure_by_hand(quantiser, generators):
     r = recipe("scale-erasure-style", text="church", safe="house", **(EVERYWHERE | {"scales": (0.25, 0.75)}))
     erasure = erase(g, CONCEPT, r, progress=False)
 
-    def by_hand(k, parts):
-        c, u, s, n = parts
-        return u + 2 * (s - u) - 3 * (n - u) if k in (1, 2) else u + 2 * (c - u)
+    class ByHand:
+        def rows(self, g, prompts, guidance):
+            others = [g.encode([text] * len(prompts)) for text in ("house", "church")]
+            return [prompts, g.null_like(prompts), *others]
+
+        def combine(self, parts, guidance, k):
+            c, u, s, n = parts
+            return u + 2 * (s - u) - 3 * (n - u) if k in (1, 2) else u + 2 * (c - u)
+
+        def watching(self, g):
+            return ()
 
     with erasure.on(g):
         steered = g.sample(PROMPTS, SEEDS, 2.0)
-    assert torch.equal(
-        steered, g.sample(PROMPTS, SEEDS, 2.0, beside=[None, ["house"] * 4, ["church"] * 4], combine=by_hand)
-    )
+    with steering(g, ByHand()):
+        assert torch.equal(steered, g.sample(PROMPTS, SEEDS, 2.0))
     base = g.sample(PROMPTS, SEEDS, 2.0)
     assert torch.equal(steered[:, 0], base[:, 0]) and not torch.equal(steered[:, 1:14], base[:, 1:14])
     for nothing in ({"relevance": 1.1}, {"threshold": 0.0} if quantiser == "bsq" else {"strength": 0.0}):

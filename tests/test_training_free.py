@@ -19,7 +19,7 @@ from earlib.generators import default_keys, draw, picture_seeds
 from earlib.generators.sampling import guided
 from earlib.runs import read_json
 
-from .conftest import tiny_emu3, tiny_janus
+from .conftest import sample, tiny_emu3, tiny_janus
 from .test_erasure import CONCEPT
 
 PROMPTS = ["a church", "a red church by the sea", "a boat"]
@@ -182,7 +182,7 @@ def test_safe_guidance_by_hand():
         bold, u + 5 * (c - u - 1.5 * torch.tensor([[0.8, 1.0, 1.0]]) * (n - u)), atol=1e-5, rtol=1e-5
     )
     shy = SafeGuidance("church", threshold=-5.0).combine((c, u, n), 5.0)
-    torch.testing.assert_close(shy, guided(torch.cat([c, u]), 1, 5.0), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(shy, guided([c, u], 5.0, None), atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +194,7 @@ def test_steered_pictures_depend_on_neither_batch_nor_drawer(double, steering, g
     seeds = picture_seeds(0, default_keys(PROMPTS))
     with steered(double, steering):
         whole, single, static = (
-            double.sample(PROMPTS, seeds, guidance, batch_size=size, graphs=graphs)
+            sample(double, PROMPTS, seeds, guidance, batch_size=size, graphs=graphs)
             for size, graphs in ((3, False), (1, False), (2, True))
         )
     assert torch.equal(whole, single) and torch.equal(whole, static)

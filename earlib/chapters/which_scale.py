@@ -12,16 +12,19 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 from ..erasure.change import layer_range
 from ..erasure.scale_recipe import ScaleGuidance
+from ..erasure.steering import steered
 from ..evaluate.rate import Estimate, Rate
 from ..evaluate.scales import after_each
 from ..generators import picture_seeds
-from ..generators.var.draw import guided
+from ..generators.sampling import guided
 
 # ---------------------------------------------------------------- which prompt decides
 
@@ -33,23 +36,38 @@ def told_in_turn(
     uint8 [N, H, W, 3].
 
     `n` pictures, of the pairs round and round; all patterns of a picture have its noise. `patterns`: by default all
-    2^K. Only codes pass from one prompt to the other, as in `draw.prompt_switch`: every prompt has keys and values of
+    2^K. Only codes pass from one prompt to the other, as in `InTurn`: every prompt has keys and values of
     its own, at all scales. With `states` it is one drawing whose prompt changes: what a scale was told stays in its
     keys and values, too, which later scales read.
     """
     some = [pairs[i % len(pairs)] for i in range(n)]
     seeds = picture_seeds(seed, [f"told/{i}/{pair.target}" for i, pair in enumerate(some)])
     targets, replacements = [pair.target for pair in some], [pair.replacement for pair in some]
-    follow, beside = guided(generator.guidance), [replacements, *([None] if generator.guidance != 1 else [])]
     found = {}
     for pattern in patterns or itertools.product((True, False), repeat=len(generator.schedule)):
-        combine = lambda k, logits, pattern=pattern: follow(k, [logits[0 if pattern[k] else 1], *logits[2:]])
         if states:
             codes = _with_states(generator, targets, replacements, pattern, seeds)
         else:
-            codes = generator.sample(targets, seeds, beside=beside, combine=combine)
+            with steered(generator, InTurn(dict(zip(targets, replacements)), pattern)):
+                codes = generator.sample(targets, seeds)
         found[pattern] = generator.decode(codes)
     return found
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """A way of guiding (`generators.base.Steering`): scale k is drawn from the logits of the prompt where pattern[k], else
+    from those of another prompt that is read beside it."""
+
+    other_of: dict[str, str]  # prompt -> the other one
+    pattern: tuple[bool, ...]
+
+    def rows(self, generator, prompts, guidance: float):
+        twins = [generator.null_like(prompts)] if guidance != 1 else []
+        return [prompts, generator.encode([self.other_of[text] for text in prompts.texts]), *twins]
+
+    def combine(self, logits, guidance: float, scale: int):
+        return guided([logits[0 if self.pattern[scale] else 1], *logits[2:]], guidance, None)
 
 
 @torch.no_grad()
@@ -67,7 +85,7 @@ def _with_states(
         )
     seeds_N, follow, cache, codes = (
         torch.tensor(seeds, device=generator.device),
-        guided(generator.guidance),
+        partial(guided, guidance=generator.guidance, steering=None),
         [[] for _ in trunk.blocks],
         [],
     )
@@ -82,7 +100,7 @@ def _with_states(
     for k, span in enumerate(generator.spans):
         inputs = tokenizer.next_input(f_hat, k).to(generator.dtype)
         head = trunk(conditions[pattern[k]], inputs.repeat(2, 1, 1), span, cache)
-        logits = follow(k, [quantiser.split(part.float()) for part in head.chunk(2)])
+        logits = follow([quantiser.split(part.float()) for part in head.chunk(2)])
         codes.append(quantiser.choose(logits, seeds_N, span.start, generator.temperature))
         f_hat = f_hat + tokenizer.spread(quantiser.vectors(codes[-1]).to(f_hat.dtype), k)
     return torch.cat(codes, 1).cpu()
@@ -171,7 +189,7 @@ def nats_by_scale(generator, prompts: list[str], codes: torch.Tensor) -> np.ndar
     rows = [generator.logits(batch, codes)] + (
         [generator.logits(generator.null_like(batch), codes)] if generator.guidance != 1 else []
     )
-    logits = guided(generator.guidance)(0, [z.float() for z in rows]) / generator.temperature
+    logits = guided([z.float() for z in rows], generator.guidance, None) / generator.temperature
     nats_NL = generator.quantiser.cross_entropy(logits, codes).double().reshape(*codes.shape[:2], -1).sum(-1)
     return torch.stack([nats_NL[:, span].sum(1) for span in generator.spans], 1).cpu().numpy()
 

@@ -1,8 +1,7 @@
 """Guidance that steers a next-scale model away from a concept while it draws: nothing in the model changes, only what
 its logits are made into.
 
-`generator.steering` is such a way of guiding (`draw.py` asks it for what stands beside the prompts, and hands it the
-logits of each scale). z are logits, float32 [B, N, C, 2] or [B, N, V]: z_c told of the prompt, z_u of nothing, z_n told
+`generator.steering` is such a way of guiding (`generators.base.Steering`). z are logits, float32 [B, N, C, 2] or [B, N, V]: z_c told of the prompt, z_u of nothing, z_n told
 of the concept, z_s of something safe. g is the guidance, a the strength: 0 is the usual guidance, 1 the published
 method.
 """
@@ -15,6 +14,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from .change import layer_range
+from .steering import repeated
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,18 @@ class NegativePrompt:
     text: str
     strength: float = 1.0
 
-    def beside(self, prompts: list[str], guidance: float) -> list[list[str] | None]:
-        return [] if guidance == 1 else [None, [self.text] * len(prompts)]  # without guidance the origin drops out
+    def rows(self, generator, prompts, guidance: float):
+        """The prompts, their unconditional twins, and as many rows of the concept's name."""
+        if guidance == 1:  # the origin drops out
+            return [prompts]
+        return [prompts, generator.null_like(prompts), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, guidance: float):
-        def of_scale(k, logits):
-            if len(logits) == 1:
-                return logits[0]
-            z_c, z_u, z_n = logits
-            origin = z_u + self.strength * (z_n - z_u)
-            return origin + guidance * (z_c - origin)
-
-        return of_scale
+    def combine(self, logits, guidance: float, scale: int | None = None):
+        if len(logits) == 1:
+            return logits[0]
+        z_c, z_u, z_n = logits
+        origin = z_u + self.strength * (z_n - z_u)
+        return origin + guidance * (z_c - origin)
 
     def watching(self, generator):
         """The hooks that it needs in the trunk: none."""
@@ -76,28 +76,26 @@ class ScaleErasureStyle:
     def __post_init__(self):
         self.queries: list[torch.Tensor] = []  # of the scale at hand, from the blocks that are watched: [R, N, D]
 
-    def beside(self, prompts: list[str], guidance: float) -> list[list[str] | None]:
-        return [None, [self.safe] * len(prompts) if self.safe else None, [self.text] * len(prompts)]
+    def rows(self, generator, prompts, guidance: float):
+        """The prompts, their unconditional twins, and as many rows of the safe text and of the concept's name."""
+        null = generator.null_like(prompts)
+        told = lambda text: repeated(generator, text, len(prompts)) if text else null
+        return [prompts, null, told(self.safe), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, guidance: float):
-        def of_scale(k, logits):
-            z_c, z_u, z_s, z_n = logits
-            usual = z_u + guidance * (z_c - z_u)
-            queries, self.queries = (
-                self.queries[-len(self.keys) :],
-                [],
-            )  # the last ones: scales that are given are read and not drawn
-            if k not in self.active:
-                return usual
-            chosen = self.share([q[: len(z_c)] for q in queries]) >= self.relevance  # [B, N]
-            other = z_u + guidance * (z_s - z_u) - self.away * (z_n - z_u)
-            if z_c.dim() == 4:
-                margin_n, margin_c = (z[..., 1] - z[..., 0] for z in (z_n, z_c))
-                near = (margin_n - margin_c).abs() < self.threshold * self.growth ** (k + 1)
-                chosen = chosen[..., None] & near
-            return torch.where(chosen[..., None], usual + self.strength * (other - usual), usual)
-
-        return of_scale
+    def combine(self, logits, guidance: float, scale: int | None = None):
+        z_c, z_u, z_s, z_n = logits
+        usual = z_u + guidance * (z_c - z_u)
+        # the last ones: scales that are given are read and not drawn
+        queries, self.queries = self.queries[-len(self.keys) :], []
+        if scale not in self.active:
+            return usual
+        chosen = self.share([q[: len(z_c)] for q in queries]) >= self.relevance  # [B, N]
+        other = z_u + guidance * (z_s - z_u) - self.away * (z_n - z_u)
+        if z_c.dim() == 4:
+            margin_n, margin_c = (z[..., 1] - z[..., 0] for z in (z_n, z_c))
+            near = (margin_n - margin_c).abs() < self.threshold * self.growth ** (scale + 1)
+            chosen = chosen[..., None] & near
+        return torch.where(chosen[..., None], usual + self.strength * (other - usual), usual)
 
     def share(self, queries: list[torch.Tensor]) -> torch.Tensor:
         """How far each position is about the concept, float [B, N] from 0 to 1, by the queries of the prompt's rows in

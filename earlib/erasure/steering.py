@@ -1,7 +1,7 @@
 """Guidance that steers away from a concept while a picture is drawn: nothing in the model changes, only what its logits
 are made into.
 
-`generator.steering` is such a way of guiding (`generators/sampling.py` asks it for its rows and hands it their logits).
+`generator.steering` is such a way of guiding (`generators.base.Steering`).
 z are logits over the codebook, float32 [B, ..., V]: z_c told of the prompt, z_u of nothing, z_n told of the concept. g
 is the guidance, a the strength: 0 is the usual guidance, 1 the published method.
 """
@@ -27,15 +27,15 @@ class NegativePrompt:
         """The prompts, and below them as many rows of the concept's name; unconditional ones between them where the
         strength is not 1."""
         if guidance == 1:  # the origin drops out
-            return prompts
-        above = prompts if self.strength == 1 else prompts.stack(generator.null_like(prompts))
-        return above.stack(_repeated(generator, self.text, len(prompts)))
+            return [prompts]
+        twins = [] if self.strength == 1 else [generator.null_like(prompts)]
+        return [prompts, *twins, repeated(generator, self.text, len(prompts))]
 
-    def combine(self, parts, guidance: float):
-        if len(parts) == 1:
-            return parts[0]
-        z_c, z_n = parts[0], parts[-1]
-        origin = z_n if self.strength == 1 else parts[1] + self.strength * (z_n - parts[1])
+    def combine(self, logits, guidance: float, scale: int | None = None):
+        if len(logits) == 1:
+            return logits[0]
+        z_c, z_n = logits[0], logits[-1]
+        origin = z_n if self.strength == 1 else logits[1] + self.strength * (z_n - logits[1])
         return origin + guidance * (z_c - origin)
 
 
@@ -57,16 +57,16 @@ class SafeGuidance:
 
     def rows(self, generator, prompts, guidance: float):
         """The prompts, their unconditional twins, and as many rows of the concept's name."""
-        return prompts.stack(generator.null_like(prompts)).stack(_repeated(generator, self.text, len(prompts)))
+        return [prompts, generator.null_like(prompts), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, parts, guidance: float):
-        z_c, z_u, z_n = (part.log_softmax(-1) for part in parts)
+    def combine(self, logits, guidance: float, scale: int | None = None):
+        z_c, z_u, z_n = (z.log_softmax(-1) for z in logits)
         ahead = z_c - z_n
         mu = (self.slope * ahead.abs()).clamp(max=1) * (ahead < self.threshold)
         return z_u + guidance * (z_c - z_u - self.strength * mu * (z_n - z_u))
 
 
-def _repeated(generator, text: str, times: int):
+def repeated(generator, text: str, times: int):
     """`times` rows of one prompt."""
     return generator.encode([text])[[0] * times]
 

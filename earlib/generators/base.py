@@ -13,11 +13,11 @@ from __future__ import annotations
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import cached_property, partial
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -82,6 +82,17 @@ class Past:
         return self
 
 
+class Steering(Protocol):
+    """A way of guiding that is not the usual one: which prompts are read for a picture, and what their logits become."""
+
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float) -> list[PromptBatch]:
+        """The batches that are read along with each other: `prompts` first, then others of as many rows."""
+
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None) -> torch.Tensor:
+        """The logits that are drawn from, float32 [B, ...], of those of each of `rows`; `scale` is the number of the
+        scale in a next-scale model."""
+
+
 class Generator(ABC):
     """A text-to-image autoregressive model of either family; everything outside this room speaks to models through it.
 
@@ -96,7 +107,7 @@ class Generator(ABC):
         trunk: the transformer; names of trained tensors are relative to it.
         decoder_layers: its layers.
         tokenizer_of_words: transformers' tokenizer of prompts.
-        steering: how guidance is done where it is not the usual one; an erasure that guides sets it (see `drawer`).
+        steering: how guidance is done where it is not the usual one; an erasure that guides sets it.
         gates: adapters that open by prompt (`erasure/compose.py` sets them): `gates.read(generator, texts)` is called
             with the prompts before the trunk reads them.
     """
@@ -112,7 +123,7 @@ class Generator(ABC):
     trunk: torch.nn.Module
     decoder_layers: torch.nn.ModuleList
     tokenizer_of_words: Any
-    steering: Any = None
+    steering: Steering | None = None
     gates: Any = None
 
     @property
@@ -162,11 +173,13 @@ class Generator(ABC):
         """
 
     @abstractmethod
-    def drawer(
-        self, prompts: list[str], guidance: float, temperature: float, given: torch.Tensor | None, **how: Any
-    ) -> Callable[..., torch.Tensor]:
-        """What draws batches of `prompts`: a function of (rows, seeds_B, given of these rows or None, tick) that returns
-        codes [B, L, ...]; `tick(share)` reports progress. Arguments are those of `sample_batches`."""
+    def drawer(self, whole: bool) -> Callable[..., torch.Tensor]:
+        """What draws one batch, with the erasure that is switched on now; `whole` unless first codes will be given.
+
+        Returns:
+            A function of (prompts: PromptBatch, seeds_B, guidance, temperature, given codes or None, tick) that returns
+            codes int64 [B, L, ...]. It calls `tick(share)` with shares of the batch that add up to 1.
+        """
 
     def sample_batches(
         self,
@@ -177,12 +190,11 @@ class Generator(ABC):
         batch_size: int | None = None,
         progress: bool = False,
         given: torch.Tensor | None = None,
-        **how: Any,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Draw `prompts` in batches: yields (which prompts, their codes) until all are drawn; see `sample`."""
         from .sampling import sample_batches
 
-        return sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress, given, **how)
+        return sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress, given)
 
     def sample(
         self,
@@ -193,7 +205,6 @@ class Generator(ABC):
         batch_size: int | None = None,
         progress: bool = False,
         given: torch.Tensor | None = None,
-        **how: Any,
     ) -> torch.Tensor:
         """Draw the codes of one picture a prompt.
 
@@ -210,13 +221,12 @@ class Generator(ABC):
             progress: show a bar on stderr.
             given: int64 [N, K, ...], the first codes of every picture, which are then not drawn. A next-scale model takes
                 whole scales.
-            how: what only one family knows: `graphs` (next-token), `beside` and `combine` (next-scale).
 
         Returns:
             int64 [N, num_codes, *code_shape] on the CPU.
         """
         codes = torch.zeros(len(prompts), self.num_codes, *self.code_shape, dtype=torch.long)
-        batches = self.sample_batches(prompts, seeds, guidance, temperature, batch_size, progress, given, **how)
+        batches = self.sample_batches(prompts, seeds, guidance, temperature, batch_size, progress, given)
         for rows, drawn in batches:
             codes[rows] = drawn.cpu()
         return codes
@@ -274,11 +284,13 @@ class NextToken(Generator):
         codebook_size: values of a token.
         embed_image_tokens: embeddings [B, S, D] of tokens [B, S], for a model that reads nothing between them; such a
             model can be drawn by a captured step (`static.py`). None for others.
+        graphs: whether such a step is used; None for on a GPU only.
     """
 
     grid: tuple[int, int]
     codebook_size: int
     embed_image_tokens: Callable[[torch.Tensor], torch.Tensor] | None = None
+    graphs: bool | None = None
     _words_BS: torch.Tensor | None = None
 
     @property
@@ -358,22 +370,22 @@ class NextToken(Generator):
         where_P = torch.arange(P, device=batch.ids_BP.device)
         return (where_P >= start_B1) & (where_P < P - after) & (batch.ids_BP != self.null_like(batch).ids_BP)
 
-    def drawer(self, prompts, guidance, temperature, given, graphs: bool | None = None):
-        """`graphs`: whether to draw with a recorded step (`static.py`); by default on a GPU."""
-        from .sampling import token_drawer
+    def drawer(self, whole: bool) -> Callable[..., torch.Tensor]:
+        from .sampling import draw_batch
+        from .static import StaticDrawer
 
-        return token_drawer(self, prompts, guidance, temperature, given, graphs)
+        graphs = self.device.type == "cuda" if self.graphs is None else self.graphs
+        can = whole and self.embed_image_tokens is not None
+        return StaticDrawer(self) if graphs and can else partial(draw_batch, self)
 
     def _logits_along(self, prompts, codes, guidance, null):
-        from .sampling import guided, guided_rows
+        from .sampling import guided, guided_rows, stacked
 
         batch, tokens_BT = self.encode(prompts), codes.to(self.device)
-        if null or guidance == 1:
-            rows = self.null_like(batch) if null else batch
-            return self.image_logits(self.hidden_states(rows, tokens_BT))[:, :, None]
-        rows = guided_rows(self, batch, guidance)
-        z_RTV = self.image_logits(self.hidden_states(rows, tokens_BT.repeat(len(rows) // len(batch), 1)))
-        return guided(z_RTV, len(batch), guidance, self.steering)[:, :, None]
+        steering = None if null or guidance == 1 else self.steering
+        rows = [self.null_like(batch)] if null else guided_rows(self, batch, guidance, steering)
+        z_RTV = self.image_logits(self.hidden_states(stacked(rows), tokens_BT.repeat(len(rows), 1)))
+        return guided(z_RTV.float().chunk(len(rows)), guidance, steering)[:, :, None]
 
 
 class NextScale(Generator):

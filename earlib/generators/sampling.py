@@ -7,15 +7,15 @@ All guidance arithmetic is float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..errors import UserError
-from .base import Generator, NextToken, Past, PromptBatch
+from .base import Generator, NextToken, Past, PromptBatch, Steering
 
 
 class SlabLayer(DynamicLayer):
@@ -61,7 +61,7 @@ def _hash(x: torch.Tensor) -> torch.Tensor:
     return x ^ (x >> 16)
 
 
-def gumbel_noise(seeds_B: torch.Tensor, step, codes: int) -> torch.Tensor:
+def gumbel_noise(seeds_B: torch.Tensor, step: int | torch.Tensor, codes: int) -> torch.Tensor:
     """Gumbel noise float32 [B, V] that depends only on (seed, step, code): argmax(logits + noise) samples
     softmax(logits).
 
@@ -75,38 +75,48 @@ def gumbel_noise(seeds_B: torch.Tensor, step, codes: int) -> torch.Tensor:
     return -torch.log(-torch.log(uniform)).float()
 
 
-def choose(
-    logits_RV: torch.Tensor, seeds_B: torch.Tensor, step, guidance: float, temperature: float, steering=None
-) -> torch.Tensor:
-    """The next token of every picture, int64 [B], from the logits of its rows (`guided_rows`), by Gumbel-max;
-    temperature 0 takes the likeliest token."""
-    logits_BV = guided(logits_RV, len(seeds_B), guidance, steering)
-    if temperature > 0:
-        logits_BV = logits_BV / temperature + gumbel_noise(seeds_B, step, logits_BV.shape[-1])
-    return logits_BV.argmax(-1)
-
-
-def guided(logits_RV: torch.Tensor, pictures: int, guidance: float, steering=None) -> torch.Tensor:
-    """Logits [B, ..., V] that are drawn from, in float32, from those of the rows of `guided_rows`: u + guidance (c -
-    u), or what `steering` makes of them."""
-    parts = logits_RV.float().split(pictures)
+def guided_rows(
+    generator: Generator, prompts: PromptBatch, guidance: float, steering: Steering | None
+) -> list[PromptBatch]:
+    """What is read for every picture: the prompts and, unless guidance is 1, their unconditional twins; or what `steering`
+    asks for."""
     if steering is not None:
-        return steering.combine(parts, guidance)
-    if len(parts) == 1:
-        return parts[0]
-    conditional, unconditional = parts
+        return steering.rows(generator, prompts, guidance)
+    return [prompts] if guidance == 1 else [prompts, generator.null_like(prompts)]
+
+
+def guided(
+    logits: Sequence[torch.Tensor], guidance: float, steering: Steering | None, scale: int | None = None
+) -> torch.Tensor:
+    """The logits that are drawn from, given those of each of `guided_rows` in float32: u + guidance (c - u), or what
+    `steering` makes of them."""
+    if steering is not None:
+        return steering.combine(logits, guidance, scale)
+    if len(logits) == 1:
+        return logits[0]
+    conditional, unconditional = logits
     return unconditional + guidance * (conditional - unconditional)
 
 
-def guided_rows(generator: NextToken, prompts: PromptBatch, guidance: float) -> PromptBatch:
-    """The prompts, and below them their unconditional twins; guidance 1 needs no twins.
+def stacked(batches: Sequence[PromptBatch]) -> PromptBatch:
+    """All rows of several batches, one batch below the other."""
+    return reduce(PromptBatch.stack, batches)
 
-    `generator.steering`, where it is set, brings other rows: an object with `rows(generator, prompts, guidance)`, the
-    prompts first, and `combine(parts, guidance)`, which makes one of the logits of all rows.
-    """
-    if generator.steering is not None:
-        return generator.steering.rows(generator, prompts, guidance)
-    return prompts.stack(generator.null_like(prompts)) if guidance != 1 else prompts
+
+def choose(
+    logits_RV: torch.Tensor,
+    seeds_B: torch.Tensor,
+    step: int | torch.Tensor,
+    guidance: float,
+    temperature: float,
+    steering: Steering | None = None,
+) -> torch.Tensor:
+    """The next token of every picture, int64 [B], from the logits of all its rows, by Gumbel-max; temperature 0 takes the
+    likeliest token."""
+    logits_BV = guided(logits_RV.float().split(len(seeds_B)), guidance, steering)
+    if temperature > 0:
+        logits_BV = logits_BV / temperature + gumbel_noise(seeds_B, step, logits_BV.shape[-1])
+    return logits_BV.argmax(-1)
 
 
 @torch.no_grad()
@@ -119,10 +129,9 @@ def draw_batch(
     given_BK: torch.Tensor | None = None,
     tick: Callable[[float], Any] = lambda share: None,
 ) -> torch.Tensor:
-    """Image tokens [B, T] of one batch, token by token over a slab cache. The first K are `given_BK` if they are given;
-    `tick(share)` follows each token, with its share of what is drawn."""
+    """Image tokens [B, T] of one batch, token by token over a slab cache; see `Generator.drawer`."""
     B, T = len(prompts), generator.num_codes
-    rows = guided_rows(generator, prompts, guidance)
+    rows = stacked(guided_rows(generator, prompts, guidance, generator.steering))
     repeats = len(rows) // B
     past = Past(cache=slab_cache(len(generator.decoder_layers), rows.ids_BP.shape[1] + generator.positions(T)))
     tokens_BT = torch.zeros(B, T, dtype=torch.long, device=generator.device)
@@ -142,29 +151,7 @@ def draw_batch(
     return tokens_BT
 
 
-def token_drawer(
-    generator: NextToken,
-    prompts: list[str],
-    guidance: float,
-    temperature: float,
-    given: torch.Tensor | None,
-    graphs: bool | None,
-) -> Callable[..., torch.Tensor]:
-    """`NextToken.drawer`: token by token, or with a recorded step (`graphs`, by default on a GPU)."""
-    if prompts:  # said before anything is drawn
-        check_length(generator, max(prompts, key=len))
-    graphs = generator.device.type == "cuda" if graphs is None else graphs
-    draw = partial(draw_batch, generator)
-    if graphs and generator.embed_image_tokens is not None and given is None:
-        from .static import StaticDrawer
-
-        draw = StaticDrawer(generator)
-
-    def drawn(rows, seeds_B, given_BK, tick):
-        batch = generator.encode([prompts[i] for i in rows])
-        return draw(batch, seeds_B, guidance, temperature, given_BK, tick)
-
-    return drawn
+# ------------------------------------------------------------------ batches of both families
 
 
 def sample_batches(
@@ -176,9 +163,8 @@ def sample_batches(
     batch_size: int | None = None,
     progress: bool = False,
     given: torch.Tensor | None = None,
-    **how: Any,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """`Generator.sample_batches`, of either family."""
+    """`Generator.sample_batches`."""
     from tqdm.auto import tqdm
 
     if len(prompts) != len(seeds):
@@ -187,20 +173,21 @@ def sample_batches(
         raise ValueError(f"{tuple(given.shape)} given codes for {len(prompts)} pictures of {generator.num_codes} codes")
     guidance = generator.guidance if guidance is None else guidance
     temperature = generator.temperature if temperature is None else temperature
-    draw = generator.drawer(prompts, guidance, temperature, given, **how)
+    order = list(range(len(prompts)))
+    if isinstance(generator, NextToken) and prompts:
+        check_length(generator, max(prompts, key=len))  # said before anything is drawn
+        order.sort(key=lambda i: len(prompts[i]))  # like lengths go together, so that little padding is computed
+    draw = generator.drawer(whole=given is None)
     size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
-    # pictures of like prompt length go together, so that little padding is computed
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    if not isinstance(generator, NextToken):  # its prompts are all padded to one length
-        order = list(range(len(prompts)))
     shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
     about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
     with tqdm(total=len(prompts), **about) as bar:
         for start in range(0, len(prompts), size):
             rows = order[start : start + size]
+            batch = generator.encode([prompts[i] for i in rows])
             seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=generator.device)
             tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
-            yield rows, draw(rows, seeds_B, None if given is None else given[rows], tick)
+            yield rows, draw(batch, seeds_B, guidance, temperature, None if given is None else given[rows], tick)
 
 
 def check_length(generator: NextToken, prompt: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .base import NextToken, Past, PromptBatch
-from .sampling import SlabLayer, choose, guided_rows
+from .sampling import SlabLayer, choose, guided_rows, stacked
 
 BUCKET = (
     128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth
@@ -76,8 +76,8 @@ class StaticDrawer:
     ) -> torch.Tensor:
         """Image tokens [B, T] of one batch; see `sampling.draw_batch`. It draws whole pictures only: `given_BK` is None."""
         g, B, T = self.generator, len(prompts), self.generator.num_codes
-        kinds, P = guided_rows(g, prompts, guidance).ids_BP.shape
-        repeats = kinds // B
+        kinds = guided_rows(g, prompts, guidance, g.steering)
+        repeats, P = len(kinds), stacked(kinds).ids_BP.shape[1]
         if (
             self.slabs is None
             or B > self.pictures
@@ -89,7 +89,7 @@ class StaticDrawer:
         fill = (
             torch.arange(self.pictures, device=g.device) % B
         )  # the last batch is smaller: draw some of its pictures again
-        rows = guided_rows(g, prompts[fill], guidance)
+        rows = stacked(guided_rows(g, prompts[fill], guidance, g.steering))
         self.seeds_B.copy_(seeds_B[fill])
 
         for slab in self.slabs:

@@ -6,12 +6,16 @@ pixels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from ...errors import UserError
 from ..base import NextScale, PromptBatch
 from ..base import fingerprint as of_weights
+from ..sampling import guided_rows
+from .draw import draw_batch
 
 
 def encode_words(words, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -99,16 +103,23 @@ class NextScaleGenerator(NextScale):
 
     # ------------------------------------------------------------------ drawing
 
-    def drawer(self, prompts, guidance, temperature, given, beside=None, combine=None):
-        """`beside`, `combine`: other prompts to read along, and what to make of all logits; see `draw.scale_drawer`."""
-        from .draw import scale_drawer
+    def drawer(self, whole: bool = True) -> Callable[..., torch.Tensor]:
+        def drawn(prompts, seeds_B, guidance, temperature, given=None, tick=lambda share: None):
+            rows = guided_rows(self, prompts, guidance, self.steering)
+            codes = draw_batch(self, rows, seeds_B, guidance, temperature, given, self.steering)
+            tick(1)
+            return codes
 
-        return scale_drawer(self, prompts, guidance, temperature, beside, combine)
+        return drawn
 
     def _logits_along(self, prompts, codes, guidance, null):
-        from .draw import logits_along
-
-        return logits_along(self, prompts, codes, guidance, null)
+        batch, nobodys = self.encode(prompts), torch.zeros(len(prompts), dtype=torch.long)  # seeds: nothing is drawn
+        steering = None if null or guidance == 1 else self.steering
+        rows = [self.null_like(batch)] if null else guided_rows(self, batch, guidance, steering)
+        seen: list[torch.Tensor] = []
+        draw_batch(self, rows, nobodys, guidance, 0.0, codes, steering, seen.append)
+        logits = torch.cat(seen, 1)
+        return logits if self.code_shape else logits[:, :, None]
 
     # ------------------------------------------------------------------ pictures
 

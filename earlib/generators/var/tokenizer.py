@@ -124,18 +124,16 @@ class Tokenizer(nn.Module):
             steps.append(f_hat)
         return torch.cat(codes, 1), torch.cat(inputs, 1), steps
 
+    def nothing(self, pictures: int) -> torch.Tensor:
+        """f_hat_BCHH before the first scale: zeros."""
+        C, H = self.config.code_width, self.config.latent_size
+        return torch.zeros(pictures, C, H, H, device=self.down0.device, dtype=self.down0.dtype)
+
     def accumulate(self, codes: torch.Tensor):
         """(inputs_BLC, f_hat_BCHH) of the codes of all scales, or of the first ones: what the transformer reads for
         them, and what the decoder draws."""
         config = self.config
-        f_hat = torch.zeros(
-            len(codes),
-            config.code_width,
-            config.latent_size,
-            config.latent_size,
-            device=codes.device,
-            dtype=self.down0.dtype,
-        )
+        f_hat = self.nothing(len(codes))
         inputs = []
         for k, span in enumerate(config.spans):
             if span.stop > codes.shape[1]:
