@@ -25,12 +25,9 @@ class GrammarWriter:
         elif concept.phrases:
             pairs = [_english_pair(concept, rng) for _ in range(request.count)]
         else:
-            raise UserError(
-                f"writer 'grammar': concept '{concept.name}' has no 'phrases' to write with; add some to its file, or choose another --writer"
-            )
-        return json.dumps(
-            [{"target": target, "replacement": replacement} for target, replacement in pairs], ensure_ascii=False
-        )
+            how = "add some to its file, or choose another --writer"
+            raise UserError(f"writer 'grammar': concept '{concept.name}' has no 'phrases' to write with; {how}")
+        return json.dumps([dict(zip(("target", "replacement"), pair)) for pair in pairs], ensure_ascii=False)
 
 
 def _pick(options, rng):
@@ -44,18 +41,15 @@ def _mini_pair(group: str, label: str, rng) -> tuple[str, str]:
     from ..miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES
 
     if group not in ("object", "style", "place"):
-        raise UserError(
-            f"writer 'grammar': knows MiniWorld's objects, styles and places, no {group}s; choose another --writer"
-        )
+        known = "MiniWorld's objects, styles and places"
+        raise UserError(f"writer 'grammar': knows {known}, no {group}s; choose another --writer")
     colour, place, place_phrase = _pick((*COLOURS, None), rng), _pick((*PLACES, None), rng), int(rng.integers(3))
     style, style_phrase = _pick(STYLES, rng), int(rng.integers(4))
     if group == "object":
-        other = (
-            "person" if label == "figure" else _pick([o for o in OBJECTS if o not in (label, "person", "figure")], rng)
-        )
-        return tuple(
-            compose(noun_phrase(obj, colour), place, style, place_phrase, style_phrase) for obj in (label, other)
-        )
+        others = ["person"] if label == "figure" else [o for o in OBJECTS if o not in (label, "person", "figure")]
+        other = _pick(others, rng) if len(others) > 1 else others[0]
+        things = (noun_phrase(obj, colour) for obj in (label, other))
+        return tuple(compose(thing, place, style, place_phrase, style_phrase) for thing in things)
     thing = noun_phrase(_pick(OBJECTS, rng), colour)
     if group == "style":
         other = _pick([s for s in PLAIN_STYLES if s != label], rng)
@@ -67,82 +61,27 @@ def _mini_pair(group: str, label: str, rng) -> tuple[str, str]:
 
 
 LOOKS = (
-    "{x}",
-    "{x}",
-    "a photo of {x}",
-    "an oil painting of {x}",
-    "a pencil sketch of {x}",
-    "a wide shot of {x}",
-    "an illustration of {x}",
-    "a postcard of {x}",
-)
+    "{x}; {x}; a photo of {x}; an oil painting of {x}; a pencil sketch of {x}; a wide shot of {x}; an "
+    "illustration of {x}; a postcard of {x}"
+).split("; ")
 SETTINGS = (
+    "",
     *(
-        "",
-        "beside a lake",
-        "under a cloudy sky",
-        "at the end of a long road",
-        "in the snow",
-        "on a summer afternoon",
-        "in a quiet town",
-        "near a river",
-    ),
-    *(
-        "in the early morning",
-        "with mountains in the distance",
-        "seen from a train",
-        "in heavy rain",
-        "behind an iron fence",
-        "in the middle of a field",
-    ),
+        "beside a lake; under a cloudy sky; at the end of a long road; in the snow; on a summer afternoon; in a "
+        "quiet town; near a river; in the early morning; with mountains in the distance; seen from a train; in "
+        "heavy rain; behind an iron fence; in the middle of a field"
+    ).split("; "),
 )
 TAILS = ("", "", ", soft light", ", high contrast", ", from a low angle", ", muted tones", ", sharp details")
 SUBJECTS = (
-    *(
-        "a red bicycle",
-        "two horses",
-        "a small bakery",
-        "an old man on a bench",
-        "a fox crossing a path",
-        "a stone bridge",
-        "a steam train",
-        "a sailing boat",
-    ),
-    *(
-        "a woman with an umbrella",
-        "a white dog",
-        "a market stall full of fruit",
-        "a lighthouse",
-        "a farmhouse with a red roof",
-        "a street musician",
-    ),
-    *(
-        "a yellow tram",
-        "an empty swing",
-        "a picnic table with bread and cheese",
-        "a deer beside a stream",
-        "a child's kite",
-        "a wooden rowing boat",
-    ),
-    *(
-        "a row of parked cars",
-        "a fisherman mending a net",
-        "a fountain with pigeons",
-        "a cat on a wall",
-        "a tent with a flag",
-        "an orchard of apple trees",
-    ),
-    *(
-        "a motorcycle",
-        "a windmill",
-        "three friends around a table",
-        "a snow-covered car",
-        "a telephone box",
-        "a waterfall",
-        "a flower seller",
-        "an owl on a post",
-    ),
-)
+    "a red bicycle; two horses; a small bakery; an old man on a bench; a fox crossing a path; a stone bridge; "
+    "a steam train; a sailing boat; a woman with an umbrella; a white dog; a market stall full of fruit; a "
+    "lighthouse; a farmhouse with a red roof; a street musician; a yellow tram; an empty swing; a picnic "
+    "table with bread and cheese; a deer beside a stream; a child's kite; a wooden rowing boat; a row of "
+    "parked cars; a fisherman mending a net; a fountain with pigeons; a cat on a wall; a tent with a flag; an "
+    "orchard of apple trees; a motorcycle; a windmill; three friends around a table; a snow-covered car; a "
+    "telephone box; a waterfall; a flower seller; an owl on a post"
+).split("; ")
 
 
 def _english_pair(concept: Concept, rng) -> tuple[str, str]:
@@ -153,6 +92,5 @@ def _english_pair(concept: Concept, rng) -> tuple[str, str]:
         return tuple(side.replace("{x}", subject) + tail for side in (phrase.target, phrase.replacement))
     look = _pick(LOOKS, rng) if concept.kind == "object" else "{x}"
     setting = _pick(SETTINGS, rng)
-    return tuple(
-        f"{look.replace('{x}', side)} {setting}".strip() + tail for side in (phrase.target, phrase.replacement)
-    )
+    sides = (look.replace("{x}", side) for side in (phrase.target, phrase.replacement))
+    return tuple(f"{side} {setting}".strip() + tail for side in sides)

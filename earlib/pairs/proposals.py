@@ -5,17 +5,36 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from ..concepts import Concept, holds_word, normal
 
-REASONS = (
-    "malformed",
-    "duplicate",
-    "false_negative",
-    "false_positive",
-)  # of dropping a proposal, in the order in which they are looked for
+# of dropping a proposal, in the order in which they are looked for
+REASONS = ("malformed", "duplicate", "false_negative", "false_positive")
 LONGEST = 300  # characters of a prompt
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How many pairs are asked for, and which are kept.
+
+    Args:
+        count: pairs asked from every writer.
+        a_time: pairs in one request.
+        pictures: drawn of every prompt.
+        threshold: the concept must show in at least this share of a target's pictures, and in at most 1 - this of a
+            replacement's.
+        seed: of the writers' choices and of the pictures.
+    """
+
+    count: int = 40
+    a_time: int = 10
+    pictures: int = 4
+    threshold: float = 0.75
+    seed: int = 0
+
+
+DEFAULTS = Settings()
 
 
 @dataclass(frozen=True)
@@ -41,11 +60,8 @@ def parse(reply: str) -> list[dict | str]:
                 found.append(reply[opening.start() :])
             at = opening.end()
             continue
-        if (
-            isinstance(value, dict)
-            and "target" not in value
-            and len(lists := [v for v in value.values() if isinstance(v, list)]) == 1
-        ):
+        lists = [v for v in value.values() if isinstance(v, list)] if isinstance(value, dict) else []
+        if len(lists) == 1 and "target" not in value:
             value = lists[0]  # {"pairs": [...]}
         found += value if isinstance(value, list) else [value]
     return found or [reply]
@@ -54,14 +70,9 @@ def parse(reply: str) -> list[dict | str]:
 def proposals(concept: Concept, order: list[str], replies: list[dict], unknown_words) -> list[Candidate]:
     """Every proposal in the order of writers and requests, whenever the replies came; those that need no picture to be
     dropped have their reason."""
-    taken = {
-        normal(p): "a prompt in the concept file"
-        for group in (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
-        for p in group
-    }
-    taken |= {
-        normal(p): "a prompt in the concept file" for pair in concept.pairs for p in (pair.target, pair.replacement)
-    }
+    groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
+    in_file = [p for group in groups for p in group] + [p for pair in concept.pairs for p in asdict(pair).values()]
+    taken = dict.fromkeys(map(normal, in_file), "a prompt in the concept file")
     targets: dict[str, str] = {}
     replacements: dict[str, str] = {}
     candidates = []
@@ -70,14 +81,8 @@ def proposals(concept: Concept, order: list[str], replies: list[dict], unknown_w
             candidate = _wellformed(concept, row["writer"], item, unknown_words)
             if candidate.reason is None:
                 target, other = normal(candidate.target), normal(candidate.replacement)
-                first = (
-                    taken.get(target)
-                    or taken.get(other)
-                    or targets.get(target)
-                    or replacements.get(target)
-                    or targets.get(other)
-                )
-                if first:
+                places = ((taken, target), (taken, other), (targets, target), (replacements, target), (targets, other))
+                if first := next((where[prompt] for where, prompt in places if prompt in where), None):
                     candidate = replace(candidate, reason="duplicate", detail=f"of {first}")
                 else:
                     targets[target] = replacements[other] = f"one by {row['writer']}"

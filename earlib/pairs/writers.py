@@ -12,7 +12,7 @@ import json
 import os
 import re
 import threading
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -62,33 +62,29 @@ class WriterFailed(Exception):
 class Writer(Protocol):
     name: str  # tags the pairs
 
-    def write(
-        self, request: Request, stop: threading.Event
-    ) -> str:  # raises WriterFailed; returns soon once `stop` is set
-        ...
+    def write(self, request: Request, stop: threading.Event) -> str:
+        """The reply. Raises WriterFailed; returns soon once `stop` is set."""
 
 
 def messages(request: Request) -> list[dict]:
     """Persona, objective and template, as chat messages."""
     concept = request.concept
     names = ", ".join(f'"{word}"' for word in concept.words) or f'"{concept.name}"'
-    examples = [concept.pairs[i] for i in request.rng.permutation(len(concept.pairs))[:3]]
-    shown = json.dumps(
-        [{"target": pair.target, "replacement": pair.replacement} for pair in examples], ensure_ascii=False
-    )
+    examples = [asdict(concept.pairs[i]) for i in request.rng.permutation(len(concept.pairs))[:3]]
+    shown = json.dumps(examples, ensure_ascii=False)
+    manner = (request.index + request.index // len(PERSONAS)) % len(MANNERS)  # every persona meets every manner in time
     lines = [
-        f"Write {request.count} pairs of prompts for a text-to-image model. The concept is: {concept.name} ({concept.kind}).",
+        f"Write {request.count} pairs of prompts for a text-to-image model. "
+        f"The concept is: {concept.name} ({concept.kind}).",
         f"The first prompt of a pair, the target, shows the concept and names it with one of these words: {names}.",
-        "The second, the replacement, is the same prompt with the concept exchanged for something else that could stand in its place. It holds none of "
-        "these words, and nothing of the concept can be seen in a picture of it. Vary what replaces the concept. Change nothing else.",
-        MANNERS[
-            (request.index + request.index // len(PERSONAS)) % len(MANNERS)
-        ],  # every persona meets every manner in time
+        "The second, the replacement, is the same prompt with the concept exchanged for something else that could "
+        "stand in its place. It holds none of these words, and nothing of the concept can be seen in a picture of it. "
+        "Vary what replaces the concept. Change nothing else.",
+        MANNERS[manner],
     ]
     if concept.kind == "content":
-        lines.append(
-            "Keep the wording sober, as in a museum or in a book on anatomy: grown-up people only, nothing sexual."
-        )
+        sober = "Keep the wording sober, as in a museum or in a book on anatomy"
+        lines.append(f"{sober}: grown-up people only, nothing sexual.")
     if request.vocabulary:
         lines.append(f"Use no other words than these: {' '.join(request.vocabulary)}")
     lines += [
@@ -159,14 +155,11 @@ class OpenAIWriter:
                     after = error.headers.get("Retry-After", "")
                     raise _Passing(f"answered {error.code}", float(after) if after.isdecimal() else None) from None
             raise WriterFailed(f"answered {error.code} {error.reason}") from None
-        except TimeoutError:
-            raise _Passing(f"gave no answer within {self.timeout:g} seconds") from None
         except (OSError, HTTPException) as error:  # URLError, connections refused or cut
             reason = getattr(error, "reason", None) or error
-            slow = isinstance(reason, TimeoutError)
-            raise _Passing(
-                f"gave no answer within {self.timeout:g} seconds" if slow else f"cannot be reached ({reason})"
-            ) from None
+            slow = f"gave no answer within {self.timeout:g} seconds"
+            trouble = slow if isinstance(reason, TimeoutError) else f"cannot be reached ({reason})"
+            raise _Passing(trouble) from None
         try:
             reply = json.loads(text)["choices"][0]["message"]["content"]
         except (json.JSONDecodeError, LookupError, TypeError, RecursionError):
@@ -191,30 +184,25 @@ class LocalWriter:
     def __init__(self, folder: str | Path, device: str | None = None, tokens: int = 1024):
         self.folder, self.device, self.tokens, self.name = Path(folder), device, tokens, f"local {Path(folder).name}"
         if not (self.folder / "config.json").is_file():
-            raise UserError(
-                f"writer 'local': {folder} holds no config.json; give the folder of a chat model in transformers' layout"
-            )
+            how = "give the folder of a chat model in transformers' layout"
+            raise UserError(f"writer 'local': {folder} holds no config.json; {how}")
 
     def write(self, request, stop=None):
         import torch
 
         if not hasattr(self, "model"):
             self._load()
-        ids = self.tokenizer.apply_chat_template(
-            messages(request), add_generation_prompt=True, return_tensors="pt", return_dict=True
-        ).to(self.model.device)
+        how = {"add_generation_prompt": True, "return_tensors": "pt", "return_dict": True}
+        ids = self.tokenizer.apply_chat_template(messages(request), **how).to(self.model.device)
         room = getattr(self.model.config, "max_position_embeddings", None) or 1 << 30
-        with (
-            torch.random.fork_rng(devices=[self.model.device] if self.model.device.type == "cuda" else []),
-            torch.inference_mode(),
-        ):
+        length = ids["input_ids"].shape[1]
+        if length >= room:
+            raise WriterFailed(f"reads {room} tokens at most, the question has {length}")
+        gpus = [self.model.device] if self.model.device.type == "cuda" else []
+        how = {"do_sample": True, "temperature": 1.0, "top_p": 0.95, "max_new_tokens": min(self.tokens, room - length)}
+        with torch.random.fork_rng(devices=gpus), torch.inference_mode():
             torch.manual_seed(int(request.rng.integers(2**62)))
-            length = ids["input_ids"].shape[1]
-            if length >= room:
-                raise WriterFailed(f"reads {room} tokens at most, the question has {length}")
-            out = self.model.generate(
-                **ids, do_sample=True, temperature=1.0, top_p=0.95, max_new_tokens=min(self.tokens, room - length)
-            )
+            out = self.model.generate(**ids, **how)
         return storable(self.tokenizer.decode(out[0, length:], skip_special_tokens=True))
 
     def _load(self):
@@ -227,9 +215,8 @@ class LocalWriter:
             self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
             model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=place.dtype)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise UserError(
-                f"writer 'local': cannot load {self.folder} ({str(error).strip().splitlines()[0]})"
-            ) from None
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"writer 'local': cannot load {self.folder} ({reason})") from None
         if not self.tokenizer.chat_template:
             raise UserError(f"writer 'local': {self.folder} has no chat template; give an instruction-tuned model")
         self.model = model.eval().to(place.device)
