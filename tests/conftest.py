@@ -91,6 +91,15 @@ def mini():
     return load_generator("mini", device="cpu")
 
 
+@pytest.fixture(scope="session")
+def kernels():
+    """Warm kernels for all notebooks that the tests run."""
+    from earlib.book.kernels import Kernels
+
+    with Kernels() as running:
+        yield running
+
+
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory, monkeypatch):
     """Tests never read or fill the caches that notebooks use."""

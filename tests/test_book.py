@@ -8,10 +8,10 @@ import shutil
 import nbformat
 import pytest
 import yaml
-from earlib.book.build.build import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
+from earlib.book.build import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
 from earlib.errors import UserError
 from earlib.runs import write_json
 
@@ -96,7 +96,7 @@ def test_stage(root):
     folder = stage(root=root)
     assert "hello 3" in (folder / "notebooks" / "one.ipynb").read_text()
     assert (
-        "| It is erased | – | 2.0 % [0.9, 4.3], n = 300 | reproduced (at most 0.05) |"
+        "| It is erased | – | 2.0 % [0.9–4.3], n = 300 | reproduced (at most 0.05) |"
         in (folder / "book" / "claims.md").read_text()
     )
     (root / "book" / "claims.md").write_text("# No mark")
@@ -116,7 +116,7 @@ def test_claims():
     ).splitlines()[2:]
     assert (
         table[0]
-        == "| Gone (Table 1) | 9 % | 98.0 % [95.7, 99.1], n = 300 → 2.0 % [0.9, 4.3], n = 300 | not reproduced (at most 0.01). Nearly. |"
+        == "| Gone (Table 1) | 9 % | 98.0 % [95.7–99.1], n = 300 → 2.0 % [0.9–4.3], n = 300 | not reproduced (at most 0.01). Nearly. |"
     )
     assert table[1] == "| Gone (Table 1) | 9 % | no record yet | not measured yet |"
     assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"

@@ -8,12 +8,13 @@ import re
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
-from earlib.book.build.build import colab_url
-from earlib.book.build.manifest import load_manifest, parameters
-from earlib.book.build.rerun import rerun
 
 from earlib import ROOT
+from earlib.book.build import colab_url
+from earlib.book.manifest import load_manifest, parameters
+from earlib.book.rerun import rerun
 
 ENTRIES = load_manifest()
 each = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
@@ -72,6 +73,18 @@ def test_parameters_are_known(entry, profile):
         parameters(entry, profile)
 
 
+@each
+def test_papermill_sees_every_parameter(entry):
+    """Each parameter is one assignment of its own: `a, b = 1, 2` would be none to papermill."""
+    [cell] = [cell for cell in code_cells(entry) if "parameters" in cell.metadata.get("tags", [])]
+    assigned = {
+        node.id
+        for node in ast.walk(ast.parse(cell.source))
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
+    assert assigned == set(papermill.inspect_notebook(str(ROOT / entry.path)))
+
+
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory) -> Path:
     """The repository seen from elsewhere: what the tests run leaves no trace in _build or runs."""
@@ -82,7 +95,7 @@ def copy(tmp_path_factory) -> Path:
 
 
 @each
-def test_runs(entry, copy):
+def test_runs(entry, copy, kernels):
     """With the `test` profile's small parameters, from the repository's root as `make book` does."""
-    [status] = rerun("test", only=[entry.name], root=copy)
+    [status] = rerun("test", only=[entry.name], root=copy, kernels=kernels)
     assert status["state"] == "done", status.get("error")

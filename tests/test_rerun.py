@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import partial
 
 import papermill
 import pytest
-from earlib.book.build.manifest import load_manifest
-from earlib.book.build.rerun import main, rerun
 
+from earlib.book import rerun as book_rerun
+from earlib.book.freshness import run_key, shared_hash
+from earlib.book.manifest import load_manifest
 from earlib.errors import UserError
 
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
+
+
+@pytest.fixture
+def rerun(kernels):
+    return partial(book_rerun.rerun, kernels=kernels)
 
 
 @pytest.fixture
@@ -40,14 +47,14 @@ def status(root, name="one", profile="mini"):
         ({"name": 7}, "'name' must be a str"),
     ],
 )
-def test_parameters_that_the_notebook_does_not_take(root, parameters, message):
+def test_parameters_that_the_notebook_does_not_take(root, parameters, message, rerun):
     write_manifest(root, {"name": "one", "profiles": {"mini": parameters}})
     with pytest.raises(UserError, match=message):
         rerun(root=root)
     assert not (root / "_build").exists()
 
 
-def test_a_notebook_without_a_parameters_cell_takes_none(root):
+def test_a_notebook_without_a_parameters_cell_takes_none(root, rerun):
     write_notebook(root / "notebooks" / "one.ipynb", "1", parameters=None)
     write_manifest(root, {"name": "one", "parameters": {"count": 1}})
     with pytest.raises(UserError, match="has none"):
@@ -70,7 +77,7 @@ def test_a_wrong_manifest(root, entries, more, message):
         load_manifest(root)
 
 
-def test_broken_files(root):
+def test_broken_files(root, rerun):
     (root / "notebooks" / "one.ipynb").write_text("{")
     with pytest.raises(UserError, match="no Python notebook"):
         rerun(root=root)
@@ -89,12 +96,12 @@ def test_broken_files(root):
         ({"executor": "slrum"}, "unknown executor 'slrum': did you mean 'slurm'"),
     ],
 )
-def test_wrong_arguments(root, arguments, message):
+def test_wrong_arguments(root, arguments, message, rerun):
     with pytest.raises(UserError, match=message):
         rerun(root=root, **arguments)
 
 
-def test_a_profile_runs_the_notebooks_that_name_it(root, capsys):
+def test_a_profile_runs_the_notebooks_that_name_it(root, capsys, rerun):
     write_notebook(root / "notebooks" / "two.ipynb", "1")
     write_manifest(root, {"name": "one"}, {"name": "two", "profiles": {"janus-pro-1b": {"rate": 1}}})
     planned = rerun("janus-pro-1b", dry_run=True, root=root)
@@ -107,7 +114,7 @@ def test_a_profile_runs_the_notebooks_that_name_it(root, capsys):
 # ---------------------------------------------------------------- runs
 
 
-def test_done_skipped_and_run_again(root):
+def test_done_skipped_and_run_again(root, rerun):
     code = """import json, os, sys, pathlib
 folder = pathlib.Path(os.environ["EARLIB_RUN"])
 (folder / "results.json").write_text("[]")
@@ -139,20 +146,61 @@ print(count, rate, sys.executable, os.getcwd(), os.environ["MPLBACKEND"])"""
     assert planned["state"] == "planned"
 
 
+def keys(root) -> dict[str, str]:
+    shared = shared_hash(root)
+    return {entry.name: run_key(entry, {}, shared, root) for entry in load_manifest(root)}
+
+
 def test_the_key_holds_code_and_data(root):
-    def key():
-        from earlib.book.build.rerun import run_key, source_hash
+    before = keys(root)
+    for name in ("earlib/errors.py", "earlib/erasure/train.py", "data/mini/weights", "earlib/generators/janus.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1")
+        assert keys(root) != before, name
+        before = keys(root)
+    for name in ("earlib/book/build.py", "earlib/__main__.py", "data/sweeps/order.jsonl", "earlib/chapters/other.py"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x = 1")
+        assert keys(root) == before, name
 
-        return run_key(load_manifest(root)[0], {}, source_hash(root), root)
 
-    before = key()
-    for name in ("earlib/erase.py", "data/mini/weights"):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_text("1")
-        assert key() != before
-        before = key()
-    (root / "earlib" / "book.py").write_text("no notebook depends on it")
-    assert key() == before
+def test_a_changed_figure_of_one_chapter_runs_one_notebook_again(root):
+    """A notebook hangs on its own chapter, on what that imports, wherever it does, and on the core; on the tables that
+    the manifest names, and on no other."""
+    files = {
+        "earlib/__init__.py": "",
+        "earlib/erasure/train.py": "from ..plots import style",
+        "earlib/plots/style.py": "",
+        "earlib/plots/lines.py": "",
+        "earlib/chapters/one.py": "def figure():\n    from ..plots import lines",
+        "earlib/chapters/two.py": "from earlib.plots.style import setup",
+        "data/sweeps/order.jsonl": "",
+        "book/sweeps.yml": "order: {seeds: [0]}\nwindow: {seeds: [0]}",
+    }
+    for name, text in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
+    write_notebook(root / "notebooks" / "one.ipynb", "%matplotlib inline\nfrom earlib.chapters import one")
+    write_notebook(root / "notebooks" / "two.ipynb", "import earlib.chapters.two as two")
+    write_notebook(root / "notebooks" / "none.ipynb", "import earlib")
+    write_manifest(
+        root, {"name": "one"}, {"name": "two", "tables": ["order"], "reads": ["extra.yml"]}, {"name": "none"}
+    )
+    (root / "extra.yml").write_text("")
+    for name, text, again in (
+        ("earlib/chapters/one.py", files["earlib/chapters/one.py"] + "  # another colour", {"one"}),
+        ("earlib/plots/lines.py", "x = 1", {"one"}),
+        ("earlib/chapters/two.py", files["earlib/chapters/two.py"] + "\nx = 1", {"two"}),
+        ("data/sweeps/order.jsonl", "{}", {"two"}),
+        ("book/sweeps.yml", "order: {seeds: [0]}\nwindow: {seeds: [1]}", set()),
+        ("book/sweeps.yml", "order: {seeds: [1]}\nwindow: {seeds: [1]}", {"two"}),
+        ("extra.yml", "x: 1", {"two"}),
+        ("earlib/plots/style.py", "x = 1", {"one", "two", "none"}),
+        ("earlib/erasure/train.py", files["earlib/erasure/train.py"] + "\nx = 1", {"one", "two", "none"}),
+    ):
+        before = keys(root)
+        (root / name).write_text(text)
+        assert {entry for entry, key in keys(root).items() if key != before[entry]} == again, name
 
 
 WAITS = """
@@ -166,7 +214,7 @@ while not Path("met-{1}").exists():
 """
 
 
-def test_notebooks_run_side_by_side_but_for_one_that_is_alone(root):
+def test_notebooks_run_side_by_side_but_for_one_that_is_alone(root, rerun):
     """Two that wait for each other can only finish together; the third finds that both have finished."""
     for name, other in (("a", "b"), ("b", "a")):
         write_notebook(
@@ -186,7 +234,7 @@ def test_notebooks_run_side_by_side_but_for_one_that_is_alone(root):
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs):
+def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs, rerun):
     write_notebook(root / "notebooks" / "slow.ipynb", "import time\ntime.sleep(60)")
     write_notebook(root / "notebooks" / "wrong.ipynb", "raise ValueError('no church')")
     write_notebook(root / "notebooks" / "dead.ipynb", "import os\nos._exit(1)")
@@ -202,6 +250,7 @@ def test_failures_are_named_and_nothing_broken_is_left(root, capsys, jobs):
     assert sorted(os.listdir(folder / "notebooks")) == ["one.ipynb"] and (folder / "failed" / "wrong.ipynb").exists()
     assert status(root, "slow")["state"] == "timeout"
 
+    os.remove(folder / "notebooks" / "one.ipynb")  # so that it would have to run again
     stopped = rerun(only=["wrong", "one"], stop=True, root=root)
     assert [s["name"] for s in stopped] == ["wrong"]  # a failed run is tried again, and the book stops there
     assert "wrong" in capsys.readouterr().out
@@ -214,13 +263,13 @@ def test_exit_status(root, monkeypatch, capsys):
             {"name": "slow", "profile": "mini", "state": "timeout", "error": "a cell took longer than 1 s"}
         ],
     )
-    assert main() == 1 and "slow timed out: a cell took longer than 1 s" in capsys.readouterr().err
+    assert book_rerun.main() == 1 and "slow timed out: a cell took longer than 1 s" in capsys.readouterr().err
     monkeypatch.setattr("earlib.book.rerun.rerun", lambda *_, **more: [{"name": "one", "state": "done"}])
-    assert main() == 0
+    assert book_rerun.main() == 0
 
 
 @pytest.mark.parametrize("failures, state", [(1, "done"), (2, "failed")])
-def test_a_kernel_that_does_not_start_is_tried_once_more(root, monkeypatch, failures, state):
+def test_a_kernel_that_does_not_start_is_tried_once_more(root, monkeypatch, failures, state, rerun):
     calls = []
 
     def execute(source, output, **_):
@@ -237,7 +286,7 @@ def test_a_kernel_that_does_not_start_is_tried_once_more(root, monkeypatch, fail
 # ---------------------------------------------------------------- Slurm
 
 
-def test_slurm(root, tmp_path_factory, monkeypatch):
+def test_slurm(root, tmp_path_factory, monkeypatch, rerun):
     write_manifest(root, {"name": "one", "slurm": {"time": "08:00:00"}, "profiles": {"janus-pro-1b": {}}})
     script = root / "_build" / "slurm" / "janus-pro-1b" / "one.sh"
     monkeypatch.setenv("PATH", "/nowhere")

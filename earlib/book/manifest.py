@@ -29,6 +29,7 @@ class Entry:
     tables: list = field(
         default_factory=list
     )  # of data/sweeps that it reads: it runs again when one of them changes, others do not
+    reads: list = field(default_factory=list)  # other files that it reads, relative to the root: so do they
     slurm: dict = field(default_factory=dict)  # sbatch options: {time: "04:00:00", gres: "gpu:1", ...}
 
 
@@ -67,6 +68,9 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
                 raise UserError(
                     f"{manifest}: notebook '{entry.name}' reads a table that is not there: {SWEEPS}/{table}.jsonl"
                 )
+        for file in entry.reads:
+            if not (Path(root) / file).is_file():
+                raise UserError(f"{manifest}: notebook '{entry.name}' reads a file that is not there: {file}")
         if not (Path(root) / entry.path).is_file():
             raise UserError(f"{manifest}: notebook '{entry.name}' is not there: {entry.path}")
         if entry.name in {e.name for e in entries}:

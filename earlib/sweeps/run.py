@@ -197,7 +197,7 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
         return
     queues, began, finished = Queues(pending), time.time(), 0
     context = multiprocessing.get_context("spawn")
-    workers, working = [], {}
+    workers, pipes, working = [], [], {}
     try:
         for _ in range(min(jobs, len(pending))):
             ours, theirs = context.Pipe()
@@ -205,6 +205,7 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
             process.start()
             theirs.close()  # so that a worker that dies is seen
             workers.append(process)
+            pipes.append(ours)
             working[ours] = group, row = queues.next(None)
             ours.send(row)
         with tqdm(total=len(pending), unit="row", desc="sweeping", disable=not sys.stderr.isatty()) as bar:
@@ -233,6 +234,10 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
                     if row is not None:
                         working[pipe] = group, row
                         pipe.send(row)
+        for pipe in pipes:
+            pipe.close()  # a worker ends when nobody sends any more
+        for process in workers:
+            process.join(10)
     finally:
         for process in workers:
             process.terminate()
