@@ -252,9 +252,9 @@ def _load(args):
 
 def _load_nextscale(args, folders: list):
     """The same for a model of the next-scale family, which not every command can work with yet."""
-    if args.command not in ("generate", "erase", "evaluate"):
+    if args.command not in ("generate", "erase", "evaluate", "ecgvf"):
         raise UserError(
-            f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase` and `evaluate`"
+            f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase`, `evaluate` and `ecgvf`"
         )
     if getattr(args, "by_prompt", False):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")

@@ -3,37 +3,56 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .errors import UserError
-from .generators import default_keys
 
 LONGEST_SLUG = 80  # characters; file systems allow 255 bytes, people read fewer
+KINDS = "one prompt a line, JSON lines with key and prompt, or a table (CSV) with a column 'prompt'"
+KEYS = ("key", "case_number")  # columns that name a picture, where a table has one
 
 
 @dataclass(frozen=True)
 class Prompt:
-    key: str  # names the picture; unique in its file
+    """What is drawn for one picture.
+
+    Args:
+        key: names the picture; unique in its file.
+        text: the prompt, one line.
+    """
+
+    key: str
     text: str
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
-    """The prompts of a file: text with one prompt a line, or JSON lines with `key` and `prompt` (further fields are
-    ignored).
+    """The prompts of a file, a pipe or /dev/stdin.
 
-    A file is JSON lines if its name ends in .jsonl or its first line that is not blank begins with '{'. Blank lines are
-    skipped.
-    Raises UserError with the file and the line for anything else, and for a file without prompts.
+    What it is is told by the ending or, without a telling one, by how it begins:
+
+    - text: one prompt a line; blank lines are skipped;
+    - JSON lines: objects with `key` and `prompt`; an array of such objects, or of prompts, will do too;
+    - a table: comma, semicolon or tab between cells, with a header that has `prompt` (ESD's, UCE's and I2P's files are
+      such); `key` or `case_number` gives the keys;
+    - YAML (.yaml, .yml): a list of prompts, or of objects with `prompt`.
+
+    Other fields and columns are ignored. Prompts without a key get `text#occurrence`.
+
+    Raises:
+        UserError: with the file and the line, for anything else and for a file without prompts.
     """
     path = Path(path)
-    if not path.is_file():
+    if path.is_dir() or not path.exists():
         what = "is a folder" if path.is_dir() else "there is no such file"
-        raise UserError(f"{path}: {what}; a prompt file has one prompt a line, or JSON lines with key and prompt")
+        raise UserError(f"{path}: {what}; a prompt file has {KINDS}")
     try:
         data = path.read_bytes().removeprefix(b"\xef\xbb\xbf")
     except OSError as e:
@@ -43,42 +62,130 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         try:
             line = raw.decode("utf-8").strip()
         except UnicodeDecodeError:
-            raise UserError(
-                f"{path}:{number}: is not UTF-8 text; a prompt file is plain text, one prompt a line"
-            ) from None
+            raise UserError(f"{path}:{number}: is not UTF-8 text; save the file as UTF-8") from None
         if line:
             lines.append((number, line))
     if not lines:
-        raise UserError(f"{path}: holds no prompts; write one prompt a line, or JSON lines with key and prompt")
-    if path.suffix == ".jsonl" or lines[0][1].startswith("{"):
-        return _json_lines(path, lines)
+        raise UserError(f"{path}: holds no prompts; write {KINDS}")
+    ending, first = path.suffix.lower(), lines[0][1]
+    if ending == ".jsonl" or first.startswith("{"):
+        return _checked(path, _json_lines(path, lines), need_key=True)
+    if ending == ".json" or re.match(r"\[\s*(?:[\[{\"]|$)", first):
+        return _checked(path, _items(path, _json(path, data.decode("utf-8"))))
+    if ending in (".yaml", ".yml"):
+        return _checked(path, _items(path, _yaml(path, data.decode("utf-8"))))
+    separator = _separator(first)
+    if ending in (".csv", ".tsv") or separator:
+        return _checked(path, _table_rows(path, data.decode("utf-8"), separator))
+    if re.match(r"(-\s+)?(key|prompts?)\s*(:|$)|---$", first, re.IGNORECASE):
+        raise UserError(f"{path}:{lines[0][0]}: '{first[:40]}' looks like YAML or a header; a prompt file has {KINDS}")
     texts = [_printable(text, f"{path}:{number}", "the prompt") for number, text in lines]
     return [Prompt(key, text) for key, text in zip(default_keys(texts), texts)]
 
 
-def _json_lines(path: Path, lines: list[tuple[int, str]]) -> list[Prompt]:
-    prompts, first = [], {}
+def default_keys(prompts: list[str]) -> list[str]:
+    """`text#occurrence` for each prompt, so that a prompt given twice gives two pictures."""
+    seen: Counter[str] = Counter()
+    keys = []
+    for prompt in prompts:
+        keys.append(f"{prompt}#{seen[prompt]}")
+        seen[prompt] += 1
+    return keys
+
+
+def _json_lines(path: Path, lines: list[tuple[int, str]]) -> list[tuple[str, Any]]:
+    rows = []
     for number, line in lines:
-        where = f"{path}:{number}"
         try:
             row = json.loads(line)
         except (json.JSONDecodeError, RecursionError):
             row = None
         if not isinstance(row, dict):
-            raise UserError(
-                f'{where}: is not a JSON object; a line of this file looks like {{"key": "one", "prompt": "a red church"}}'
-            )
-        for name in ("key", "prompt"):
+            like = '{"key": "one", "prompt": "a red church"}'
+            raise UserError(f"{path}:{number}: is not a JSON object; a line of this file looks like {like}")
+        rows.append((str(number), row))
+    return rows
+
+
+def _json(path: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise UserError(f"{path}:{getattr(error, 'lineno', 1)}: is not valid JSON") from None
+
+
+def _yaml(path: Path, text: str) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        raise UserError(f"{path}:{mark.line + 1 if mark else 1}: is not valid YAML") from None
+
+
+def _items(path: Path, value: Any) -> list[tuple[str, Any]]:
+    """A list of prompts, or of objects, as rows; the place of an item is its number."""
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{path}: must be a list of prompts, or of objects with 'prompt'")
+    rows = [{"prompt": item} if isinstance(item, str) else item for item in value]
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict):
+            raise UserError(f"{path}: item {number} is neither a prompt nor an object with 'prompt'")
+    return [(f" item {number}", row) for number, row in enumerate(rows, 1)]
+
+
+def _separator(header: str) -> str | None:
+    """What stands between the cells of a table's first line; None if it is not the header of one."""
+    cells = lambda by: [cell.strip().strip('"').lower() for cell in header.split(by)]
+    return next((by for by in "\t,;" if "prompt" in (found := cells(by)) and len(found) > 1), None)
+
+
+def _table_rows(path: Path, text: str, separator: str | None) -> list[tuple[str, Any]]:
+    default = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or default, strict=True)
+    rows, header = [], None
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if header is None:
+                header = [cell.strip().lower() for cell in cells]
+                if header.count("prompt") != 1:
+                    raise UserError(f"{path}:{reader.line_num}: the header of a table must have one column 'prompt'")
+            elif len(cells) != len(header):
+                how = "quotes must be around a prompt that holds the separator"
+                found = f"{len(cells)} cells, but the header has {len(header)}"
+                raise UserError(f"{path}:{reader.line_num}: {found}; {how}")
+            else:
+                row = {name: " ".join(cell.split()) for name, cell in zip(header, cells)}
+                rows.append((str(reader.line_num), row))
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: is no table that can be read ({error})") from None
+    if not rows:
+        raise UserError(f"{path}: holds no prompts, only a header")
+    key = next((name for name in KEYS if name in header), None)
+    return [(where, {"prompt": row["prompt"]} | ({"key": row[key]} if key else {})) for where, row in rows]
+
+
+def _checked(path: Path, rows: list[tuple[str, Any]], need_key: bool = False) -> list[Prompt]:
+    """Prompts of rows, each with where it stands in the file."""
+    keyed = need_key or any("key" in row for _, row in rows)
+    found, first = [], {}
+    for place, row in rows:
+        where = f"{path}:{place}"
+        for name in ("key", "prompt") if keyed else ("prompt",):
             if name not in row:
                 raise UserError(f"{where}: the field '{name}' is missing; every line needs key and prompt")
             if not isinstance(row[name], str) or not row[name].strip():
                 raise UserError(f"{where}: the field '{name}' must be text that is not empty")
-        key, text = (_printable(row[name].strip(), where, f"the field '{name}'") for name in ("key", "prompt"))
-        if key in first:
-            raise UserError(f"{where}: the key '{key}' was used in line {first[key]} already; keys must differ")
-        first[key] = number
-        prompts.append(Prompt(key, text))
-    return prompts
+        text = _printable(row["prompt"].strip(), where, "the field 'prompt'")
+        key = _printable(row["key"].strip(), where, "the field 'key'") if keyed else ""
+        if keyed and key in first:
+            raise UserError(f"{where}: the key '{key}' was used in line {first[key].strip()} already; keys must differ")
+        first[key] = place
+        found.append(Prompt(key, text))
+    return found if keyed else [Prompt(k, p.text) for k, p in zip(default_keys([p.text for p in found]), found)]
 
 
 def _printable(text: str, where: str, what: str) -> str:

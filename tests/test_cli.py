@@ -3,8 +3,10 @@ resumed pictures, devices."""
 
 import json
 import os
+import re
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
@@ -192,6 +194,70 @@ def test_malformed_prompt_files_are_named_with_the_line(content, complaint, tmp_
     path.write_text(content)
     with pytest.raises(UserError, match=complaint):
         read_prompts(path)
+
+
+TABLE = [("1", "a red church, at night"), ("2", 'a "blue" boat by the sea'), ("30", "a car")]
+
+
+@pytest.mark.parametrize("name", ["p.csv", "p.CSV", "p.txt", "p"])
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_tables_are_read_cell_by_cell(name, separator, tmp_path):
+    header = separator.join(("case_number", "prompt", "evaluation_seed"))
+    quoted = [header, '1,"a red church, at night",7', '2,"a ""blue"" boat\nby the sea",8', "", '30,"a car",9', ""]
+    text = "\r\n".join([header, *(re.sub(r"(?<=\d),|,(?=\d)", separator, line) for line in quoted[1:])])
+    (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert [(p.key, p.text) for p in read_prompts(tmp_path / name)] == TABLE
+
+
+@pytest.mark.parametrize(
+    "name, content, texts",
+    [
+        ("p.csv", "prompt\na red church\na red church\n", ["a red church", "a red church"]),
+        ("p.json", '["a red church", {"prompt": "a boat", "seed": 1}]', ["a red church", "a boat"]),
+        ("p.txt", '[\n "a red church",\n "a boat"]', ["a red church", "a boat"]),
+        ("p.yaml", "- a red church\n- prompt: a boat\n", ["a red church", "a boat"]),
+        ("p.txt", "[a church], seen from afar\n", ["[a church], seen from afar"]),
+        ("p.txt", "a church, a prompt, a boat\na tree\n", ["a church, a prompt, a boat", "a tree"]),
+    ],
+)
+def test_other_prompt_files(name, content, texts, tmp_path):
+    (tmp_path / name).write_text(content)
+    found = read_prompts(tmp_path / name)
+    assert [p.text for p in found] == texts and [p.key for p in found] == default_keys(texts)
+
+
+@pytest.mark.parametrize(
+    "name, content, complaint",
+    [
+        ("p.csv", "a red church\na boat\n", "p.csv:1: the header of a table must have one column 'prompt'"),
+        ("p.csv", "case_number,text\n1,a\n", "p.csv:1: the header"),
+        ("p.csv", "case_number,prompt\n1,a red church, at night\n", "p.csv:2: 3 cells, but the header has 2"),
+        ("p.csv", 'prompt\n"a red church\n', "p.csv:2: is no table that can be read"),
+        ("p.csv", "prompt\n", "holds no prompts, only a header"),
+        ("p.csv", "key,prompt\na,x\na,y\n", "p.csv:3: the key 'a' was used in line 2"),
+        ("p.csv", "key,prompt\na,\n", "p.csv:2: the field 'prompt' must be text that is not empty"),
+        ("p.json", '{"prompts": ["a"]}', "p.json"),
+        ("p.json", "[1]", "item 1 is neither a prompt nor an object"),
+        ("p.json", "[\n", "is not valid JSON"),
+        ("p.yaml", "prompts: [a]\n", "must be a list of prompts"),
+        ("p.yaml", "- a\n b: [\n", "p.yaml:.*is not valid YAML"),
+        ("p.txt", "prompt\na red church\n", "p.txt:1: 'prompt' looks like YAML or a header"),
+        ("p.txt", "- prompt: a red church\n", "looks like YAML or a header"),
+    ],
+)
+def test_other_malformed_prompt_files(name, content, complaint, tmp_path):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=complaint) as error:
+        read_prompts(tmp_path / name)
+    assert "\n" not in str(error.value)
+
+
+def test_prompts_may_come_through_a_pipe(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=("a red church\n",))
+    writer.start()
+    assert [p.text for p in read_prompts(tmp_path / "pipe")] == ["a red church"]
+    writer.join()
 
 
 def test_file_names_are_readable_where_they_can_be():

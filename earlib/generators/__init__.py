@@ -6,6 +6,7 @@ import hashlib
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
+from ..prompts import default_keys
 from .load import PROFILES, load_generator
 
 if TYPE_CHECKING:
@@ -20,16 +21,6 @@ __all__ = ["PROFILES", "default_keys", "draw", "load_generator", "picture_seeds"
 def picture_seeds(seed: int, keys: list[str]) -> list[int]:
     """One 62-bit seed a picture, from the run's seed and the picture's key."""
     return [int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:8], "big") >> 2 for key in keys]
-
-
-def default_keys(prompts: list[str]) -> list[str]:
-    """`text#occurrence` for each prompt, so that a prompt given twice gives two pictures."""
-    seen: dict[str, int] = {}
-    keys = []
-    for prompt in prompts:
-        keys.append(f"{prompt}#{seen.get(prompt, 0)}")
-        seen[prompt] = seen.get(prompt, 0) + 1
-    return keys
 
 
 def draw(
