@@ -138,16 +138,17 @@ def _ends_a_line(file, end: int) -> bool:
 def read_lines(path: str | Path) -> list[dict]:
     """The rows of a JSON-lines file, [] if there is none; an unfinished last line is dropped."""
     path = Path(path)
-    lines = (
-        path.read_text(encoding="utf-8").removesuffix("\n").split("\n") if path.exists() and path.stat().st_size else []
-    )
-    rows = []
+    try:
+        data = path.read_bytes() if path.exists() else b""
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    rows, lines = [], data.removesuffix(b"\n").split(b"\n") if data else []
     for number, line in enumerate(lines, 1):
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise UserError(f"{path}: line {number} is not valid JSON") from None
+            rows.append(json.loads(line.decode("utf-8")))
+        except ValueError:  # no JSON, or no UTF-8
+            if number < len(lines) or data.endswith(b"\n"):
+                raise UserError(f"{path}: line {number} is not valid JSON in UTF-8") from None
     return rows
 
 

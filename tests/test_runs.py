@@ -57,6 +57,13 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     assert [row["step"] for row in read_lines(tmp_path / "m.jsonl")] == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_lines_in_another_encoding_are_one_line(encoding, tmp_path):
+    (tmp_path / "index.jsonl").write_bytes('{"file": "café.png"}\n{"file": "b.png"}\n'.encode(encoding))
+    with pytest.raises(UserError, match="line 1 is not valid JSON in UTF-8"):
+        read_lines(tmp_path / "index.jsonl")
+
+
 def test_run_states_and_resume(tmp_path):
     config = {"recipe": {"windows": {"length": 24}}, "seed": 0}
     run = Run(tmp_path / "run", config)
