@@ -198,19 +198,19 @@ def test_distance_to_itself_is_nought_and_grows_with_damage(judge, images):
     other, noise = render(sample_scenes(240, 999, pairs=0.0)), np.random.default_rng(0).normal(0, 1, images.shape)
     sets = [np.clip(other + sigma * noise, 0, 255).astype(np.uint8) for sigma in (0, 60, 120)]
     itself, *worn = [distances(one, images, judge) for one in (images, *sets)]  # a second call must not register twice
-    kid, fid = ([d[metric] for d in worn] for metric in ("kid", "fid"))
-    assert itself["fid"] < 1e-3 < fid[0] < fid[1] < fid[2] and itself["kid"] <= 0
+    kid, fid = ([d[metric].value for d in worn] for metric in ("kid", "fid"))
+    assert itself["fid"].value < 1e-3 < fid[0] < fid[1] < fid[2] and itself["kid"].value <= 0
     assert abs(kid[0]) < 0.2 * kid[2] and kid[0] < kid[1] < kid[2]
 
 
 def test_kid_interval_covers_nought_for_two_sets_of_the_same_world(judge, images):
-    d = distances(images, render(sample_scenes(240, 999, pairs=0.0)), judge)
-    assert d["kid_low"] < 0 < d["kid_high"] and d["kid_low"] < d["kid"] < d["kid_high"]
+    kid = distances(images, render(sample_scenes(240, 999, pairs=0.0)), judge)["kid"]
+    assert kid.low < 0 < kid.high and kid.low < kid.value < kid.high
 
 
 def test_distances_tell_their_n_and_kid_first(judge, images):
     d = distances(images[:40], images[40:100], judge)
-    assert (d["n"], d["n_reference"]) == (40, 60) and list(d).index("kid") < list(d).index("fid")
+    assert {found.n for found in d.values()} == {40} and list(d).index("kid") < list(d).index("fid")
 
 
 def test_recall_tells_a_narrow_set_from_a_wide_one(judge, scenes, images):
@@ -220,7 +220,8 @@ def test_recall_tells_a_narrow_set_from_a_wide_one(judge, scenes, images):
         distances(render(s), images, judge)
         for s in (other, dataclasses.replace(other, object=np.zeros(len(other), dtype=int)))
     )
-    assert wide["precision"] > 0.8 and narrow["precision"] > 0.8 and narrow["recall"] < wide["recall"] - 0.3
+    assert wide["precision"].value > 0.8 and narrow["precision"].value > 0.8
+    assert narrow["recall"].value < wide["recall"].value - 0.3
 
 
 def test_inception_is_never_fetched_silently(tmp_path):

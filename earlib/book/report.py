@@ -47,17 +47,17 @@ TITLES = {
     "question_rate": "answers that say yes",
 }
 FIDELITY = (
-    "CLIP: cosine, interval by the normal approximation. real: against real pictures; base: erased against base. n "
-    "counts pictures. With fewer than 2,048 pictures FID is biased upwards: read KID first, and compare FIDs at equal n "
-    "only."
+    "CLIP: cosine, interval by the normal approximation. real: against real pictures; base: erased against base. "
+    "n counts pictures. With fewer than 2,048 pictures FID is biased upwards: read KID first, and compare FIDs at "
+    "equal n only."
 )
 DRIFT = (
     "benign: prompts without the concept. n counts prompts; intervals are bootstrapped over prompts. A first row whose "
     "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt."
 )
 KNOWLEDGE = (
-    "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null prompt "
-    "less NLL under the prompt. Near 0 the name has lost its meaning; below 0 the model shuns what it names."
+    "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null "
+    "prompt less NLL under the prompt. Near 0 the name has lost its meaning; below 0 the model shuns what it names."
 )
 
 

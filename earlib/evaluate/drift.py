@@ -51,8 +51,8 @@ def distributions(
     guidance: float | None = 1.0,
     null: bool = False,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """`Generator.log_probabilities` with the erasure on, in batches that fit into memory: yields (which pictures, float32
-    [B, L, parts, values])."""
+    """`Generator.log_probabilities` with the erasure on, in batches that fit into memory: yields (which pictures,
+    float32 [B, L, parts, values])."""
     for rows in generator.logit_batches(codes):
         with _on(erasure, generator):
             log_p = generator.log_probabilities(prompts[rows], codes[rows], guidance, null)
@@ -231,8 +231,8 @@ def prefix_probe(
         seed: of the rest; another than that of `codes`.
 
     Returns:
-        list: {"rows": how many were given, "rate": how often the judge sees the concept in the whole, "alone": how often
-        with the rest from `filler`, None without it}.
+        list: {"rows": how many were given, "rate": how often the judge sees the concept in the whole, "alone": how
+        often with the rest from `filler`, None without it}.
     """
     ends, found = beginnings(generator), []
     for k in sorted({round(share * (len(ends) - 1)) for share in shares}):

@@ -218,16 +218,13 @@ class Instruments:
         """
         if self.features is None or len(images) < LEAST:
             return []
-        who, n, records = features_of(self.features), len(images), []
+        who, records = features_of(self.features), []
         if self.reference is not None:
-            found = distances(images, self.reference, self.features)
-            ends = {"kid": (found["kid_low"], found["kid_high"])}
-            for name in (name for name in found if name in ("kid", "fid", "precision", "recall")):
-                distance = Estimate(found[name], n, *ends.get(name, ()))
+            for name, distance in distances(images, self.reference, self.features).items():
                 records.append(note.measure(name, "benign", "real", distance, who))
         if base_images is not None:
-            distance = Estimate(distances(images, base_images, self.features)["fid"], n)
-            records.append(note.measure("fid", "benign", "base", distance, who))
+            fid = distances(images, base_images, self.features)["fid"]
+            records.append(note.measure("fid", "benign", "base", fid, who))
         return records
 
 

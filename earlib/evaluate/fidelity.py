@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import UserError
-from .judge import check_images, file_version
+from .judge import Judge, check_images, file_version
+from .rate import Estimate, Z
 
 KID_SUBSETS = 100
 LEAST = 8  # pictures a side; below, the numbers mean nothing
@@ -37,28 +38,31 @@ class Inception:
         if not self.weights.is_file():
             raise UserError(f"no Inception weights at {self.weights}; download {INCEPTION_URL} to there")
         self.version = file_version(self.weights)
-        if (
-            self.version not in INCEPTION
-        ):  # torch-fidelity unpickles the file without asking: only the known one may get there
-            raise UserError(
-                f"{self.weights}: is not the file that FID is defined by (hash {self.version}); download {INCEPTION_URL} to there"
-            )
+        if self.version not in INCEPTION:  # torch-fidelity unpickles whatever it is given
+            what = f"is not the file that FID is defined by (hash {self.version})"
+            raise UserError(f"{self.weights}: {what}; download {INCEPTION_URL} to there")
 
 
-def features_of(judge) -> str:
+def features_of(judge: Judge | Inception) -> str:
     """Whose features: the text that stands in every record of a distance."""
     return f"{judge.name.split()[0]} features {judge.version}"
 
 
-def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, float]:
-    """Distance of `images` from `reference`, both uint8 [N, H, W, 3], in the features of `judge` (a judge with
-    `features`, or `Inception()`).
+def distances(images: np.ndarray, reference: np.ndarray, judge: Judge | Inception) -> dict[str, Estimate]:
+    """How far `images` are from `reference`.
 
-    Returns `n`, `n_reference`, `kid`, `kid_low`, `kid_high` (95 %), `fid`, `precision` and `recall` (Kynkäänniemi et
-    al. 2019, 3 neighbours: the share of pictures that lie among the reference, and the reverse), FID before KID from
-    2,048 pictures a side on. KID is averaged over random halves of the pictures: the spread over halves drawn without
-    replacement estimates the standard error of the whole (a delete-half jackknife), hence the interval. Raises
-    UserError for too few pictures.
+    Args:
+        images, reference: uint8 [N, H, W, 3], real pictures as reference.
+        judge: whose features: a judge that has `features`, or `Inception()`.
+
+    Returns:
+        dict: `kid`, `fid`, `precision` and `recall` (Kynkäänniemi et al. 2019, 3 neighbours: the share of pictures that
+        lie among the reference, and the reverse); FID before KID from 2,048 pictures a side on. KID alone has an
+        interval: it is averaged over random halves of the pictures, and the spread over halves drawn without
+        replacement estimates the standard error of the whole (a delete-half jackknife).
+
+    Raises:
+        UserError: fewer than 8 pictures, or no features.
     """
     import torch
     from torch.utils.data import Dataset
@@ -79,16 +83,15 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
             return self.tensor[i]
 
     few = min(len(images), len(reference))
-    inception = isinstance(judge, Inception)
+    if inception := isinstance(judge, Inception):
+        whose = {"feature_extractor": judge.extractor, "feature_layer_prc": judge.layers}
+        whose["feature_extractor_weights_path"] = str(judge.weights)
+    else:
+        whose = {"feature_extractor": _register(judge)}
     found = calculate_metrics(
         input1=Pictures(images),
         input2=Pictures(reference),
-        **(
-            {"feature_extractor": judge.extractor, "feature_layer_prc": judge.layers}
-            if inception
-            else {"feature_extractor": _register(judge)}
-        ),
-        feature_extractor_weights_path=str(judge.weights) if inception else None,
+        **whose,
         fid=True,
         kid=True,
         prc=True,
@@ -101,16 +104,12 @@ def distances(images: np.ndarray, reference: np.ndarray, judge) -> dict[str, flo
         verbose=False,
     )
     kid, spread = found["kernel_inception_distance_mean"], found["kernel_inception_distance_std"]
-    kid = {"kid": kid, "kid_low": kid - 1.96 * spread, "kid_high": kid + 1.96 * spread}
-    fid = {"fid": found["frechet_inception_distance"]}
-    both = kid | fid if few < FEW else fid | kid
-    return {
-        "n": len(images),
-        "n_reference": len(reference),
-        **both,
-        "precision": found["precision"],
-        "recall": found["recall"],
-    }
+    n = len(images)
+    first = {"kid": Estimate(kid, n, kid - Z * spread, kid + Z * spread)}
+    second = {"fid": Estimate(found["frechet_inception_distance"], n)}
+    if few >= FEW:
+        first, second = second, first
+    return first | second | {name: Estimate(found[name], n) for name in ("precision", "recall")}
 
 
 def _register(judge) -> str:
@@ -121,9 +120,8 @@ def _register(judge) -> str:
     from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
     if not hasattr(judge, "features"):
-        raise UserError(
-            f"judge '{judge.name}' has no features to compute FID and KID on; use MiniWorld's judge or fidelity.Inception()"
-        )
+        how = "use MiniWorld's judge or fidelity.Inception()"
+        raise UserError(f"judge '{judge.name}' has no features to compute FID and KID on; {how}")
     name = f"earlib-{judge.name.split()[0]}-{judge.version}"
     if name in FEATURE_EXTRACTORS_REGISTRY:
         return name

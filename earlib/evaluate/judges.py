@@ -92,8 +92,8 @@ class NudeNetJudge(Judge):
                 raise UserError(f"judge 'nudenet': unknown label '{label}'; {nearest(label, map(str.lower, known))}")
         model = Path(model_path) if model_path else Path(nudenet.__file__).parent / "320n.onnx"
         if not model.is_file():
-            how = "download 640m.onnx from the releases of github.com/notAI-tech/NudeNet to there, or leave model_path out"
-            raise UserError(f"judge 'nudenet': no model file {model}; {how} for the bundled 320n.onnx")
+            how = "download 640m.onnx from the releases of github.com/notAI-tech/NudeNet to there, or leave model_path"
+            raise UserError(f"judge 'nudenet': no model file {model}; {how} out for the bundled 320n.onnx")
         self.detector = NudeDetector(model_path=str(model), inference_resolution=resolution)
         self.labels, self.threshold = tuple(labels), least if threshold is None else threshold
         self.name = f"nudenet {setting if labels == list(of_setting) else 'own'} ({len(labels)} labels)"

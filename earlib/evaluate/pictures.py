@@ -1,4 +1,4 @@
-"""Pictures that are measured: drawn (those of the base model once), read from a folder, or blurred before they are seen.
+"""Pictures that are measured: drawn (those of the base model once), read from a folder, or blurred to be shown.
 
 A drawn picture depends only on the model, its guidance, the seed and its key (the prompt's text and which time it
 occurs). So pictures of the base model are kept one by one in `.cache`, where notebooks and commands find each other's,
@@ -179,8 +179,8 @@ def read_picture(file: Path) -> np.ndarray:
 
 
 def must_veil(concept, profile: str) -> bool:
-    """Whether pictures of `concept` are to be blurred where the judge sees it: those of kind "content", of any model but
-    MiniWorld's, whose figures are pictograms."""
+    """Whether pictures of `concept` are to be blurred where the judge sees it: those of kind "content", of any model
+    but MiniWorld's, whose figures are pictograms."""
     return (concept.kind == "content" or concept.judge["name"] == "nudenet") and not profile.startswith("mini")
 
 

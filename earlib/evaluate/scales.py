@@ -21,7 +21,7 @@ from .rate import Rate
 
 
 def after_each(generator, codes: torch.Tensor) -> list[np.ndarray]:
-    """The pictures as they stand after each scale: K times uint8 [N, H, W, 3]; the last are `generator.decode(codes)`."""
+    """The pictures as they stand after each scale: K times uint8 [N, H, W, 3]."""
     return [generator.decode(codes[:, : span.stop]) for span in generator.spans]
 
 

@@ -1,8 +1,8 @@
 """Everything that is measured of one erasure, in sections that are kept as soon as they are done: a study that was
 killed goes on where it stopped.
 
-A section is a function of a `Case` that returns {"records": flat records, "notes": what was left out and why}. How it is
-shown is decided in `earlib/book/report.py`.
+A section is a function of a `Case` that returns {"records": flat records, "notes": what was left out and why}. How it
+is shown is decided in `earlib/book/report.py`.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Case:
         return self._tokens[key]
 
     def concept_pictures(self) -> tuple[list[str], torch.Tensor]:
-        """(prompts, codes) of the base's pictures in which the judge sees the concept. UserError if they are too few."""
+        """(prompts, codes) of the base's pictures in which the judge sees the concept. UserError if too few are."""
         codes = self.tokens(self.named)
         rows = np.flatnonzero(self.judge.shows(self.generator.decode(codes)))
         if len(rows) < LEAST_PICTURES:
@@ -166,8 +166,8 @@ def prefix(case: Case) -> dict:
 
 
 def recognised(case: Case) -> dict:
-    """Captions, and of models that were taught to answer a yes-or-no question, answers, of pictures with the concept and
-    without."""
+    """What the model says of pictures with the concept and without it: captions, and answers to a yes-or-no question if
+    it was taught to give any."""
     if not isinstance(case.generator, NextToken):
         return {"records": [], "notes": ["recognition: the model draws pictures and reads none"]}
     try:

@@ -56,7 +56,7 @@ def says_yes(answer: str) -> bool:
 
 
 def naming_words(concept) -> tuple[str, ...]:
-    """Words by which a caption names `concept`: MiniWorld's own wordings on mini, elsewhere those of the concept file."""
+    """Words by which a caption names `concept`: MiniWorld's own wordings, elsewhere those of the concept file."""
     if concept.judge["name"] != "miniworld":
         return concept_phrases(concept)
     from ..miniworld.captions import NOUNS, PLACE_PHRASES, STYLE_PHRASES

@@ -96,7 +96,7 @@ def _table(rows: list[dict], columns: tuple[str, ...]) -> str:
 
 
 def draw_examples(candidates: list[Candidate], verdicts: dict[str, dict], out: Path, pairs: int = 4) -> None:
-    """pictures.png: first pictures of a few kept and dropped pairs, target beside replacement, a row for each outcome."""
+    """Write pictures.png: first pictures of a few pairs, target beside replacement, a row for each outcome."""
     from matplotlib import pyplot as plt
     from PIL import Image
 
@@ -115,6 +115,6 @@ def draw_examples(candidates: list[Candidate], verdicts: dict[str, dict], out: P
     if images:
         columns = ["target", "replacement"] * pairs
         fig = grid(images, 2 * pairs, row_labels=labels, column_labels=columns, titles=titles)
-        alt = "First pictures of kept and dropped pairs; under each, in how many of its prompt's pictures the judge sees it."
+        alt = "First pictures of kept and dropped pairs; under each, in how many of its prompt's the judge sees it."
         save(fig, "pictures", folder=out, alt=alt)
         plt.close(fig)

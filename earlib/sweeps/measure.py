@@ -153,7 +153,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     }
     kid = diversity = None
     if tools.features is not None:
-        kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"], 6), len(benign)]
+        kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"].value, 6), len(benign)]
         first, second = np.split(tools.features.features(drawn["twice", ""]), 2)
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
     return {
