@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -34,6 +35,7 @@ WARM = (  # what the server imports; what is missing is left to the notebook tha
     "open_clip",
 )
 ROOT = Path(__file__).resolve().parents[2]
+INLINE = "module://matplotlib_inline.backend_inline"
 QUIET = "--IPKernelApp.log_level=40"  # errors, no notice about TCP
 
 
@@ -46,6 +48,7 @@ class Kernels:
     def __enter__(self) -> Kernels:
         self._folder = tempfile.TemporaryDirectory(prefix="earlib-kernels-")
         self._address, self._server = str(Path(self._folder.name) / "socket"), None
+        self._starting = threading.Lock()
         return self
 
     def __exit__(self, *error) -> None:
@@ -56,13 +59,14 @@ class Kernels:
 
     def _warm(self) -> str:
         """The server's address; it is started when the first kernel is asked for."""
-        if self._server is None or self._server.poll() is not None:
-            Path(self._address).unlink(missing_ok=True)
-            environment = os.environ | {"MPLBACKEND": _inline()}
-            command = [sys.executable, __file__, "serve", self._address]
-            self._server = subprocess.Popen(
-                command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
-            )
+        with self._starting:
+            if self._server is None or self._server.poll() is not None:
+                Path(self._address).unlink(missing_ok=True)
+                environment = os.environ | {"MPLBACKEND": INLINE}
+                command = [sys.executable, __file__, "serve", self._address]
+                self._server = subprocess.Popen(
+                    command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
+                )
         return self._address
 
     def manager(self, folder: Path, root: Path, threads: int | None = None) -> type:
@@ -76,7 +80,7 @@ class Kernels:
         from jupyter_client import AsyncKernelManager
         from jupyter_client.kernelspec import KernelSpec
 
-        more = {"EARLIB_RUN": str(folder), "MPLBACKEND": _inline()}
+        more = {"EARLIB_RUN": str(folder), "MPLBACKEND": INLINE}
         more |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
         if hasattr(os, "fork"):
             asked = json.dumps({"env": more, "cwd": str(root)})
@@ -89,10 +93,6 @@ class Kernels:
             kernel_spec = spec
 
         return Manager
-
-
-def _inline() -> str:
-    return "module://matplotlib_inline.backend_inline"
 
 
 # ---------------------------------------------------------------- the launcher: `launch ADDRESS ASKED ARGUMENT ...`

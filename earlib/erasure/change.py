@@ -263,4 +263,4 @@ def change_size(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> float:
             square += ((b.T @ b) * (a @ a.T)).sum().item()
         elif ".lora_" not in name:
             square += (t.double() - trunk.get_parameter(name).detach().to(t.device).double()).square().sum().item()
-    return math.sqrt(square)
+    return math.sqrt(max(0.0, square))  # rounding may leave less than nothing
