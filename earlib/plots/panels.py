@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..errors import UserError
-from .series import Series, before_after, drawn, has_value
+from .series import Series, before_after, drawn, has_value, looks
 from .style import INK, PALE, QUIET, WIDTH, look
 
 __all__ = ["Series", "bars", "before_after", "curves", "dots", "finish", "grid_of", "lines", "plane"]
@@ -238,8 +238,7 @@ def finish(fig, axes, xlabel: str = "", ylabel: str = "", legend: bool = True, c
 def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xscale: str = "linear") -> None:
     """The lines of one panel: see `lines`."""
     place = {value: i for i, value in enumerate(ticks)} if ticks else None
-    for number, s in enumerate(series):
-        colour, marker = s.look(number)
+    for number, (s, (colour, marker)) in enumerate(zip(series, looks(series))):
         shift = 0.07 * (2 * number - len(series) + 1) if ticks and len(series) < 4 else 0
         own = [(x if place is None else place[x] + shift, y) for x, y in s.points if place is None or x in place]
         order = sorted(range(len(own)), key=lambda i: own[i][0])
@@ -299,8 +298,7 @@ def draw_dots(axis, series: Sequence[Series], rows: Sequence[str]) -> None:
     """The dots of one panel, `rows` from top to bottom: see `dots`."""
     place = {name: i for i, name in enumerate(rows)}
     step = min(0.24, 0.7 / max(1, len(series)))
-    for number, s in enumerate(series):
-        colour, marker = s.look(number)
+    for number, (s, (colour, marker)) in enumerate(zip(series, looks(series))):
         own = [i for i, (name, _) in enumerate(s.points) if name in place]
         where = [place[s.points[i][0]] + step * (number - (len(series) - 1) / 2) for i in own]
         values = [s.at(s.points[i][1]) for i in own]

@@ -78,6 +78,16 @@ class Series:
         return self.colour or colour, self.marker or marker
 
 
+def looks(series: Sequence[Series]) -> list[tuple[str, str]]:
+    """(colour, marker) of each series of a panel; those of one colour, as recipes of one family, differ in marker."""
+    found: list[tuple[str, str]] = []
+    for number, one in enumerate(series):
+        colour, marker = one.look(number)
+        free = [marker, *(m for m in "sD^vP" if m != marker)]
+        found.append((colour, next((m for m in free if (colour, m) not in found), marker)))
+    return found
+
+
 def has_value(value) -> bool:
     """Whether there is something to draw: not None, not NaN, no rate of no pictures."""
     value = getattr(value, "value", value)
