@@ -2,12 +2,14 @@
 
 from . import panels, pictures, style
 from .panels import Series, bars, before_after, curves, dots, lines, plane
+from .series import concept_and_neighbours
 from .style import save, setup
 
 __all__ = [
     "Series",
     "bars",
     "before_after",
+    "concept_and_neighbours",
     "curves",
     "dots",
     "lines",

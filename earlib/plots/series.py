@@ -102,6 +102,11 @@ def drawn(value, scale: float = 1.0) -> tuple[float, float, float]:
     return tuple(factor * (middle if end is None else end) for end in (middle, low, high))
 
 
+def concept_and_neighbours(frame, x: str, **style) -> list[Series]:
+    """`Series.of` for what should go and what should stay, which every figure of tables shows together."""
+    return [Series.of(frame, x, kind, **style) for kind in ("direct", "neighbours")]
+
+
 def before_after(records: list[dict], subjects: Sequence[str] | None = None) -> list[Series]:
     """The rates of `evaluate`'s records before and after an erasure, for `bars`: several seeds are pooled.
 

@@ -39,7 +39,7 @@ COLOURS = {  # thing -> (colour, marker), the same in every figure; `look` adds 
 } | {name: (colour, "o") for colour, names in METHODS.values() for name in names}  # fmt: skip
 WORDS = {  # how columns of tables are called in legends
     "direct": "the concept", "neighbours": "its neighbours", "synonym": "by a synonym",
-    "compositional": "beside another thing", "indirect": "described",
+    "compositional": "beside another thing", "indirect": "described", "paper": "the concept, in the paper",
 }  # fmt: skip
 
 RC = {

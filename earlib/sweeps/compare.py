@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 KINDS = {"direct": "the concept", "neighbours": "its neighbours"}  # column -> how it is called in words
 NOT_TOLD = "cannot be told from 0"  # of a difference
 HEADINGS = {  # column -> its heading in tables for people, and the digits of an Estimate
-    "direct": ("concept", 0),
+    "direct": ("the concept", 0),
     "synonym": ("synonyms", 0),
     "compositional": ("two things", 0),
     "indirect": ("described", 0),
@@ -83,6 +83,18 @@ def best(rows: pd.DataFrame, kind: str = "direct", least: bool = True) -> tuple[
     values = rows[kind].map(lambda rate: rate.value)
     first = rows.loc[values.idxmin() if least else values.idxmax()]
     return first, rows[[not rate.minus(first[kind]).differs for rate in rows[kind]]]
+
+
+def nearest_dose(rows: pd.DataFrame, others: pd.DataFrame, factor: float = 1.6) -> list[tuple[dict, dict]]:
+    """Each trained row of `rows` beside the row of `others` with the nearest number of updates, if one has at most
+    `factor` times as many as the other."""
+    trained = lambda frame: frame[frame.direct.notna() & (frame.updates > 0)]
+    rows, others, pairs = trained(rows), trained(others), []
+    for row in _dicts(rows):
+        ratio = (others.updates / row["updates"]).map(lambda r: max(r, 1 / r))
+        if len(ratio) and ratio.min() <= factor:
+            pairs.append((row, others.loc[ratio.idxmin()].to_dict()))
+    return pairs
 
 
 def margin(row: Row) -> Estimate:
