@@ -43,20 +43,13 @@ def erase(args) -> None:
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
-    from .erasure.scale_methods import refuse
-    from .generators.load import family_of
+    from .erasure.methods import erase as train
+    from .erasure.methods import recipe
+    from .erasure.recipe import with_settings
 
-    if family_of(args.model) == "next-scale":
-        from .erasure.scale_methods import erase as train
-        from .erasure.scale_methods import recipe, with_settings
-    else:
-        refuse(args.recipe or "ear")
-        from .erasure import erase as train
-        from .erasure.presets import recipe, with_settings
-    name = args.recipe or ("s-vare" if family_of(args.model) == "next-scale" else "ear")
-    with_settings(recipe(name), args.set)  # a wrong one is said before anything is loaded
+    with_settings(recipe(args.recipe, args.model), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
-    settings = with_settings(recipe(name, generator.profile), args.set)
+    settings = with_settings(recipe(args.recipe, generator), args.set)
     from .concepts import load_concept
 
     concept = concept or load_concept(args.concept, generator.profile)
@@ -130,15 +123,16 @@ def report(args) -> None:
         )
     concept = _concept_of_mini(args)
     check_folder(args.out)
-    from .erasure.presets import recipe, with_settings
+    from .erasure.methods import recipe
+    from .erasure.recipe import with_settings
 
-    with_settings(recipe(args.recipe or "ear"), args.set)  # a wrong one is said before anything is loaded
+    with_settings(recipe(args.recipe, args.model), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
     from .book.report import make_report
     from .concepts import load_concept
 
     concept = concept or load_concept(args.concept, generator.profile)
-    settings = None if args.erasure else with_settings(recipe(args.recipe or "ear", generator.profile), args.set)
+    settings = None if args.erasure else with_settings(recipe(args.recipe, generator), args.set)
     tools = {"clip": args.clip, "reference": args.reference, "show_explicit": args.show_explicit}
     page = make_report(
         generator, concept, args.out, settings, args.erasure, args.seed, tuple(args.seeds), args.max_prompts, **tools
@@ -227,45 +221,25 @@ def _load(args):
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
-    from .generators.load import family_of
-
-    if family_of(args.model) == "next-scale":
-        return _load_nextscale(args, folders)
-    from .erasure.store import Erasure, NoErasure
+    from .erasure.methods import load_erasure
+    from .erasure.store import NoErasure
     from .generators import load_generator
+    from .generators.base import NextToken
 
     generator = load_generator(args.model, device=args.device, dtype=args.dtype)
-    erasures = [Erasure.load(folder, generator) for folder in folders]
     by_prompt = getattr(args, "by_prompt", False)
+    if by_prompt and not isinstance(generator, NextToken):
+        raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
+    erasures = [load_erasure(folder, generator) for folder in folders]
     if len(erasures) < 2 and not by_prompt:
         return generator, erasures[0] if erasures else NoErasure()
     from .concepts import load_concept
     from .erasure.compose import Transport, compose, names_of
 
-    transport = (
-        Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None)
-        if by_prompt
-        else None
-    )
+    transport = None
+    if by_prompt:
+        transport = Transport(names_of(load_concept(e.concept, generator.profile) for e in erasures), layer=None)
     return generator, compose(erasures, transport=transport)
-
-
-def _load_nextscale(args, folders: list):
-    """The same for a model of the next-scale family, which not every command can work with yet."""
-    if args.command not in ("generate", "erase", "evaluate", "ecgvf"):
-        raise UserError(
-            f"`{args.command}` works with next-token models; {args.model} is a next-scale model, for `generate`, `erase`, `evaluate` and `ecgvf`"
-        )
-    if getattr(args, "by_prompt", False):
-        raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
-    from .erasure.compose import compose
-    from .erasure.scale_store import NextScaleErasure
-    from .erasure.store import NoErasure
-    from .generators import load_generator
-
-    generator = load_generator(args.model, device=args.device, dtype=args.dtype)
-    erasures = [NextScaleErasure.load(folder, generator) for folder in folders]
-    return generator, NoErasure() if not erasures else erasures[0] if len(erasures) == 1 else compose(erasures)
 
 
 def _warn_of_unknown_words(generator, prompts: list[str]) -> None:

@@ -168,7 +168,7 @@ def parser() -> argparse.ArgumentParser:
         "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
     )
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
-    sub.add_argument("--recipe", help="default: ear")
+    sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
     sub.add_argument("--erasure", type=Path, metavar="DIR", help="report on this erasure in place of training one")
     sub.add_argument(
         "--out",

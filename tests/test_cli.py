@@ -442,7 +442,7 @@ def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
     ]
     out, err = capsys.readouterr()
     assert (
-        "50.0 % [10.0, 90.0]" in out
+        "50.0 % [10.0–90.0]" in out
         and "1 records in out/records.json" in out
         and err == "warning: mini has never seen: wombat\n"
     )

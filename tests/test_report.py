@@ -7,11 +7,9 @@ import dataclasses
 import json
 import re
 import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from earlib.__main__ import main
@@ -19,6 +17,7 @@ from earlib.book.page import Page
 from earlib.book.report import make_report
 from earlib.concepts import load_concept
 from earlib.erasure import erase
+from earlib.erasure.methods import recipe as any_recipe
 from earlib.erasure.presets import recipe
 from earlib.errors import UserError
 from earlib.evaluate import drift, pictures, study
@@ -266,21 +265,18 @@ def test_wrong_reports_are_one_line(line, message, tmp_path, monkeypatch, capsys
 # ---------------------------------------------------------------- the other family
 
 
-def test_a_study_of_a_next_scale_model(church):
+def test_a_report_on_a_next_scale_model(church, tmp_path):
     """Everything but what only next-token models have is measured; what is left out is said in a line each."""
-    from earlib.erasure.change import switched
     from tests.test_nextscale import tiny as tiny_var
 
     model = tiny_var(text_length=32)
-    name, weight = next((n, p) for n, p in model.trunk.named_parameters() if n.endswith("head.weight"))
-    changed = {name: weight.detach() + 0.3 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))}
-    erasure = SimpleNamespace(name="e", recipe={"name": "own"}, on=lambda g: switched(g.trunk, changed))
     named = model.decode(draw_tokens(model, list(church.tests["direct"][:3])))
     threshold = float(load_judge(church.judge).score(named).min())  # a tiny model's noise counts as the concept
     concept = dataclasses.replace(church, judge=church.judge | {"threshold": threshold})
-    case = study.Case(model, concept, erasure, seeds=(0,), size=3, progress=False)
-    found = {name: section(case) for name, section in study.SECTIONS.items()}
-    metrics = {r["metric"] for section in found.values() for r in section["records"]}
+    quick = any_recipe("vare", model, pairs=2, passes=1, lr=0.01)
+    page = make_report(model, concept, tmp_path / "out", quick, **SMALL | {"size": 3})
+    records = {(r["metric"], r["kind"]): r for r in json.loads((page.parent / "results.json").read_text())}
+    metrics = {metric for metric, _ in records}
     assert metrics >= {
         "concept_rate",
         "kl_drift",
@@ -289,9 +285,11 @@ def test_a_study_of_a_next_scale_model(church):
         "guided_rate",
         "prefix_rate",
     }
-    (kl,) = (r for r in found["drift"]["records"] if r["metric"] == "kl_drift")
-    assert kl["value"] > 0 and kl["n"] == 3
-    assert [r["kind"] for r in found["prefix"]["records"][:2]] == ["0 of 4 scales"] * 2
-    assert "scale by scale" in found["drift"]["notes"][0] and "reads none" in found["recognition"]["notes"][0]
-    own = drift.kl_by_code(model, None, case.benign, case.tokens(case.benign))
-    assert own.shape == (3, model.num_codes) and own.abs().max() == 0
+    assert records["kl_drift", "benign"]["value"] > 0 and records["kl_drift", "benign"]["n"] == 3
+    assert [kind for metric, kind in records if metric == "prefix_rate"] == [f"{k} of 4 scales" for k in range(4)]
+    text = (page.parent / "report.md").read_text()
+    assert "scale by scale" in text and "reads none" in text and "scales given from a picture" in text
+    again = make_report(model, concept, tmp_path / "again", erasure=page.parent / "erasure", **SMALL | {"size": 3})
+    assert (again.parent / "results.json").read_bytes() == (page.parent / "results.json").read_bytes()
+    benign = list(concept.benign)[:3]
+    assert drift.kl_by_code(model, None, benign, draw_tokens(model, benign)).abs().max() == 0

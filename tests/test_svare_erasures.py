@@ -452,7 +452,6 @@ def test_an_empty_filter_is_said(folder, tmp_path, capfd):
             "no field 'filter.alpa'; did you mean 'filter.alpha'",
         ),
         ("erase --model {model} --concept chruch --out {out}", "unknown concept 'chruch'"),
-        ("report --model {model} --concept church --out {out}", "`report` works with next-token models"),
         (
             "generate --model {model} --prompts {prompts} --out {out} --erasure {model} --by-prompt",
             "--by-prompt reads the words of next-token models",

@@ -96,9 +96,8 @@ def make_report(
     Raises:
         UserError: the folder holds another report; a judge's weights are not there. Said before anything is trained.
     """
-    from ..erasure import erase
-    from ..erasure.presets import recipe as preset
-    from ..erasure.store import Erasure
+    from ..erasure.methods import erase, load_erasure
+    from ..erasure.methods import recipe as preset
 
     if (recipe is None) == (erasure is None):
         raise UserError("a report needs a recipe to erase with, or the folder of an erasure, not both")
@@ -108,11 +107,11 @@ def make_report(
     case = Case(generator, concept, None, tuple(seeds), size, clip, reference, progress)
     out, found = Path(out), None
     if erasure is not None:
-        found = Erasure.load(erasure, generator)
+        found = load_erasure(erasure, generator)
         files = (Path(erasure) / n for n in ("erasure.safetensors", "adapter_model.safetensors", "erasure.json"))
         how = {"erasure": Path(erasure).name, "weights": file_version(next(file for file in files if file.is_file()))}
     else:
-        recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()
+        recipe = preset(recipe, generator) if isinstance(recipe, str) else recipe.check()
         how = {"recipe": recipe.name}  # the erasure's own run guards its settings
     config = {"report_of": concept.name, "model": generator.name, "fingerprint": generator.fingerprint, **how}
     config |= {"seeds": list(seeds), "size": size, "clip": clip, "reference": reference}
