@@ -81,15 +81,13 @@ def _room() -> list[tuple[str, str]]:
     try:
         from .device import decide, free_memory
         from .erasure.presets import EAR
+        from .erasure.room import trained_parameters
 
         place = decide()
         free, dtype = free_memory(place.device), str(place.dtype).removeprefix("torch.")
         rows = []
         for name, sizes in memory.KNOWN.items():
-            draw, train = (
-                memory.to_draw(sizes, dtype),
-                memory.to_train(sizes, dtype, memory.trained_parameters(sizes, EAR)),
-            )
+            draw, train = (memory.to_draw(sizes, dtype), memory.to_train(sizes, dtype, trained_parameters(sizes, EAR)))
             fits = (
                 ""
                 if free is None

@@ -9,8 +9,12 @@ is known before a weight is touched. Where the weights come from is in `generato
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from .errors import UserError
+
+if TYPE_CHECKING:
+    from .generators.base import NextToken
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 RESERVE = 500_000_000  # workspaces of the kernels, and what the allocator cannot hand out again
@@ -43,7 +47,7 @@ KNOWN = {
 }
 
 
-def sizes_of(model, image_tokens: int, codes: int, caption_parts: tuple[str, ...] = ()) -> Sizes:
+def sizes_of(model: Any, image_tokens: int, codes: int, caption_parts: tuple[str, ...] = ()) -> Sizes:
     """Sizes of a transformers model, on the meta device or not; tensors whose names begin with one of `caption_parts`
     only serve captions."""
     counts = {True: 0, False: 0}
@@ -67,12 +71,12 @@ def sizes_of(model, image_tokens: int, codes: int, caption_parts: tuple[str, ...
     )
 
 
-def sizes_of_generator(generator) -> Sizes:
+def sizes_of_generator(generator: NextToken) -> Sizes:
     """Sizes of a loaded generator."""
     return sizes_of(generator.model, generator.num_codes, generator.codebook_size)
 
 
-def bytes_of(dtype) -> int:
+def bytes_of(dtype: Any) -> int:
     """Bytes of one number of a dtype, torch's or its name."""
     return BYTES[str(dtype).removeprefix("torch.")]
 
@@ -80,17 +84,17 @@ def bytes_of(dtype) -> int:
 # ------------------------------------------------------------------ what is taken
 
 
-def weight_bytes(sizes: Sizes, dtype, parts: str = "draw") -> int:
+def weight_bytes(sizes: Sizes, dtype: Any, parts: str = "draw") -> int:
     """The weights themselves; `parts` "draw" leaves out what only captions need."""
     return bytes_of(dtype) * (sizes.draw_parameters + (sizes.caption_parameters if parts == "all" else 0))
 
 
-def cache_bytes(sizes: Sizes, dtype, rows: int, positions: int) -> int:
+def cache_bytes(sizes: Sizes, dtype: Any, rows: int, positions: int) -> int:
     """Keys and values of `rows` sequences of `positions` tokens in all layers."""
     return bytes_of(dtype) * rows * positions * sizes.layers * 2 * sizes.cache_width
 
 
-def _layer_bytes(sizes: Sizes, dtype) -> int:
+def _layer_bytes(sizes: Sizes, dtype: Any) -> int:
     """Activations that one decoder layer keeps for the backward pass, per token of a row.
 
     Two norms keep their input in float32; attention keeps queries, keys, values, its output and (for the trained
@@ -100,7 +104,7 @@ def _layer_bytes(sizes: Sizes, dtype) -> int:
     return 2 * 4 * sizes.width + bytes_of(dtype) * floats
 
 
-def picture_bytes(sizes: Sizes, dtype, prompt: int = PROMPT, guided: bool = True) -> int:
+def picture_bytes(sizes: Sizes, dtype: Any, prompt: int = PROMPT, guided: bool = True) -> int:
     """What one more picture in a batch takes while its tokens are drawn: its rows' cache, their prefill, its logits and
     noise."""
     rows = 2 if guided else 1
@@ -109,18 +113,24 @@ def picture_bytes(sizes: Sizes, dtype, prompt: int = PROMPT, guided: bool = True
     return cache_bytes(sizes, dtype, rows, prompt + sizes.image_tokens) + prefill + logits
 
 
-def decode_bytes(sizes: Sizes, dtype) -> int:
+def decode_bytes(sizes: Sizes, dtype: Any) -> int:
     """What decoding one picture to pixels takes; the cache of the batch is still held then."""
     return PIXEL_COPIES * bytes_of(dtype) * sizes.pixel_floats
 
 
-def draw_bytes(sizes: Sizes, dtype, pictures: int = 1, prompt: int = PROMPT, guided: bool = True) -> int:
+def draw_bytes(sizes: Sizes, dtype: Any, pictures: int = 1, prompt: int = PROMPT, guided: bool = True) -> int:
     """Drawing `pictures` at a time, beside the weights; pixels are decoded one by one if need be."""
     return pictures * picture_bytes(sizes, dtype, prompt, guided) + decode_bytes(sizes, dtype) + RESERVE
 
 
 def train_bytes(
-    sizes: Sizes, dtype, trained: int, window: int = WINDOW, rows: int = 2, logits: bool = False, prompt: int = PROMPT
+    sizes: Sizes,
+    dtype: Any,
+    trained: int,
+    window: int = WINDOW,
+    rows: int = 2,
+    logits: bool = False,
+    prompt: int = PROMPT,
 ) -> int:
     """Training `trained` parameters in windows, beside the weights.
 
@@ -138,34 +148,32 @@ def train_bytes(
     return max(states + targets + activations + compared + cache + RESERVE, draw_bytes(sizes, dtype, 1, prompt))
 
 
-def trained_parameters(sizes: Sizes, recipe) -> int:
-    """How many parameters `recipe` trains in a model of these sizes."""
-    from .erasure.change import tensor_names
+def trained_parameters(sizes: Sizes, names: list[str], rank: int = 0) -> int:
+    """How many parameters are trained in a model of these sizes.
 
-    numel = {
-        **{part: sizes.width * sizes.query_width for part in ("q_proj", "o_proj")},
-        **{part: sizes.width * sizes.cache_width for part in ("k_proj", "v_proj")},
-        **{part: sizes.width * sizes.mlp for part in ("gate_proj", "up_proj", "down_proj")},
-    }
-    ends = {"q_proj": sizes.width + sizes.query_width, "o_proj": sizes.width + sizes.query_width} | {
-        **{part: sizes.width + sizes.cache_width for part in ("k_proj", "v_proj")},
-        **{part: sizes.width + sizes.mlp for part in ("gate_proj", "up_proj", "down_proj")},
-    }
-    parts = [name.split(".")[-2] for name in tensor_names(recipe, sizes.layers)]
-    return sum(recipe.rank * ends[part] if recipe.rank else numel[part] for part in parts)
+    Args:
+        sizes: of the model.
+        names: of the matrices that change, `layers.0.self_attn.q_proj.weight`, ...
+        rank: 0 for whole matrices, else that of an adapter beside each.
+    """
+    sides = dict.fromkeys(("q_proj", "o_proj"), (sizes.width, sizes.query_width))
+    sides |= dict.fromkeys(("k_proj", "v_proj"), (sizes.width, sizes.cache_width))
+    sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), (sizes.width, sizes.mlp))
+    shapes = [sides[name.split(".")[-2]] for name in names]
+    return sum(rank * (a + b) if rank else a * b for a, b in shapes)
 
 
 # ------------------------------------------------------------------ what fits
 
 
-def pictures_that_fit(sizes: Sizes, dtype, free: int, prompt: int = PROMPT, guided: bool = True) -> int:
+def pictures_that_fit(sizes: Sizes, dtype: Any, free: int, prompt: int = PROMPT, guided: bool = True) -> int:
     """Pictures that can be drawn at a time in `free` bytes beside the weights; 0 if not one fits."""
     return max(0, int(free) - draw_bytes(sizes, dtype, 0, prompt, guided)) // picture_bytes(
         sizes, dtype, prompt, guided
     )
 
 
-def batch_that_fits(generator, prompt: int = PROMPT, guided: bool = True, largest: int = 64) -> int:
+def batch_that_fits(generator: NextToken, prompt: int = PROMPT, guided: bool = True, largest: int = 64) -> int:
     """Pictures that `generator` should draw at a time: what its device has room for now, at most `largest`.
 
     `prompt` is the longest prompt's length in tokens. Raises UserError if not even one picture fits.
@@ -184,7 +192,7 @@ def batch_that_fits(generator, prompt: int = PROMPT, guided: bool = True, larges
     return min(fits, largest)
 
 
-def decode_chunk_that_fits(generator, largest: int = 32) -> int:
+def decode_chunk_that_fits(generator: NextToken, largest: int = 32) -> int:
     """Pictures to decode to pixels at a time; at least 1."""
     from .device import free_memory
 
@@ -194,40 +202,39 @@ def decode_chunk_that_fits(generator, largest: int = 32) -> int:
     return max(1, min(largest, (free - RESERVE) // decode_bytes(sizes_of_generator(generator), generator.dtype)))
 
 
-def check_training(generator, recipe, prompt: int = PROMPT) -> None:
-    """UserError, with what would fit, if `generator`'s device has no room for training `recipe` now.
+def check_training(
+    generator: NextToken, what: str, trained: int, window: int, rows: int, logits: bool, prompt: int = PROMPT
+) -> None:
+    """Refuse training for which the generator's device has no room now, and say what would fit.
 
-    `recipe.windows.length` is in tokens; 0 (the concept's own) counts as the paper's longest, 100 of 576, and -1 as the
-    whole picture.
+    Args:
+        generator: the model.
+        what: the recipe's name, for the message.
+        trained: parameters that it trains.
+        window: tokens of a window; -1 for whole pictures.
+        rows: sequences of an update.
+        logits: whether logits of student and teacher are compared.
+        prompt: positions of a prompt.
+
+    Raises:
+        UserError: there is no room.
     """
     from .device import free_memory
 
     free, sizes = free_memory(generator.device), sizes_of_generator(generator)
-    trained = trained_parameters(sizes, recipe)
-    window = recipe.windows.length or max(1, sizes.image_tokens * 100 // 576)
-    window = sizes.image_tokens if window < 0 else window
-    rows = 2 * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
-    logits = recipe.space == "logits" or recipe.retain.weight > 0
-
-    def needed(window: int) -> int:
-        return train_bytes(sizes, generator.dtype, trained, window, rows, logits, prompt)
-
-    if free is None or needed(window) <= free:
+    length = sizes.image_tokens if window < 0 else window
+    needed = lambda tokens: train_bytes(sizes, generator.dtype, trained, tokens, rows, logits, prompt)
+    if free is None or needed(length) <= free:
         return
-    shorter = next((w for w in (window // 2, window // 4, window // 8) if w and needed(w) <= free), None)
-    shorter = shorter if recipe.windows.length >= 0 else None  # whole pictures are part of the method
-    instead = (
-        f"windows.length={shorter} would fit"
-        if shorter
-        else "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
-    )
+    shorter = [w for w in (length // 2, length // 4, length // 8) if w and window >= 0 and needed(w) <= free]
+    less = "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
     raise UserError(
-        f"training '{recipe.name}' on {generator.name} takes {gigabytes(needed(window))} beside the weights, and {generator.device} has "
-        f"{gigabytes(free)} free; {instead}"
+        f"training '{what}' on {generator.name} takes {gigabytes(needed(length))} beside the weights, and {generator.device} has "
+        f"{gigabytes(free)} free; {f'windows.length={shorter[0]} would fit' if shorter else less}"
     )
 
 
-def advice(sizes: Sizes, dtype, free: int) -> str:
+def advice(sizes: Sizes, dtype: Any, free: int) -> str:
     """What would fit into `free` bytes in place of a model of these sizes in `dtype`, for the end of an error's line."""
     if bytes_of(dtype) > 2 and to_draw(sizes, "float16") <= free:
         return f"in bfloat16 or float16 (--dtype) it would fit, with {gigabytes(to_draw(sizes, 'float16'))}"
@@ -237,12 +244,12 @@ def advice(sizes: Sizes, dtype, free: int) -> str:
     return "only the mini model would fit (--model mini), or another --device"
 
 
-def to_draw(sizes: Sizes, dtype, pictures: int = 1, parts: str = "draw") -> int:
+def to_draw(sizes: Sizes, dtype: Any, pictures: int = 1, parts: str = "draw") -> int:
     """Weights and drawing together."""
     return weight_bytes(sizes, dtype, parts) + draw_bytes(sizes, dtype, pictures)
 
 
-def to_train(sizes: Sizes, dtype, trained: int, window: int = WINDOW) -> int:
+def to_train(sizes: Sizes, dtype: Any, trained: int, window: int = WINDOW) -> int:
     """Weights and training, in EAR's way (one pair at a time, hidden states), together."""
     return weight_bytes(sizes, dtype) + train_bytes(sizes, dtype, trained, window)
 

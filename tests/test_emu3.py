@@ -10,9 +10,10 @@ import torch
 from earlib.erasure import erase
 from earlib.erasure.train import train
 from earlib.errors import UserError
-from earlib.generators.base import Past, fingerprint
+from earlib.generators.base import Past
 from earlib.generators.emu3 import Emu3Generator
 from earlib.generators.sampling import slab_cache
+from earlib.generators.weights import fingerprint
 
 from .conftest import tiny_emu3
 

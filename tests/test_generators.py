@@ -186,6 +186,6 @@ def test_fingerprint_changes_with_any_weight():
     assert a.fingerprint == b.fingerprint
     with torch.no_grad():
         b.trunk.layers[1].mlp.up_proj.weight[0, 0] += 1
-    from earlib.generators.base import fingerprint
+    from earlib.generators.weights import fingerprint
 
     assert fingerprint(b.model) != a.fingerprint

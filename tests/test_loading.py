@@ -14,13 +14,15 @@ from earlib import ROOT, device, memory
 from earlib.__main__ import main
 from earlib.erasure.presets import EAR, SPM
 from earlib.erasure.recipe import with_settings
+from earlib.erasure.room import check_training, trained_parameters
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.generators import load_generator
 from earlib.generators.base import Past
 from earlib.generators.files import shapes
 from earlib.generators.files.shapes import SHAPES, build_shape, shape_config
-from earlib.generators.load import FAMILIES, PROFILES, empty_model
+from earlib.generators.load import FAMILIES, PROFILES
+from earlib.generators.weights import empty_model
 
 from .conftest import tiny_janus
 
@@ -240,22 +242,20 @@ def test_the_briefs_numbers():
         memory.cache_bytes(seven, "bfloat16", 1, 1) == 491_520 and memory.cache_bytes(one, "bfloat16", 1, 1) == 196_608
     )
     assert memory.decode_bytes(seven, "bfloat16") == pytest.approx(0.3 * GB, rel=0.02)
-    assert memory.trained_parameters(seven, EAR) == pytest.approx(335.5e6, rel=1e-3)
-    assert memory.trained_parameters(one, EAR) == 4 * 4 * 2048 * 2048, "4 of 24 layers"
+    assert trained_parameters(seven, EAR) == pytest.approx(335.5e6, rel=1e-3)
+    assert trained_parameters(one, EAR) == 4 * 4 * 2048 * 2048, "4 of 24 layers"
     for modules, membranes in (("attention", 983_040), ("mlp", 1_359_360), ("both", 2_342_400)):
-        assert memory.trained_parameters(seven, with_settings(SPM, {"modules": modules})) == membranes
+        assert trained_parameters(seven, with_settings(SPM, {"modules": modules})) == membranes
 
 
 def test_what_fits_where():
     one, seven = memory.KNOWN.values()
     for window in (24, 48, 100):  # Van Gogh, church, nudity
-        assert memory.to_train(one, "float16", memory.trained_parameters(one, EAR), window) < FREE_16, (
-            "1B trains on 16 GB"
-        )
-        assert memory.to_train(seven, "bfloat16", memory.trained_parameters(seven, EAR), window) < FREE_24, (
+        assert memory.to_train(one, "float16", trained_parameters(one, EAR), window) < FREE_16, "1B trains on 16 GB"
+        assert memory.to_train(seven, "bfloat16", trained_parameters(seven, EAR), window) < FREE_24, (
             "7B trains on 24 GB"
         )
-        assert memory.to_train(seven, "float16", memory.trained_parameters(seven, EAR), window) > FREE_16, (
+        assert memory.to_train(seven, "float16", trained_parameters(seven, EAR), window) > FREE_16, (
             "7B does not train on 16 GB"
         )
     assert memory.to_draw(seven, "float16") < FREE_16, "7B draws on 16 GB"
@@ -342,12 +342,12 @@ def test_the_batch_follows_free_memory(generator, monkeypatch):
 
 def test_training_that_cannot_fit_says_what_would(generator, monkeypatch):
     sizes, recipe = memory.sizes_of_generator(generator), with_settings(EAR, {"windows.length": 16, "batch": 64})
-    need = {w: memory.train_bytes(sizes, "float32", memory.trained_parameters(sizes, recipe), w, 128) for w in (16, 4)}
-    assert memory.check_training(Gpu(generator, monkeypatch, need[16]), recipe) is None
+    need = {w: memory.train_bytes(sizes, "float32", trained_parameters(sizes, recipe), w, 128) for w in (16, 4)}
+    assert check_training(Gpu(generator, monkeypatch, need[16]), recipe) is None
     with pytest.raises(UserError, match="windows.length=4 would fit"):
-        memory.check_training(Gpu(generator, monkeypatch, need[4]), recipe)
+        check_training(Gpu(generator, monkeypatch, need[4]), recipe)
     with pytest.raises(UserError, match="use a smaller model or a larger GPU"):
-        memory.check_training(Gpu(generator, monkeypatch, memory.RESERVE), recipe)
+        check_training(Gpu(generator, monkeypatch, memory.RESERVE), recipe)
 
 
 HINTS = [

@@ -20,10 +20,11 @@ from earlib.erasure.files.peft import read_peft, write_peft
 from earlib.erasure.inside import own_words
 from earlib.erasure.presets import recipe
 from earlib.erasure.retain import Retained, chances, gate_square, noised
+from earlib.erasure.room import trained_parameters
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.generators import draw, picture_seeds
-from earlib.memory import KNOWN, trained_parameters
+from earlib.memory import KNOWN
 
 from .conftest import sample, tiny_emu3, tiny_janus
 

@@ -220,7 +220,8 @@ def counts():
     import pandas as pd
 
     from ..erasure.presets import recipe
-    from ..memory import KNOWN, trained_parameters
+    from ..erasure.room import trained_parameters
+    from ..memory import KNOWN
 
     rows, places = {}, {words: {"modules": place} for place, words in PLACES.items()} | {"attention + 7 MLPs": SEVEN}
     for profile, sizes in KNOWN.items():

@@ -80,9 +80,9 @@ def erase(
     on where a killed one stopped. Without, nothing is written but the trajectories' cache.
     """
     from ..concepts import load_concept
-    from ..memory import check_training
     from .presets import recipe as preset
     from .presets import with_settings
+    from .room import check_training
     from .store import Erasure
     from .train import train
     from .training_free import TrainingFree, without_training

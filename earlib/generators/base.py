@@ -10,76 +10,19 @@ image tokens), D width, C parts of a code, V values of a part, H and W pixels.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+
+from .batch import Past, PromptBatch
 
 LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
-
-
-@dataclass(frozen=True)
-class PromptBatch:
-    """Tokenized prompts, padded to one length.
-
-    Attributes:
-        ids_BP: int64, the words' numbers.
-        mask_BP: int64, 0 where a position is padding and is never attended to.
-        texts: the prompts themselves, row by row; the unconditional twin of a row keeps its prompt's. May be empty.
-    """
-
-    ids_BP: torch.Tensor
-    mask_BP: torch.Tensor
-    texts: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.ids_BP)
-
-    def __getitem__(self, rows: Any) -> PromptBatch:
-        """Some of the rows: a slice, a list of row numbers, or a tensor of them or of booleans."""
-        chosen = np.arange(len(self))[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows].tolist()
-        return PromptBatch(self.ids_BP[rows], self.mask_BP[rows], tuple(self.texts[i] for i in chosen if self.texts))
-
-    def stack(self, other: PromptBatch) -> PromptBatch:
-        """The rows of both, one below the other; the shorter ones are padded at their left."""
-        length = max(self.ids_BP.shape[1], other.ids_BP.shape[1])
-        a, b = (batch.padded(length) for batch in (self, other))
-        return PromptBatch(torch.cat([a.ids_BP, b.ids_BP]), torch.cat([a.mask_BP, b.mask_BP]), a.texts + b.texts)
-
-    def padded(self, length: int) -> PromptBatch:
-        """The rows, padded at their left to `length` positions."""
-        more = length - self.ids_BP.shape[1]
-        return PromptBatch(F.pad(self.ids_BP, (more, 0)), F.pad(self.mask_BP, (more, 0)), self.texts)
-
-
-@dataclass
-class Past:
-    """What a next-token model has read so far of a picture that is fed to it in windows.
-
-    Attributes:
-        cache: keys and values, or None before the first window.
-        pending_B1: the last image token given, which the model has not read yet.
-        length: image tokens given so far.
-    """
-
-    cache: Any = None
-    pending_B1: torch.Tensor | None = None
-    length: int = 0
-
-    def detach_(self) -> Past:
-        """Cut the graph: later windows see these keys and values as constants, as a rollout would."""
-        if self.cache is not None:
-            for layer in self.cache.layers:
-                layer.keys, layer.values = layer.keys.detach(), layer.values.detach()
-        return self
 
 
 class Steering(Protocol):
@@ -416,29 +359,3 @@ class NextScale(Generator):
         mask_L = torch.zeros(self.num_codes, dtype=torch.bool, device=self.device)
         mask_L[where] = True
         return mask_L[self.trunk.reading][None]
-
-
-# ------------------------------------------------------------------ fingerprints
-
-
-def fingerprint(model: torch.nn.Module, left_out: tuple[str, ...] = ()) -> str:
-    """16 hex digits that change when a weight does: a hash of names, shapes and a strided sample of every tensor.
-
-    Tensors whose names begin with one of `left_out` do not count. A model made in memory has the hash of its own numbers;
-    `load_generator` hashes the weights as they are stored, so that the dtype in which they are loaded does not matter.
-    """
-    tensors = model.state_dict().items()
-    return combined(tensor_hash(name, tensor) for name, tensor in tensors if not name.startswith(left_out))
-
-
-def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:
-    """One tensor's share of the fingerprint."""
-    flat = tensor.detach().flatten()
-    # a sample is enough to tell models apart and keeps a 7B model's hash under a second
-    sample = flat[:: max(1, flat.numel() // 4096)].float().cpu().numpy()
-    return hashlib.sha256(f"{name}{tuple(tensor.shape)}".encode() + sample.tobytes()).digest()
-
-
-def combined(hashes: Iterable[bytes]) -> str:
-    """The fingerprint from its tensors' shares, in whatever order they come."""
-    return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]

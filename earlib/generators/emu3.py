@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from transformers import GenerationConfig
 
 from ..errors import UserError
-from .base import NextToken, Past, PromptBatch, fingerprint
+from .base import NextToken, Past, PromptBatch
+from .weights import fingerprint
 
 
 class Emu3Generator(NextToken):

@@ -13,7 +13,8 @@ from transformers import GenerationConfig
 
 from ..errors import UserError
 from ..memory import decode_chunk_that_fits
-from .base import NextToken, Past, PromptBatch, fingerprint
+from .base import NextToken, Past, PromptBatch
+from .weights import fingerprint
 
 CAPTION_PARTS = ("model.vision_model.", "model.aligner.", "lm_head.")  # tensors that drawing never reads
 NOT_HASHED = (*CAPTION_PARTS, "model.vqmodel.quantize.")  # they may be missing; the codebook is normalised on loading

@@ -1,9 +1,7 @@
-"""Finding and loading a generator: by profile, hub id or folder.
+"""Finding and loading a generator of either family: by profile, hub id or folder.
 
-Weights go from safetensors files straight to the device, one tensor at a time, in the dtype they will have there:
-neither the CPU nor the GPU ever holds them twice, and what is not needed is never read. Before the first one is read it
-is known what the model will take and whether that fits (`earlib/memory.py`). What a family's weights mean is in
-`janus.py` and `emu3.py`; the authors' own layout is read by `convert.py` only.
+Before the first weight is read it is known what the model will take and whether that fits (`earlib/memory.py`); how
+weights are read is in `weights.py`. The layout of deepseek-ai's own code is read by `files/convert.py` only.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import ROOT, memory
 from ..errors import UserError, nearest
@@ -33,38 +31,42 @@ PROFILES = {  # profile -> where its weights are; a shape has none
     "janus-pro-7b-shape": "",
 }
 MAKERS = {"mini": "train", "mini-var": "train_var", "mini-var-vq": "train_var"}  # what in earlib.miniworld trains it
-INFINITY = "infinity_*.pth"  # files that only a folder of Infinity holds
+INFINITY = "infinity_*"  # files and folders that only a folder of Infinity holds
 RECORD = "conversion.json"  # written by `convert` before the first weight; config.json comes last
 NEEDED = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")  # of a hub repository
 SMALL = 10**9  # bytes of weights below which nothing is said, and below which leaving parts out is not worth it
+OLDEST = (5, 15)  # transformers that reads these configurations
 
 
 @dataclass(frozen=True)
 class Family:
-    """How one of transformers' model types becomes a `Generator`."""
+    """How one of transformers' model types becomes a `NextToken`.
+
+    Attributes:
+        transformers_class: its class in transformers.
+        generator: where its class is in this package, "module.class".
+        caption_parts: prefixes of the names of tensors that only captions need.
+        picture: configuration -> (image tokens of a picture, entries of the codebook).
+        stored_as: (prefix of stored names, prefix of the class's own), where transformers renames on loading.
+    """
 
     transformers_class: str
-    module: str  # of this package
-    generator_class: str
-    caption_parts: tuple[str, ...]  # prefixes of tensors that only captions need
-    picture: Callable  # config -> (image tokens of a picture, entries of the codebook)
-    stored_as: tuple[
-        tuple[str, str], ...
-    ] = ()  # prefixes of stored names, and of the class's own: transformers renames on loading and back on saving
+    generator: str
+    caption_parts: tuple[str, ...]
+    picture: Callable[[Any], tuple[int, int]]
+    stored_as: tuple[tuple[str, str], ...] = ()
 
 
 FAMILIES = {
     "janus": Family(
         "JanusForConditionalGeneration",
-        "janus",
-        "JanusGenerator",
+        "janus.JanusGenerator",
         ("model.vision_model.", "model.aligner.", "lm_head."),
         lambda config: (config.vq_config.num_patches**2, config.vq_config.num_embeddings),
     ),
     "emu3": Family(
         "Emu3ForConditionalGeneration",
-        "emu3",
-        "Emu3Generator",
+        "emu3.Emu3Generator",
         (),
         lambda config: (getattr(config, "image_area", 720 * 720) // 64, config.vq_config.codebook_size),
         (
@@ -116,38 +118,15 @@ def load_generator(
         from .var.model import load_nextscale
 
         return load_nextscale(folder or _download(model, NEEDED), model, _profile(model), place)
-    return _load_janus_or_emu3(folder, about, model, place, parts)
-
-
-def _load_janus_or_emu3(folder: Path | None, about: Path, model: str, place: Placement, parts: str | None) -> NextToken:
-    """A model of transformers' classes: from `folder`, or from the hub if only its JSON files are there, in `about`."""
-    config, family = read_config(about, model)
-    empty = empty_model(config, family)
-    sizes = memory.sizes_of(empty, *family.picture(config), family.caption_parts)
-    parts = check_memory(model, sizes, place, parts)
-    folder = folder or _download(PROFILES.get(model, model), NEEDED)
-    left_out = family.caption_parts if parts == "draw" else ()
-    hashes = fill(empty, folder, place, left_out, family.stored_as)
-    processor = _from_folder(folder, model, empty, place)
-
-    home = import_module(f"{__package__}.{family.module}")
-    generator = getattr(home, family.generator_class)(empty, processor, name=model, profile=_profile(model))
-    not_hashed = getattr(home, "NOT_HASHED", ())
-    generator.fingerprint = import_module(f"{__package__}.base").combined(
-        h for name, h in hashes.items() if not name.startswith(not_hashed)
-    )
-    return generator
+    return _load_next_token(folder, about, model, place, parts)
 
 
 def family_of(model: str | Path) -> str:
-    """ "next-token" or "next-scale": the family of a model that is not loaded yet, by what is on this machine; a hub id that
-    was not fetched counts as next-token."""
+    """Say "next-token" or "next-scale" of a model that is not loaded yet, by what is on this machine; a hub id counts as
+    next-token."""
     folder = Path(PROFILES.get(str(model), model))
-    return (
-        "next-scale"
-        if any(folder.glob(INFINITY)) or _has_schedule(folder) or "var" in MAKERS.get(str(model), "")
-        else "next-token"
-    )
+    var = "var" in MAKERS.get(str(model), "") or any(folder.glob(INFINITY)) or _has_schedule(folder)
+    return "next-scale" if var else "next-token"
 
 
 def _has_schedule(folder: Path) -> bool:
@@ -186,10 +165,9 @@ def _locate(model: str) -> Path | None:
 
 def _profile(model: str) -> str:
     """The profile that `model` is, by name, by hub id or by folder; "custom" for others."""
-    known = {
-        Path(where).resolve() if Path(where).exists() else where: name for name, where in PROFILES.items() if where
-    }
-    return model if model in PROFILES else known.get(Path(model).resolve() if Path(model).exists() else model, "custom")
+    same = lambda where: str(Path(where).resolve()) if Path(where).exists() else where
+    known = {same(where): name for name, where in PROFILES.items() if where}
+    return model if model in PROFILES else known.get(same(model), "custom")
 
 
 def _download(source: str, patterns: tuple[str, ...]) -> Path:
@@ -211,8 +189,37 @@ def _download(source: str, patterns: tuple[str, ...]) -> Path:
         ) from None
 
 
-def read_config(folder: Path, model: str):
-    """(transformers' configuration, family) of a model folder."""
+# ------------------------------------------------------------------ models of transformers' classes
+
+
+def _load_next_token(folder: Path | None, about: Path, model: str, place: Placement, parts: str | None) -> NextToken:
+    """A Janus or Emu3: from `folder`, or from the hub where only its JSON files have been fetched, into `about`."""
+    from .weights import combined, empty_model, fill
+
+    config, family = read_config(about, model)
+    empty = empty_model(config, family)
+    sizes = memory.sizes_of(empty, *family.picture(config), family.caption_parts)
+    parts = check_memory(model, sizes, place, parts)
+    folder = folder or _download(PROFILES.get(model, model), NEEDED)
+    hashes = fill(empty, folder, place, family.caption_parts if parts == "draw" else (), family.stored_as)
+    processor = _processor(folder, model, empty)
+    empty.config.dtype = place.dtype
+
+    module, kind = family.generator.split(".")
+    home = import_module(f"{__package__}.{module}")
+    generator = getattr(home, kind)(empty, processor, name=model, profile=_profile(model))
+    left_out = getattr(home, "NOT_HASHED", ())
+    generator.fingerprint = combined(digest for name, digest in hashes.items() if not name.startswith(left_out))
+    return generator
+
+
+def read_config(folder: Path, model: str) -> tuple[Any, Family]:
+    """(transformers' configuration, family) of a model folder.
+
+    Raises:
+        UserError: it has none, one of another model, or one that transformers cannot read.
+    """
+    import transformers
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():  # a hub repository without one
@@ -227,26 +234,29 @@ def read_config(folder: Path, model: str):
         raise UserError(
             f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type {' or '.join(map(repr, FAMILIES))})"
         )
+    if tuple(int(n) for n in transformers.__version__.split(".")[:2]) < OLDEST:
+        raise UserError(
+            f"transformers {transformers.__version__} is too old for '{model}'; run: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'"
+        )
     try:
         return AutoConfig.from_pretrained(folder), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors
         raise UserError(f"cannot load '{model}': wrong config.json ({' '.join(str(error).split())[:200]})") from error
 
 
-# ------------------------------------------------------------------ what it takes
+def check_memory(model: str, sizes: memory.Sizes, place: Placement, parts: str | None) -> str:
+    """Decide which parts to load, and say on stderr what a large model will take.
 
-
-def check_memory(model: str, sizes: memory.Sizes, place, parts: str | None) -> str:
-    """Which parts to load; UserError if there is no room for them and for drawing one picture. Says what a large model
-    will take."""
+    Raises:
+        UserError: there is no room for the weights and for drawing one picture.
+    """
     from ..device import free_memory
 
     free = free_memory(place.device)
     if parts is None:
         spare = memory.bytes_of(place.dtype) * sizes.caption_parameters
         parts = "draw" if place.device.type == "cuda" and spare > SMALL // 10 else "all"
-    weights = memory.weight_bytes(sizes, place.dtype, parts)
-    need = memory.to_draw(sizes, place.dtype, 1, parts)
+    weights, need = memory.weight_bytes(sizes, place.dtype, parts), memory.to_draw(sizes, place.dtype, 1, parts)
     dtype = str(place.dtype).removeprefix("torch.")
     if free is not None and need > free:
         raise UserError(
@@ -259,117 +269,8 @@ def check_memory(model: str, sizes: memory.Sizes, place, parts: str | None) -> s
     return parts
 
 
-# ------------------------------------------------------------------ weights
-
-
-def empty_model(config, family: Family):
-    """transformers' model of `config` on the meta device: all shapes, no memory."""
-    import torch
-    import transformers
-
-    with torch.device("meta"):
-        return getattr(transformers, family.transformers_class)(config).eval()
-
-
-def drop(model, prefixes: tuple[str, ...]) -> None:
-    """Take the submodules called `prefixes` (with their final dot) out of `model`."""
-    for prefix in prefixes:
-        parent, _, leaf = prefix.rstrip(".").rpartition(".")
-        setattr(model.get_submodule(parent), leaf, None)
-
-
-def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder; UserError if one is missing."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
-    else:
-        files = [folder / "model.safetensors"]
-    missing = [file.name for file in files if not file.is_file()]
-    if missing:
-        there = len(files) - len(missing)
-        raise UserError(
-            f"{folder}: {missing[0]} is missing ({there} of {len(files)} files of weights are there); fetch it again"
-        )
-    return files
-
-
-def fill(model, folder: Path, place, left_out: tuple[str, ...] = (), stored_as=()) -> dict[str, bytes]:
-    """Give an empty model its weights from `folder`, on the device and in the dtype of `place`; returns each stored
-    tensor's hash by name.
-
-    Tensors whose names begin with one of `left_out` are not read, and their modules are dropped. Names are those of the
-    model's class; `stored_as` gives the prefixes that differ in files.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    from .base import tensor_hash
-
-    drop(model, left_out)
-    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    files = shards(folder)
-    hashes = {}
-    for file in files:  # all headers before the first tensor: a file that was cut short is found at once
-        try:
-            with safe_open(file, "pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: broken or cut short ({error}); fetch it again") from None
-    for file in files:
-        with safe_open(file, "pt", device=str(place.device)) as tensors:
-            for stored in tensors.keys():
-                name = next(
-                    (own + stored.removeprefix(prefix) for prefix, own in stored_as if stored.startswith(prefix)),
-                    stored,
-                )
-                if name not in wanted:
-                    continue
-                tensor = tensors.get_tensor(stored)
-                if tensor.shape != wanted[name]:
-                    raise UserError(
-                        f"{file}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name])}; they do not belong together"
-                    )
-                hashes[name] = tensor_hash(name, tensor)
-                # a copy even where nothing changes: what safetensors gives on a CPU is the file itself, mapped into
-                # memory
-                put(model, name, tensor.to(place.dtype, copy=True) if tensor.is_floating_point() else tensor.clone())
-    if "lm_head.weight" in wanted.keys() - hashes.keys() and model.config.tie_word_embeddings:  # saved once for both
-        model.lm_head.weight = model.get_input_embeddings().weight
-        hashes["lm_head.weight"] = b""
-    missing = sorted(wanted.keys() - hashes.keys())
-    if missing:
-        raise UserError(f"cannot load '{folder}': {len(missing)} tensors are missing, the first is {missing[0]}")
-    settle(model, place.device)
-    return hashes
-
-
-def put(model, name: str, tensor) -> None:
-    """Make `tensor` the parameter or buffer called `name`."""
-    import torch
-
-    parent, _, leaf = name.rpartition(".")
-    module = model.get_submodule(parent)
-    if leaf in module._parameters:
-        module._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
-    else:
-        module._buffers[leaf] = tensor
-
-
-def settle(model, device) -> None:
-    """Compute the buffers that no file stores (rotary frequencies, position numbers), which are still on the meta
-    device."""
-    import torch
-
-    for module in model.modules():
-        empty = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
-        for name in empty:
-            module._buffers[name] = torch.empty_like(module._buffers[name], device=device)
-        if empty:
-            model._init_weights(module)
-
-
-def _from_folder(folder: Path, model: str, loaded, place):
-    """The processor; and the generation settings and dtype, which go into `loaded`."""
+def _processor(folder: Path, model: str, loaded: Any) -> Any:
+    """transformers' processor of a folder; its generation settings go into the model `loaded`."""
     from transformers import AutoProcessor, GenerationConfig
 
     try:
@@ -378,5 +279,4 @@ def _from_folder(folder: Path, model: str, loaded, place):
             loaded.generation_config = GenerationConfig.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"cannot load '{model}': {str(error).strip().splitlines()[0]}") from error
-    loaded.config.dtype = place.dtype
     return processor

@@ -19,7 +19,8 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...runs import read_json, write_json, write_text
-from ..load import FAMILIES, RECORD, empty_model
+from ..load import FAMILIES, RECORD
+from ..weights import empty_model
 from .original import Piece, derive_config, generation_settings, pieces_of, processor_of, read_shard, shard_files
 
 PART = 2 * 10**9  # bytes of weights in one file

@@ -20,9 +20,9 @@ import torch
 
 from ...errors import UserError
 from ...runs import read_json
-from ..base import combined, tensor_hash
 from ..var.config import NextScaleConfig
 from ..var.infinity import SCHEDULE, InfinityGenerator, InfinityModel, InfinityTokenizer, InfinityTrunk, PixelDecoder
+from ..weights import combined, tensor_hash
 
 TRUNK, VAE = "infinity_[0-9]*b*.pth", "infinity_vae*.pth"
 ORDER = (

@@ -63,11 +63,11 @@ def shape_config(
 
 def build_shape(profile: str, place, parts: str | None = None, **smaller):
     """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of `shape_config`."""
-    from transformers import GenerationConfig
+    from transformers import AutoProcessor, GenerationConfig
 
-    from ...miniworld.models import build_processor
     from ..janus import JanusGenerator
-    from ..load import FAMILIES, check_memory, drop, empty_model
+    from ..load import FAMILIES, PROFILES, check_memory
+    from ..weights import drop, empty_model
 
     config, family = shape_config(**SHAPES[profile] | smaller), FAMILIES["janus"]
     model = empty_model(config, family)
@@ -75,7 +75,7 @@ def build_shape(profile: str, place, parts: str | None = None, **smaller):
     drop(model, family.caption_parts if parts == "draw" else ())
     fill_at_random(model, place)
 
-    processor = build_processor()
+    processor = AutoProcessor.from_pretrained(PROFILES["mini"])
     processor.num_image_tokens = config.vision_config.num_image_tokens
     tokenizer = processor.tokenizer
     config.image_token_id, config.dtype = tokenizer.image_token_id, place.dtype
@@ -96,7 +96,7 @@ def fill_at_random(model, place, seed: int = 0) -> None:
 
     import torch
 
-    from ..load import put, settle
+    from ..weights import put, settle
 
     noise = torch.Generator(place.device)
     for name, empty in model.state_dict().items():

@@ -13,8 +13,8 @@ import torch
 
 from ...errors import UserError
 from ..base import NextScale, PromptBatch
-from ..base import fingerprint as of_weights
 from ..sampling import guided_rows
+from ..weights import fingerprint as of_weights
 from .draw import draw_batch
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from ...errors import UserError
 from ...runs import read_json, write_bytes, write_json
-from ..base import fingerprint
+from ..weights import fingerprint
 from .config import NextScaleConfig
 from .tokenizer import Tokenizer
 from .transformer import Transformer

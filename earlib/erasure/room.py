@@ -1,0 +1,28 @@
+"""What training with a recipe takes, and whether a model's device has room for it."""
+
+from __future__ import annotations
+
+from .. import memory
+from ..generators.base import NextToken
+from .change import tensor_names
+from .recipe import Recipe
+
+
+def trained_parameters(sizes: memory.Sizes, recipe: Recipe) -> int:
+    """How many parameters `recipe` trains in a model of these sizes."""
+    return memory.trained_parameters(sizes, tensor_names(recipe, sizes.layers), recipe.rank)
+
+
+def check_training(generator: NextToken, recipe: Recipe) -> None:
+    """Refuse a recipe for whose training the generator's device has no room now.
+
+    A window of length 0 (the concept's own) counts as the paper's longest, 100 of 576 tokens.
+
+    Raises:
+        UserError: with what would fit.
+    """
+    window = recipe.windows.length or max(1, generator.num_codes * 100 // 576)
+    rows = 2 * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
+    logits = recipe.space == "logits" or recipe.retain.weight > 0
+    trained = trained_parameters(memory.sizes_of_generator(generator), recipe)
+    memory.check_training(generator, recipe.name, trained, window, rows, logits)
