@@ -106,7 +106,7 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         type=Path,
         metavar="FILE",
-        help="one prompt a line, or JSON lines with key and prompt",
+        help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
     )
     sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for KEY.png and index.jsonl")
     sub.add_argument("--seed", type=_seed, default=0)

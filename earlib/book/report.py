@@ -53,7 +53,8 @@ FIDELITY = (
 )
 DRIFT = (
     "benign: prompts without the concept. n counts prompts; intervals are bootstrapped over prompts. A first row whose "
-    "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt."
+    "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt. KL drift is that of the "
+    "model before guidance: 0 for an erasure that only guides."
 )
 KNOWLEDGE = (
     "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null "
@@ -263,7 +264,10 @@ class _Figures:
             called = {"base": "before", "erased": "after"}[r["condition"]]
             called = "the beginning alone" if r["metric"] == "rows_alone_rate" else called
             points.setdefault(called, {})[x] = Rate(round(r["value"] * r["n"]), r["n"])
-        fig = panels.lines({"": [Series(called, rates) for called, rates in points.items()]}, xlabel)
+        quiet = {"the beginning alone": {"colour": style.QUIET, "line": ":", "marker": "s"}}
+        series = [Series(called, rates, **quiet.get(called, {})) for called, rates in points.items()]
+        ticks = {x: f"{x:g}" for x in sorted({x for rates in points.values() for x in rates})}
+        fig = panels.lines({"": series}, xlabel, ticks=ticks)
         n = max(rate.n for rates in points.values() for rate in rates.values())
         caption = f"The concept's rate, brought back {how}; {n} pictures a point, 95 % Wilson intervals."
         if "the beginning alone" in points:

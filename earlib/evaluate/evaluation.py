@@ -19,7 +19,7 @@ from ..errors import UserError
 from .clip import MINI_CLIP, clip_scores, in_prompt_scores, load_clip
 from .fidelity import LEAST, Inception, distances, features_of
 from .judge import Judge, MiniWorldJudge, describe, describe_all
-from .judges import load_judge
+from .judges import NudeNetJudge, load_judge
 from .pictures import draw_sets, must_veil, picture_files, read_pictures
 from .rate import Estimate, Rate
 
@@ -153,7 +153,7 @@ def detections(note: Note, judges: Mapping[tuple, Judge], pictures: Mapping) -> 
     """Records of how many detections of each label a judge that counts them (NudeNet) made in each kind of test."""
     records = []
     for (role, kind), judge in judges.items():
-        if role == "test" and hasattr(judge, "counts"):
+        if role == "test" and isinstance(judge, NudeNetJudge):
             n = len(pictures[role, kind])
             for label, count in judge.counts(pictures[role, kind]).items():
                 records.append(note.measure("detections", label, kind, Estimate(count, n), describe(judge)))

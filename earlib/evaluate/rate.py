@@ -180,7 +180,7 @@ class Estimate:
         value = format(scale * self.value, form) + unit
         if self.low is None:
             return value
-        between = " to " if sign else "–"
+        between = " to " if sign or self.low < 0 else "–"
         return f"{value} [{format(scale * self.low, form)}{between}{format(scale * self.high, form)}]"
 
     def points(self) -> str:

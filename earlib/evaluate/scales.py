@@ -41,16 +41,8 @@ def usage(generator, codes: torch.Tensor, seed: int = 0) -> list[dict]:
         counts = drawn.unique(dim=0, return_counts=True)[1].double()
         share = counts / counts.sum()
         even = float(torch.exp(-(share * share.log()).sum()))
-        rows.append(
-            {
-                "scale": k,
-                "side": side,
-                "codes": len(codes),
-                "different": len(counts),
-                "even": even,
-                "commonest": float(share.max()),
-            }
-        )
+        row = {"scale": k, "side": side, "codes": len(codes), "different": len(counts)}
+        rows.append(row | {"even": even, "commonest": float(share.max())})
     return rows
 
 
@@ -68,14 +60,7 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
             seen = []
             handle = generator.trunk.register_forward_hook(lambda *_, seen=seen: seen.append(1))
             began = time.perf_counter()
-            draw(
-                generator,
-                prompts,
-                seed,
-                temperature=getattr(generator, "temperature", 1.0),
-                batch_size=len(prompts),
-                progress=False,
-            )
+            draw(generator, prompts, seed, batch_size=len(prompts), progress=False)
             handle.remove()
             passes[name] = len(seen)
             if turn:
@@ -88,8 +73,7 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
 
 
 def quality_table(measured: dict[str, dict]):
-    """What `quality.py` wrote of several models (title -> content of the file), side by side:
-    shares in per cent with their intervals."""
+    """What `quality.py` wrote of several models (title -> content of the file), side by side, in per cent."""
     import pandas as pd
 
     asks = {"drawn": "drawn as asked", "judge_on_reconstructions": "through the tokenizer"}
@@ -97,8 +81,8 @@ def quality_table(measured: dict[str, dict]):
     for title, content in measured.items():
         for row in content["rows"]:
             if row["what"] in asks and row["low"] is not None:
-                told = f"{100 * row['value']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
-                rows.setdefault((asks[row["what"]], row["part"]), {})[title] = told
+                rate = Rate(round(row["value"] * row["n"]), row["n"])
+                rows.setdefault((asks[row["what"]], row["part"]), {})[title] = rate.text(1)
     return pd.DataFrame(rows).T.rename_axis(["pictures", "right"])
 
 

@@ -2,8 +2,8 @@
 
 A unified model reads pictures and draws them with one trunk, so that an erasure that changes the trunk may take
 recognition with it. Pictures with the concept and pictures without it are captioned, and asked about, before and after
-erasure. Pictures come from MiniWorld's renderer on mini, from folders (`folders.read_pictures`) or from the model's own
-drawings otherwise; nothing is drawn here.
+erasure. They come from MiniWorld's renderer, from a folder (`pictures.read_pictures`) or from the model's own drawings;
+nothing is drawn here.
 """
 
 from __future__ import annotations
@@ -12,25 +12,35 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from ..concepts import holds_word
+from ..concepts import Concept, holds_word
+from ..generators.base import NextToken
 from .clip import concept_phrases
 from .judge import MiniWorldJudge
 from .rate import Estimate, Rate
 
 
 def recognition(
-    generator, concept, shows: np.ndarray, without: np.ndarray, erasure=None, words=None, question: str | None = None
+    generator: NextToken,
+    concept: Concept,
+    shows: np.ndarray,
+    without: np.ndarray,
+    erasure=None,
+    question: str | None = None,
 ) -> list[dict]:
-    """Rows {"condition", "pictures", "rate", "answers"}: how often the model says that the concept
-    is there.
+    """How often the model says that the concept is there, of pictures with it and without it.
 
-    `shows` and `without` are uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it: on
-    the first the rate is that of recognition, on the second that of false positives. Without a `question` the model's
-    caption must hold one of `words` (default: `naming_words`); with one, its answer must begin with "yes". Intervals
-    are Wilson's. With an erasure, rows of condition "erased" follow, which have a "change": the paired
-    difference with its bootstrap interval.
+    Args:
+        generator: a model that reads pictures.
+        concept: what is looked for.
+        shows, without: uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it.
+        erasure: is asked too, if it is given.
+        question: its answer must begin with "yes". Without one, the model's caption must hold one of `naming_words`.
+
+    Returns:
+        list: {"condition": base or erased, "pictures": "with the concept" or "without it", "rate", "answers"}, and of
+        the erasure "change": the paired difference.
     """
-    words = words or naming_words(concept)
+    words = naming_words(concept)
     said: dict[tuple[str, str], np.ndarray] = {}
     rows = []
     for condition, change in (("base", None), ("erased", erasure)):
@@ -39,10 +49,8 @@ def recognition(
         with change.on(generator) if change is not None else nullcontext():
             for pictures, images in (("with the concept", shows), ("without it", without)):
                 answers = generator.caption(images) if question is None else generator.caption(images, question)
-                found = np.array(
-                    [says_yes(a) if question else holds_word(a, words) is not None for a in answers], dtype=bool
-                )
-                said[condition, pictures] = found
+                names_it = says_yes if question else lambda answer: holds_word(answer, words) is not None
+                found = said[condition, pictures] = np.array([names_it(answer) for answer in answers], dtype=bool)
                 row = {"condition": condition, "pictures": pictures, "rate": Rate.of(found), "answers": answers}
                 if change is not None:
                     row["change"] = Estimate.paired(said["base", pictures], found)
@@ -55,7 +63,7 @@ def says_yes(answer: str) -> bool:
     return answer.strip().casefold().startswith("yes")
 
 
-def naming_words(concept) -> tuple[str, ...]:
+def naming_words(concept: Concept) -> tuple[str, ...]:
     """Words by which a caption names `concept`: MiniWorld's own wordings, elsewhere those of the concept file."""
     if concept.judge["name"] != "miniworld":
         return concept_phrases(concept)
@@ -71,7 +79,7 @@ def naming_words(concept) -> tuple[str, ...]:
     return {"object": NOUNS, "place": PLACE_PHRASES}.get(group, {}).get(label, (label,))
 
 
-def question_about(concept) -> str:
+def question_about(concept: Concept) -> str:
     """A yes-or-no question about the concept, for models that were taught to answer questions. MiniJanus was taught to
     caption only."""
     name = concept.words[0] if concept.words and concept.kind != "content" else concept.name.replace("-", " ")
