@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -165,7 +167,7 @@ def test_decode_formula_and_round_trip(generator):
     images = generator.decode(tokens)
     side = generator.grid[0] * 4
     assert images.shape == (2, side, side, 3) and images.dtype == np.uint8
-    with pytest.raises(TypeError, match="uint8"):
+    with pytest.raises(UserError, match="uint8"):
         generator.tokenize(images.astype(np.float32))
     again = generator.tokenize(images)
     assert again.shape == tokens.shape and again.max() < generator.codebook_size
@@ -175,6 +177,21 @@ def test_drawing_twice_gives_the_same_pictures(generator):
     a, b = draw(generator, PROMPTS, seed=3, progress=False), draw(generator, PROMPTS, seed=3, progress=False)
     assert np.array_equal(a, b)
     assert not np.array_equal(a, draw(generator, PROMPTS, seed=4, progress=False))
+
+
+@pytest.mark.parametrize("sign", ["<image>", "<pad>", "<|User|>:"])
+def test_tokens_that_are_no_words_are_refused(generator, sign):
+    sign = sign if sign in generator.tokenizer.get_vocab() else generator.tokenizer.pad_token
+    with pytest.raises(UserError, match=f"a prompt holds '{re.escape(sign)}', which is no word to tiny"):
+        generator.encode(["a boat", f"a red {sign} church"])
+
+
+def test_a_picture_of_numbers_that_are_not_finite_is_not_drawn():
+    broken = tiny_janus(seed=5)
+    broken.decoder_layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    for graphs in (False, True):
+        with pytest.raises(UserError, match="the logits of tiny: infinite or not a number in float32"):
+            sample(broken, ["a boat"], [1], graphs=graphs)
 
 
 def test_unknown_words_are_named(generator):

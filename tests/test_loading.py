@@ -123,6 +123,9 @@ WRONG = (
     "the authors' layout",
     "no weights",
     "bad config",
+    "NaN",
+    "no conversation format",
+    "weights in a .bin file",
 )
 
 
@@ -151,6 +154,20 @@ def test_a_broken_folder_gets_one_line(kind, copy, capfd):
     elif kind == "the authors' layout":
         config["model_type"] = "multi_modality"
         expected = "python -m earlib convert"
+    elif kind == "NaN":
+        tensors = load_file(file)
+        name = sorted(n for n, t in tensors.items() if t.is_floating_point())[0]
+        tensors[name].view(-1)[-1] = float("nan")
+        save_file(tensors, file)
+        expected = f"{name} holds infinite numbers or NaN; the weights are damaged"
+    elif kind == "no conversation format":
+        (copy / "chat_template.jinja").unlink()
+        expected = "has no conversation format (chat_template.jinja)"
+    elif kind == "weights in a .bin file":
+        for shard in copy.glob("model*"):
+            shard.unlink()
+        (copy / "pytorch_model.bin").write_bytes(b"")
+        expected = "its weights are in pytorch_model.bin, and earlib reads model.safetensors only"
     elif kind == "no weights":
         for shard in copy.glob("model*"):
             shard.unlink()
@@ -180,6 +197,14 @@ def test_a_broken_folder_gets_one_line(kind, copy, capfd):
     out, err = capfd.readouterr()
     assert expected in err and err.startswith("error: ") and err.count("\n") == 1, err
     assert not out and not (copy.parent / "out").exists()
+
+
+def test_prompts_are_padded_on_the_left_whatever_the_folder_says(copy):
+    file = copy / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right"}))
+    generator = load_generator(str(copy), device="cpu")
+    batch = generator.encode(["a boat", "a red church on a hill"])
+    assert batch.mask_BP[:, -1].all() and not batch.mask_BP.all()
 
 
 def test_a_hub_id_without_a_network_says_what_to_fetch(monkeypatch, tmp_path):

@@ -21,7 +21,7 @@ from earlib.evaluate.judges import MINI_JUDGE, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
 from earlib.evaluate.rate import Estimate
 from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
-from earlib.generators import base as generators_base
+from earlib.generators import protocol
 from earlib.generators.base import Past
 from earlib.miniworld.scenes import OBJECTS, render, sample_scenes
 
@@ -304,7 +304,7 @@ def test_guided_log_probabilities_are_what_is_drawn_from(generator, tokens):
 
 def test_small_batches_change_nothing(generator, tokens, monkeypatch):
     whole = drift.nll(generator, PROMPTS, tokens)
-    monkeypatch.setattr(generators_base, "LOGITS", 1)
+    monkeypatch.setattr(protocol, "LOGITS", 1)
     assert drift.nll(generator, PROMPTS, tokens) == pytest.approx(whole, rel=1e-5)
 
 

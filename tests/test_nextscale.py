@@ -291,7 +291,7 @@ def test_a_saved_model_draws_what_it_drew(generator, codes, tmp_path):
     assert (tmp_path / "model.safetensors").stat().st_size < 2.2 * sum(
         p.numel() for p in generator.model.parameters()
     ) + 20_000
-    assert NextScaleModel.from_pretrained(tmp_path).config == generator.config  # the hub's own way
+    assert NextScaleModel.from_pretrained(tmp_path).config == generator.config
 
 
 @pytest.fixture

@@ -64,7 +64,7 @@ class Emu3Generator(NextToken):
         where the tokens follow."""
         return self.processor(text=prompts, return_for_image_generation=True, padding=True, return_tensors="pt")
 
-    def encode(self, prompts: list[str]) -> PromptBatch:
+    def _encode(self, prompts):
         out = self._header(prompts)
         room = max(
             0, len(self.null_ids_N) - out["input_ids"].shape[1]
@@ -127,36 +127,25 @@ class Emu3Generator(NextToken):
 
     # ------------------------------------------------------------------ pictures
 
-    def _chunk(self, chunk: int | None) -> int:
-        """Pictures at a time: 32 of a mini model, but one of 720 x 720 pixels, which takes gigabytes."""
-        return chunk or max(1, 32 * 144 // self.num_codes)
+    def _pictures_at_a_time(self) -> int:
+        """32 of a mini model, but one of 720 x 720 pixels, which takes gigabytes."""
+        return max(1, 32 * 144 // self.num_codes)
 
     def _scale(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and spread of the colours, [3, 1, 1], that the picture tokenizer was trained with."""
         images = self.processor.image_processor
         return tuple(torch.tensor(x, device=self.device).view(3, 1, 1) for x in (images.image_mean, images.image_std))
 
-    @torch.no_grad()
-    def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
-        parts = []
+    def _paint(self, codes):
         mean, spread = self._scale()
-        for tokens in image_tokens_BT.split(self._chunk(chunk)):
-            pixels_B3HW = self.model.model.vqmodel.decode(tokens.to(self.device).view(-1, *self.grid)).float()
-            pixels_B3HW = ((pixels_B3HW * spread + mean) * 255).clamp(0, 255)
-            parts.append(pixels_B3HW.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())
-        return np.concatenate(parts)
+        pixels_B3HW = self.model.model.vqmodel.decode(codes.view(-1, *self.grid)).float()
+        return ((pixels_B3HW * spread + mean) * 255).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
-    @torch.no_grad()
-    def tokenize(self, images_BHW3: np.ndarray, chunk: int | None = None) -> torch.Tensor:
-        if images_BHW3.dtype != np.uint8:
-            raise TypeError(f"pictures must be uint8 in 0..255, not {images_BHW3.dtype}")
+    def _spell(self, images_BHW3):
         mean, spread = self._scale()
-        parts = []
-        for images in np.array_split(images_BHW3, range(self._chunk(chunk), len(images_BHW3), self._chunk(chunk))):
-            pixels_B3HW = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).to(self.device).float()
-            sizes_B2 = torch.tensor([images.shape[1:3]] * len(images))
-            parts += self.model.model.vqmodel.encode((pixels_B3HW / 255 - mean) / spread, sizes_B2).image_tokens
-        return torch.stack(parts).view(len(images_BHW3), -1).cpu()
+        pixels_B3HW = (images_BHW3.permute(0, 3, 1, 2).float() / 255 - mean) / spread
+        sizes_B2 = torch.tensor([images_BHW3.shape[1:3]] * len(images_BHW3))
+        return torch.stack(list(self.model.model.vqmodel.encode(pixels_B3HW, sizes_B2).image_tokens)).flatten(1)
 
     @torch.no_grad()
     def caption(

@@ -27,6 +27,9 @@ class JanusGenerator(NextToken):
     def __init__(self, model, processor, name: str = "custom", profile: str = "custom"):
         self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
         self.tokenizer = processor.tokenizer
+        self.tokenizer.padding_side = "left"  # whatever the folder says: a picture follows its prompt at once
+        if not processor.chat_template:
+            raise UserError(f"{name} has no conversation format (chat_template.jinja); fetch the whole model")
         self.trunk = model.model.language_model
         self.decoder_layers = self.trunk.layers
         side = model.config.vq_config.num_patches
@@ -44,7 +47,7 @@ class JanusGenerator(NextToken):
         content = ([{"type": "image"}] if image else []) + [{"type": "text", "text": text}]
         return self.processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
-    def encode(self, prompts: list[str]) -> PromptBatch:
+    def _encode(self, prompts):
         texts = [self._chat(p) for p in prompts]
         out = self.processor(text=texts, generation_mode="image", padding=True, return_tensors="pt")
         return PromptBatch(out["input_ids"].to(self.device), out["attention_mask"].to(self.device), tuple(prompts))
@@ -100,28 +103,18 @@ class JanusGenerator(NextToken):
 
     # ------------------------------------------------------------------ pictures
 
-    @torch.no_grad()
-    def decode(self, image_tokens_BT: torch.Tensor, chunk: int | None = None) -> np.ndarray:
-        chunk = chunk or decode_chunk_that_fits(self)
-        parts = []
-        for tokens in image_tokens_BT.split(chunk):
-            pixels_BHW3 = self.model.decode_image_tokens(tokens.to(self.device)).float()
-            parts.append(((pixels_BHW3 + 1) * 127.5).clamp(0, 255).to(torch.uint8).cpu().numpy())
-        return np.concatenate(parts)
+    def _pictures_at_a_time(self) -> int:
+        return decode_chunk_that_fits(self)
 
-    def _pixels(self, images_BHW3: np.ndarray) -> torch.Tensor:
-        if images_BHW3.dtype != np.uint8:
-            raise TypeError(f"pictures must be uint8 in 0..255, not {images_BHW3.dtype}")
-        x = torch.from_numpy(np.ascontiguousarray(images_BHW3)).permute(0, 3, 1, 2)
-        return (x.float() / 127.5 - 1).to(self.device, self.dtype)
+    def _paint(self, codes):
+        return ((self.model.decode_image_tokens(codes).float() + 1) * 127.5).clamp(0, 255).to(torch.uint8)
 
-    @torch.no_grad()
-    def tokenize(self, images_BHW3: np.ndarray, chunk: int = 32) -> torch.Tensor:
-        encode = self.model.model.vqmodel.encode
-        parts = [
-            encode(self._pixels(images_BHW3[i : i + chunk])).image_tokens for i in range(0, len(images_BHW3), chunk)
-        ]
-        return torch.cat(parts).view(len(images_BHW3), -1).cpu()
+    def _pixels(self, images_BHW3: torch.Tensor) -> torch.Tensor:
+        """Pictures as the model reads them: [B, 3, H, W] from -1 to 1."""
+        return (images_BHW3.permute(0, 3, 1, 2).float() / 127.5 - 1).to(self.device, self.dtype)
+
+    def _spell(self, images_BHW3):
+        return self.model.model.vqmodel.encode(self._pixels(images_BHW3)).image_tokens.view(len(images_BHW3), -1)
 
     @torch.no_grad()
     def caption(
@@ -138,8 +131,8 @@ class JanusGenerator(NextToken):
         special = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
         greedy = GenerationConfig(do_sample=False, max_length=ids.shape[1] + max_new_tokens, **special)
         answers = []
-        for i in range(0, len(images_BHW3), chunk):
-            pixels = self._pixels(images_BHW3[i : i + chunk])
+        for some in torch.from_numpy(np.ascontiguousarray(images_BHW3)).split(chunk):
+            pixels = self._pixels(some)
             rows = ids.repeat(len(pixels), 1)
             out = self.model.generate(
                 rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, generation_config=greedy

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..device import check_finite
 from ..errors import UserError
 from .base import Generator, NextToken, Past, PromptBatch, Steering
 
@@ -146,7 +147,10 @@ def draw_batch(
         if t:
             past.pending_B1 = tokens_BT[:, t - 1 : t].repeat(repeats, 1)
         h = generator.hidden_states(rows, tokens_BT[:, t : t + 1].repeat(repeats, 1), past)
-        tokens_BT[:, t] = choose(generator.image_logits(h)[:, 0], seeds_B, t, guidance, temperature, generator.steering)
+        z_RV = generator.image_logits(h)[:, 0]
+        if t == given:
+            check_finite(z_RV, f"the logits of {generator.name}")
+        tokens_BT[:, t] = choose(z_RV, seeds_B, t, guidance, temperature, generator.steering)
         tick(1 / (T - given))
     return tokens_BT
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
+from ..device import check_finite
 from .base import NextToken, Past, PromptBatch
 from .sampling import SlabLayer, choose, guided_rows, stacked
 
@@ -97,7 +98,8 @@ class StaticDrawer:
         h = g.hidden_states(
             rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs))
         )
-        first = choose(g.image_logits(h)[:, 0], self.seeds_B, 0, guidance, temperature, g.steering)
+        z_RV = check_finite(g.image_logits(h)[:, 0], f"the logits of {g.name}")
+        first = choose(z_RV, self.seeds_B, 0, guidance, temperature, g.steering)
         self.last_B1.copy_(first[:, None])
         self.tokens_BT[:, :1] = self.last_B1
         self.mask_R11C.zero_()

@@ -88,6 +88,10 @@ def load_infinity(
     from ...device import decide
 
     place, folder = decide(device, dtype), Path(folder)
+    if any(folder.glob("infinity_8b*")) and not any(folder.glob("infinity_2b*")):
+        raise UserError(
+            f"{folder}: holds Infinity-8B, whose codes stand for two by two cells; earlib reads Infinity-2B"
+        )
     stored = _trunk_file(
         _only(folder, TRUNK, "transformer (infinity_2b_reg.pth of huggingface.co/FoundationVision/Infinity)")
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ...device import check_finite
 from ...errors import UserError
 from ..base import NextScale, PromptBatch, Steering
 from ..sampling import guided
@@ -63,6 +64,7 @@ def draw_batch(
         inputs_BNC = tokenizer.next_input(f_hat, k).to(generator.dtype)
         head = trunk(condition, inputs_BNC.repeat(len(rows), 1, 1), span, cache)  # a given scale is read for the cache
         if span.stop > kept or look:
+            check_finite(head, f"the logits of {generator.name}")
             logits = guided([quantiser.split(part.float()) for part in head.chunk(len(rows))], guidance, steering, k)
         if look:
             look(logits)

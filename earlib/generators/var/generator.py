@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from ...errors import UserError
@@ -64,10 +63,9 @@ class NextScaleGenerator(NextScale):
 
     # ------------------------------------------------------------------ prompts
 
-    def encode(self, prompts: list[str]) -> PromptBatch:
-        """Prompts as word numbers, padded on the right to the model's text length. UserError for a prompt that is
-        longer."""
-        ids, mask = encode_words(self.words, list(prompts), self.config.text_length)
+    def _encode(self, prompts):
+        # padded on the right to the model's text length
+        ids, mask = encode_words(self.words, prompts, self.config.text_length)
         return PromptBatch(ids.to(self.device), mask.to(self.device), tuple(prompts))
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
@@ -123,30 +121,13 @@ class NextScaleGenerator(NextScale):
 
     # ------------------------------------------------------------------ pictures
 
-    @torch.no_grad()
-    def decode(self, codes: torch.Tensor, chunk: int = 64) -> np.ndarray:
-        """Pictures of codes: uint8 [B, H, W, 3]."""
-        parts = [np.zeros((0, self.config.image_size, self.config.image_size, 3), np.uint8)]
-        for some in codes.split(chunk):
-            pixels = self.tokenizer.rebuild(some.to(self.device)).permute(0, 2, 3, 1)
-            parts.append(((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy())
-        return np.concatenate(parts)
+    def _paint(self, codes):
+        pixels_BHW3 = self.tokenizer.rebuild(codes).permute(0, 2, 3, 1)
+        return ((pixels_BHW3.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
-    @torch.no_grad()
-    def tokenize(self, images_BHW3: np.ndarray, chunk: int = 64) -> torch.Tensor:
-        """Codes of uint8 pictures of the model's own size: int64 [B, L] or [B, L, C], on the CPU."""
-        if images_BHW3.dtype != np.uint8 or images_BHW3.shape[1:] != (
-            self.config.image_size,
-            self.config.image_size,
-            3,
-        ):
-            size = self.config.image_size
-            raise UserError(
-                f"pictures must be uint8 [N, {size}, {size}, 3]; got {images_BHW3.dtype} {list(images_BHW3.shape)}"
-            )
-        pixels = torch.from_numpy(np.ascontiguousarray(images_BHW3)).permute(0, 3, 1, 2)
-        parts = [
-            self.tokenizer.tokenize((some.float() / 127.5 - 1).to(self.device, self.dtype)).cpu()
-            for some in pixels.split(chunk)
-        ]
-        return torch.cat(parts)
+    def _spell(self, images_BHW3):
+        size = self.config.image_size
+        if images_BHW3.shape[1:3] != (size, size):
+            raise UserError(f"pictures must be uint8 [N, {size}, {size}, 3]; got {list(images_BHW3.shape)}")
+        pixels_B3HW = images_BHW3.permute(0, 3, 1, 2).float() / 127.5 - 1
+        return self.tokenizer.tokenize(pixels_B3HW.to(self.dtype))

@@ -1,4 +1,4 @@
-"""A whole next-scale model: tokenizer, transformer and vocabulary, saved and loaded in the hub's mixin style.
+"""A whole next-scale model: tokenizer, transformer and vocabulary; how it is saved and loaded.
 
 A folder holds config.json, model.safetensors (half precision) and the word tokenizer's files. Every flag that drawing
 depends on is in config.json and, once more, in the header of the weights: a config.json that was changed, or belongs to
@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from huggingface_hub import PyTorchModelHubMixin
 from torch import nn
 
 from ...errors import UserError
@@ -26,18 +25,10 @@ if TYPE_CHECKING:
     from ...device import Placement
     from .generator import NextScaleGenerator
 
-CARD = """---
-{{ card_data }}
----
-
-A next-scale (visual autoregressive) text-to-image model, made with earlib. Load it with `earlib.load_generator(FOLDER)`.
-"""
 AT_DRAWING = ("guidance", "temperature")  # defaults that a user may edit: the weights do not depend on them
 
 
-class NextScaleModel(
-    nn.Module, PyTorchModelHubMixin, model_card_template=CARD, library_name="earlib", pipeline_tag="text-to-image"
-):
+class NextScaleModel(nn.Module):
     """`tokenizer` (pictures to codes and back), `trunk` (prompts and codes to logits) and `words`, a transformers
     tokenizer."""
 
@@ -51,46 +42,23 @@ class NextScaleModel(
         self.tokenizer = Tokenizer(config)
         self.trunk = Transformer(config, self.tokenizer.quantiser.outputs)
 
-    def _save_pretrained(self, save_directory: Path) -> None:
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json, model.safetensors (half precision) and the word tokenizer's files into `folder`."""
         from safetensors.torch import save
 
-        flags = self.config.to_json()
-        tensors = {
-            name: tensor.detach().to("cpu", torch.float16).contiguous() for name, tensor in self.state_dict().items()
-        }
-        write_bytes(save_directory / "model.safetensors", save(tensors, {"format": "pt", "config": json.dumps(flags)}))
-        self.words.save_pretrained(save_directory)
-        write_json(save_directory / "config.json", flags)
+        folder, flags = Path(folder), self.config.to_json()
+        halves = {name: tensor.detach().to("cpu", torch.float16) for name, tensor in self.state_dict().items()}
+        halves = {name: tensor.contiguous() for name, tensor in halves.items()}
+        write_bytes(folder / "model.safetensors", save(halves, {"format": "pt", "config": json.dumps(flags)}))
+        self.words.save_pretrained(folder)
+        write_json(folder / "config.json", flags)
 
     @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision=None,
-        cache_dir=None,
-        force_download=False,
-        local_files_only=False,
-        token=None,
-        map_location="cpu",
-        strict=True,
-        **_,
-    ):
-        from huggingface_hub import snapshot_download
+    def from_pretrained(cls, folder: str | Path) -> NextScaleModel:
+        """The model in `folder`, in float32 on the CPU; UserError if it is none, or broken."""
         from transformers import PreTrainedTokenizerFast
 
-        folder = Path(model_id)
-        if not folder.is_dir():
-            folder = Path(
-                snapshot_download(
-                    model_id,
-                    revision=revision,
-                    cache_dir=cache_dir,
-                    force_download=force_download,
-                    local_files_only=local_files_only,
-                    token=token,
-                )
-            )
+        folder = Path(folder)
         config, tensors = read_checkpoint(folder)
         model = cls(config, PreTrainedTokenizerFast.from_pretrained(folder))
         wanted = model.state_dict()
@@ -104,8 +72,10 @@ class NextScaleModel(
                 raise UserError(
                     f"{folder}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name].shape)}; they do not belong together"
                 )
+            if not tensor.isfinite().all():
+                raise UserError(f"{folder}: {name} holds infinite numbers or NaN; the weights are damaged")
         model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
-        return model.to(map_location).eval()
+        return model.eval()
 
 
 def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tensor]]:
@@ -144,6 +114,6 @@ def load_nextscale(folder: Path, name: str, profile: str, place: Placement) -> N
     """
     from .generator import NextScaleGenerator
 
-    loaded = NextScaleModel._from_pretrained(model_id=str(folder))
+    loaded = NextScaleModel.from_pretrained(folder)
     mark = fingerprint(loaded)
     return NextScaleGenerator(loaded.to(place.device, place.dtype), name, profile, mark)
