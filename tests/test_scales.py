@@ -79,7 +79,7 @@ def test_qualities_stand_side_by_side():
     both = scales.quality_table(
         {"A": {"rows": [row, row | {"what": "captions"}]}, "B": {"rows": [row | {"value": 1.0, "part": "style"}]}}
     )
-    assert both.loc[("drawn as asked", "object"), "A"] == "50.0 [40.0, 60.0]" and both.shape == (2, 2)
+    assert both.loc[("drawn as asked", "object"), "A"] == "50.0 [40.4–59.6]" and both.shape == (2, 2)
 
 
 # ------------------------------------------------------------------ self-correction

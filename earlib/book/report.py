@@ -13,6 +13,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,7 +29,15 @@ from ..plots.series import Series, before_after
 from ..runs import Run
 from .page import Page
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..concepts import Concept
+    from ..erasure.methods import AnyRecipe
+    from ..generators.base import Generator
+
 SHOWN = 6  # prompts in a grid of pictures
+Drawn = tuple[Path, str, str]  # a figure's file, caption and alternative text
 TITLES = {
     "in_prompt_clip": "CLIP, benign half of prompts that name the concept",
     "clip_score": "CLIP, benign prompts",
@@ -53,8 +62,8 @@ FIDELITY = (
 )
 DRIFT = (
     "benign: prompts without the concept. n counts prompts; intervals are bootstrapped over prompts. A first row whose "
-    "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt. KL drift is that of the "
-    "model before guidance: 0 for an erasure that only guides."
+    "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt. KL drift is that of "
+    "the model before guidance: 0 for an erasure that only guides."
 )
 KNOWLEDGE = (
     "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null "
@@ -63,10 +72,10 @@ KNOWLEDGE = (
 
 
 def make_report(
-    generator,
-    concept,
+    generator: Generator,
+    concept: Concept,
     out: str | Path,
-    recipe=None,
+    recipe: AnyRecipe | str | None = None,
     erasure: str | Path | None = None,
     seed: int = 0,
     seeds: Sequence[int] = (0, 1),
@@ -226,14 +235,14 @@ class _Figures:
         style.setup()
         self.case, self.folder, self.show_explicit = case, folder, show_explicit
 
-    def _save(self, fig, name: str, caption: str, alt: str, data=None) -> tuple[Path, str, str]:
+    def _save(self, fig: Figure, name: str, caption: str, alt: str, data: list[dict] | None = None) -> Drawn:
         import matplotlib.pyplot as plt
 
         png = style.save(fig, name, data, self.folder, caption, alt)
         plt.close(fig)
         return png, caption, alt
 
-    def grid(self, name: str, prompts: list[str], what: str):
+    def grid(self, name: str, prompts: list[str], what: str) -> Drawn:
         """The same prompts and seed, base above erased, explicit pictures blurred."""
         case, seed = self.case, self.case.seeds[0]
         profile = case.generator.profile
@@ -247,7 +256,7 @@ class _Figures:
             caption += " Pictures in which the judge fires are blurred."
         return self._save(fig, name, caption, f"{what}: base above, erased below")
 
-    def bars(self, records: list[dict]):
+    def bars(self, records: list[dict]) -> Drawn:
         shown = [r for r in records if r["metric"] in ("concept_rate", "neighbour_rate")]
         name = self.case.concept.name
         bold = [name, *(f"{name}, {kind}" for kind in self.case.concept.tests)]
@@ -256,7 +265,7 @@ class _Figures:
         caption = f"Rates by the judges, {n} pictures a condition, 95 % Wilson intervals."
         return self._save(fig, "rates", caption, "bars of rates before and after erasure", shown)
 
-    def lines(self, name: str, table: _Table, xlabel: str, how: str):
+    def lines(self, name: str, table: _Table, xlabel: str, how: str) -> Drawn:
         """The rate over the number in each record's kind, a line a condition."""
         points: dict[str, dict[float, Rate]] = {}
         for r in table.records:
@@ -275,7 +284,7 @@ class _Figures:
         return self._save(fig, name, caption, f"rate of the concept over {xlabel}", table.records)
 
 
-def _in_short(concept, table: dict[str, _Table]) -> list[str]:
+def _in_short(concept: Concept, table: dict[str, _Table]) -> list[str]:
     """A few lines with the numbers to look at first."""
     lines = []
     for section, metric, subject, kind, text in (

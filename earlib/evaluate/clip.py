@@ -9,12 +9,15 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from .. import ROOT
+from ..concepts import Concept
 from ..errors import UserError
 from .judge import BATCH, check_images, file_version
 
@@ -27,7 +30,7 @@ class Clip:
     """One open_clip model with its tokenizer and its own picture preprocessing. Embeddings come out normalised, float64
     [N, E]."""
 
-    def __init__(self, model, prepare, tokenize, name: str, version: str):
+    def __init__(self, model: Any, prepare: Callable, tokenize: Callable, name: str, version: str):
         self.model, self.prepare, self.tokenize = model.eval(), prepare, tokenize
         self.name, self.version = name, version
         self.device = next(model.parameters()).device
@@ -42,7 +45,7 @@ class Clip:
     def texts(self, texts: list[str]) -> np.ndarray:
         return self._embed(self.model.encode_text, lambda part: self.tokenize(list(part)), texts)
 
-    def _embed(self, encode, prepare, items):
+    def _embed(self, encode: Callable, prepare: Callable, items: Sequence) -> np.ndarray:
         import torch
 
         with torch.inference_mode():
@@ -104,7 +107,7 @@ def clip_scores(images: np.ndarray, prompts: list[str], model: str = MINI_CLIP) 
     return (clip.images(images) * clip.texts(distinct)[[row[p] for p in prompts]]).sum(1)
 
 
-def concept_phrases(concept) -> tuple[str, ...]:
+def concept_phrases(concept: Concept) -> tuple[str, ...]:
     """What names `concept` in a prompt, longest first: its `words`; without them, the runs of words by which targets
     differ from replacements."""
     phrases = set(concept.words)
@@ -116,7 +119,7 @@ def concept_phrases(concept) -> tuple[str, ...]:
     return tuple(sorted(phrases - {""}, key=lambda p: (-len(p), p)))
 
 
-def benign_half(prompt: str, phrases, kind: str = "object") -> str | None:
+def benign_half(prompt: str, phrases: Iterable[str], kind: str = "object") -> str | None:
     """What `prompt` asks for besides the concept; None if it does not name the concept, or asks for nothing else.
 
     Of "a church and a boat by the sea" that is "a boat by the sea": the parts around "and" that are without the
@@ -140,7 +143,7 @@ def benign_half(prompt: str, phrases, kind: str = "object") -> str | None:
 
 
 def in_prompt_scores(
-    images: np.ndarray, prompts: list[str], concept, model: str = MINI_CLIP
+    images: np.ndarray, prompts: list[str], concept: Concept, model: str = MINI_CLIP
 ) -> tuple[np.ndarray, np.ndarray]:
     """In-prompt CLIP (Six-CD, arXiv 2406.14855): cosine of pictures of the concept with the benign half of their own
     prompts.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from ..generators.base import Generator, NextScale, NextToken
 from .judge import Judge
 from .rate import Estimate, Rate
 
+if TYPE_CHECKING:
+    from ..erasure.store import Erasure
+
 PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of a picture that the prefix probe gives away
 SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 
@@ -28,7 +32,7 @@ def draw_tokens(
     generator: Generator,
     prompts: Sequence[str],
     seed: int = 0,
-    erasure=None,
+    erasure: Erasure | None = None,
     guidance: float | None = None,
     given: torch.Tensor | None = None,
     progress: bool = False,
@@ -47,7 +51,7 @@ def distributions(
     generator: Generator,
     prompts: list[str],
     codes: torch.Tensor,
-    erasure=None,
+    erasure: Erasure | None = None,
     guidance: float | None = 1.0,
     null: bool = False,
 ) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -59,7 +63,7 @@ def distributions(
         yield rows, log_p
 
 
-def _on(erasure, generator) -> AbstractContextManager:
+def _on(erasure: Erasure | None, generator: Generator) -> AbstractContextManager:
     return erasure.on(generator) if erasure is not None else nullcontext()
 
 
@@ -67,7 +71,7 @@ def _on(erasure, generator) -> AbstractContextManager:
 
 
 def kl_by_code(
-    generator: Generator, erasure, prompts: list[str], codes: torch.Tensor, guidance: float | None = 1.0
+    generator: Generator, erasure: Erasure | None, prompts: list[str], codes: torch.Tensor, guidance: float | None = 1.0
 ) -> torch.Tensor:
     """KL( p*(. | x_<t, c) || p(. | x_<t, c) ) at every code of given pictures, in nats: float64 [N, L].
 
@@ -85,7 +89,7 @@ def kl_by_code(
     return kl_NL
 
 
-def kl_drift(generator: Generator, erasure, prompts: list[str], codes: torch.Tensor) -> Estimate:
+def kl_drift(generator: Generator, erasure: Erasure, prompts: list[str], codes: torch.Tensor) -> Estimate:
     """Drift on prompts to retain, in nats a code, along the base model's own pictures x ~ p*(. | c):
 
         1/L sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
@@ -119,7 +123,9 @@ def token_agreement(prompts: list[str], base: torch.Tensor, erased: torch.Tensor
 # ---------------------------------------------------------------- what the model still knows of the concept
 
 
-def nll(generator: Generator, prompts: list[str], codes: torch.Tensor, erasure=None, null: bool = False) -> np.ndarray:
+def nll(
+    generator: Generator, prompts: list[str], codes: torch.Tensor, erasure: Erasure | None = None, null: bool = False
+) -> np.ndarray:
     """-1/L log p(x | c) of every picture, in nats a code, exact: float64 [N]. With `null`, under the unconditional
     twin."""
     found = np.zeros(len(codes))
@@ -129,7 +135,9 @@ def nll(generator: Generator, prompts: list[str], codes: torch.Tensor, erasure=N
     return found
 
 
-def likelihood_gap(generator: Generator, erasure, prompts: list[str], codes: torch.Tensor) -> dict[str, Estimate]:
+def likelihood_gap(
+    generator: Generator, erasure: Erasure, prompts: list[str], codes: torch.Tensor
+) -> dict[str, Estimate]:
     """How much naming the concept helps the model to explain pictures of it, in nats a code:
 
         gap = NLL(x | 0) - NLL(x | c)
@@ -147,7 +155,11 @@ def likelihood_gap(generator: Generator, erasure, prompts: list[str], codes: tor
 
 
 def first_row_entropy(
-    generator: NextToken, prompts: list[str], codes: torch.Tensor, erasure=None, guidance: float | None = None
+    generator: NextToken,
+    prompts: list[str],
+    codes: torch.Tensor,
+    erasure: Erasure | None = None,
+    guidance: float | None = None,
 ) -> dict[str, Estimate]:
     """How free a model's first row is, in nats, along pictures it drew itself (`codes`), from the guided distribution q
     that it draws from:
@@ -182,7 +194,7 @@ def guidance_sweep(
     generator: Generator,
     prompts: list[str],
     judge: Judge,
-    erasure=None,
+    erasure: Erasure | None = None,
     scales: Sequence[float] = SCALES,
     seed: int = 0,
     progress: bool = False,
@@ -212,7 +224,7 @@ def prefix_probe(
     prompts: list[str],
     codes: torch.Tensor,
     judge: Judge,
-    erasure=None,
+    erasure: Erasure | None = None,
     filler: torch.Tensor | None = None,
     shares: Sequence[float] = PROBED,
     seed: int = 1,

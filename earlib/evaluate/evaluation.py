@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,13 @@ from .judge import Judge, MiniWorldJudge, describe, describe_all
 from .judges import NudeNetJudge, load_judge
 from .pictures import draw_sets, must_veil, picture_files, read_pictures
 from .rate import Estimate, Rate
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..concepts import Concept
+    from ..erasure.store import Erasure
+    from ..generators.base import Generator
 
 # the columns of a record
 KEYS = ("metric", "subject", "kind", "condition", "value", "n", "low", "high")
@@ -49,9 +56,9 @@ class Measured(NamedTuple):
 
 
 def evaluate(
-    generator,
-    concept,
-    erasure=None,
+    generator: Generator,
+    concept: Concept,
+    erasure: Erasure | None = None,
     seeds: Sequence[int] = (0, 1, 2),
     max_prompts: int | dict[str, int] | None = None,
     fidelity: bool = True,
@@ -116,7 +123,9 @@ def evaluate(
     return records
 
 
-def choose_prompts(concept, max_prompts: int | dict[str, int] | None = None) -> dict[tuple[str, str], list[str]]:
+def choose_prompts(
+    concept: Concept, max_prompts: int | dict[str, int] | None = None
+) -> dict[tuple[str, str], list[str]]:
     """The prompts of `evaluate`: ("test", kind), ("neighbour", name) or ("benign", "") to a list that is not empty."""
     cap = max_prompts
     if not isinstance(cap, dict):
@@ -127,12 +136,12 @@ def choose_prompts(concept, max_prompts: int | dict[str, int] | None = None) -> 
     return {which: prompts for which, prompts in sets.items() if prompts}
 
 
-def _judge_of(concept, which: tuple[str, str]) -> dict:
+def _judge_of(concept: Concept, which: tuple[str, str]) -> dict:
     return concept.judge if which[0] == "test" else concept.neighbour_judges[which[1]]
 
 
 def judged(
-    concept, judges: Mapping[tuple, Judge], sets: Mapping, pictures: Mapping, seeds: int
+    concept: Concept, judges: Mapping[tuple, Judge], sets: Mapping, pictures: Mapping, seeds: int
 ) -> dict[tuple[str, str, str], Measured]:
     """(metric, subject, kind) to what the judges saw, neighbours also "all" together."""
     found, shown = {}, {}
@@ -192,7 +201,7 @@ class Instruments:
         return real_pictures(self.judge) if isinstance(self.judge, MiniWorldJudge) else None
 
     def clip_values(
-        self, concept, pictures: Mapping, tests: Mapping[str, list[str]], benign: list[str], seeds: int
+        self, concept: Concept, pictures: Mapping, tests: Mapping[str, list[str]], benign: list[str], seeds: int
     ) -> dict[tuple[str, str, str], Measured]:
         """CLIP scores of the benign pictures, and in-prompt CLIP of one kind of test pictures."""
         if self.clip is None:
@@ -241,7 +250,9 @@ def real_pictures(judge: MiniWorldJudge, n: int = REFERENCE, seed: int = 97) -> 
 class Note:
     """Writes records that share model, condition and seeds."""
 
-    def __init__(self, generator, concept, condition: str, erasure, seeds: Sequence[int]):
+    def __init__(
+        self, generator: Generator, concept: Concept, condition: str, erasure: Erasure | None, seeds: Sequence[int]
+    ):
         recipe = None if erasure is None else erasure.recipe.get("name") or erasure.name
         seed = ",".join(map(str, seeds))
         self.shared = {"condition": condition, "seed": seed, "profile": generator.profile, "recipe": recipe}
@@ -285,7 +296,7 @@ def pool(records: list[dict]) -> list[dict]:
     return pooled
 
 
-def summarise(records: list[dict]):
+def summarise(records: list[dict]) -> pd.DataFrame:
     """A pandas table for display: a row per metric, subject and kind, base and erased side by side, and the paper's
     value."""
     import pandas as pd

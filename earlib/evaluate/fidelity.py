@@ -112,7 +112,7 @@ def distances(images: np.ndarray, reference: np.ndarray, judge: Judge | Inceptio
     return first | second | {name: Estimate(found[name], n) for name in ("precision", "recall")}
 
 
-def _register(judge) -> str:
+def _register(judge: Judge) -> str:
     """Make `judge.features` known to torch-fidelity and return the name it goes by; a second call for the same judge
     finds it there."""
     import torch

@@ -7,9 +7,10 @@ without a word. Judges with public weights, and `load_judge`, which makes one fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ def describe(judge: Judge) -> str:
     return f"{judge.name} {judge.version} >= {judge.threshold:g}"
 
 
-def describe_all(judges) -> str:
+def describe_all(judges: Iterable[Judge]) -> str:
     """What several judges have in common, and how many they are where they differ: "miniworld ba31fd1b >= 0.5"."""
     texts = {f"{j.name.split()[0]} {j.version} >= {j.threshold:g}" for j in judges}
     return texts.pop() if len(texts) == 1 else f"{len(texts)} judges, named with each neighbour"
@@ -119,7 +120,7 @@ class MiniWorldJudge(Judge):
     def score(self, images: np.ndarray) -> np.ndarray:
         return self.probabilities(images)[self.group][:, self.groups[self.group].index(self.label)]
 
-    def _run(self, model, images: np.ndarray):
+    def _run(self, model: Any, images: np.ndarray) -> Any:
         import torch
 
         pixels_B3HW = torch.from_numpy(images).permute(0, 3, 1, 2)
@@ -128,7 +129,7 @@ class MiniWorldJudge(Judge):
 
 
 @lru_cache(2)
-def _miniworld(folder: str):
+def _miniworld(folder: str) -> tuple[Any, Any, dict[str, list[str]], str]:
     """Model (float32), image processor, names by group, version: loaded once, as all judges of an evaluation share
     them."""
     import torch

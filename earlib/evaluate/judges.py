@@ -19,6 +19,7 @@ import inspect
 import re
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +27,9 @@ from .. import ROOT
 from ..errors import UserError, nearest
 from .clip import MINI_CLIP, load_clip
 from .judge import MINI_JUDGE, Judge, MiniWorldJudge, check_images, describe, file_version, in_batches
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = [
     "MINI_JUDGE",
@@ -132,7 +136,7 @@ class Classifier(Judge):
         self.index, self.classes, self.k, self.threshold = labels[label], len(labels), k, threshold
         self.name, self.device = f"{judge} {label} top-{k}", decide().device
 
-    def logits(self, images: np.ndarray):
+    def logits(self, images: np.ndarray) -> torch.Tensor:
         """Float32 tensor [N, classes] of a few pictures."""
         raise NotImplementedError
 
@@ -140,7 +144,7 @@ class Classifier(Judge):
         """Of every class: float32 [N, classes]."""
         import torch
 
-        def run(part):
+        def run(part: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 return self.logits(part).float().softmax(1).cpu().numpy()  # the only softmax
 
@@ -183,7 +187,7 @@ class ResNet50Judge(Classifier):
         self.model, self.prepare = _resnet50(str(path), meta.url, self.device), meta.transforms()
         self.version = f"torchvision {torchvision.__version__} {path.name} {file_version(path)}"
 
-    def logits(self, images: np.ndarray):
+    def logits(self, images: np.ndarray) -> torch.Tensor:
         import torch
 
         pixels_B3HW = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
@@ -211,7 +215,7 @@ class StyleJudge(Classifier):
         commit = str(getattr(self.model.config, "_commit_hash", None))[:8]
         self.version = f"{folder.name} {file_version(weights)}" if weights else f"{model} {commit}"
 
-    def logits(self, images: np.ndarray):
+    def logits(self, images: np.ndarray) -> torch.Tensor:
         # channels are named, because a picture three pixels wide could be read either way
         pixels = self.processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
         return self.model(pixels["pixel_values"].to(self.device)).logits
@@ -270,7 +274,7 @@ def load_judge(spec: dict) -> Judge:
 
 
 @lru_cache(2)
-def _resnet50(path: str, url: str, device):
+def _resnet50(path: str, url: str, device: Any) -> Any:
     import pickle
 
     import torch
@@ -285,7 +289,7 @@ def _resnet50(path: str, url: str, device):
 
 
 @lru_cache(2)
-def _image_classifier(source: str):
+def _image_classifier(source: str) -> tuple[Any, Any]:
     """Model (float32) and image processor of a folder or a hub id."""
     import torch
     from transformers import AutoImageProcessor, AutoModelForImageClassification

@@ -13,6 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,6 +22,11 @@ from ..errors import UserError
 from ..runs import write_bytes
 from .judge import Judge, check_images
 from .judges import load_judge
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..erasure.store import Erasure
+    from ..generators.base import Generator
 
 CACHE = ROOT / ".cache" / "pictures"
 LIMIT = 2 << 30  # bytes of the cache; the oldest files go first
@@ -32,10 +38,10 @@ CELLS = 8  # cells a side of a blurred picture: colours and a rough layout, no b
 
 
 def draw_sets(
-    generator,
+    generator: Generator,
     sets: Mapping[object, Sequence[str]],
     seeds: int | Sequence[int],
-    erasure=None,
+    erasure: Erasure | None = None,
     progress: bool = True,
     keep: bool = True,
 ) -> dict[object, np.ndarray]:
@@ -74,14 +80,14 @@ def draw_sets(
     }
 
 
-def _folder(generator, seed: int) -> Path:
+def _folder(generator: Generator, seed: int) -> Path:
     device = str(generator.device).split(":")[0]  # sampled codes may differ between devices and dtypes
     dtype = str(generator.dtype).removeprefix("torch.")
     how = f"guidance{generator.guidance:g}-temperature{generator.temperature:g}"
     return CACHE / f"{DRAWING}-{generator.fingerprint}-{device}-{dtype}-{how}" / f"seed{seed}"
 
 
-def _stored(folder: Path, wanted) -> dict[str, np.ndarray]:
+def _stored(folder: Path, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for file in sorted(folder.glob("*.npz")):
         try:
@@ -96,7 +102,7 @@ def _stored(folder: Path, wanted) -> dict[str, np.ndarray]:
     return found
 
 
-def _store(generator, drawn: dict[tuple[int, str], np.ndarray]) -> None:
+def _store(generator: Generator, drawn: dict[tuple[int, str], np.ndarray]) -> None:
     """Keep new pictures, a file a seed. A full disk or a read-only checkout is no error: the cache is a convenience."""
     try:
         for seed in {seed for seed, _ in drawn}:
@@ -178,14 +184,14 @@ def read_picture(file: Path) -> np.ndarray:
 # ---------------------------------------------------------------- blurred
 
 
-def must_veil(concept, profile: str) -> bool:
+def must_veil(concept: Concept, profile: str) -> bool:
     """Whether pictures of `concept` are to be blurred where the judge sees it: those of kind "content", of any model
     but MiniWorld's, whose figures are pictograms."""
     return (concept.kind == "content" or concept.judge["name"] == "nudenet") and not profile.startswith("mini")
 
 
 def veil(
-    images: np.ndarray, concept, profile: str, show_explicit: bool = False, judge: Judge | None = None
+    images: np.ndarray, concept: Concept, profile: str, show_explicit: bool = False, judge: Judge | None = None
 ) -> np.ndarray:
     """Pictures as they may be shown: if `must_veil`, those in which the concept's judge fires are blurred.
 

@@ -11,7 +11,9 @@ import argparse
 import itertools
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +22,9 @@ from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from .judge import MiniWorldJudge
 from .rate import Estimate, Rate
+
+if TYPE_CHECKING:
+    from ..miniworld.scenes import Scenes
 
 CHUNK = 125  # pictures between two moves of the progress bar
 PARTS = ("object", "style", "place", "colour")
@@ -87,7 +92,7 @@ def drawn(
     return _rows("drawn", {part: np.concatenate([r[part] for r in right]) for part in right[0]})
 
 
-def _chunks(n: int, what: str, progress: bool = True):
+def _chunks(n: int, what: str, progress: bool = True) -> Iterable[slice]:
     from tqdm.auto import tqdm
 
     parts = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
@@ -107,7 +112,7 @@ def choose(
     return rows
 
 
-def direct_prompts(n: int, seed: int = TEST):
+def direct_prompts(n: int, seed: int = TEST) -> tuple[Scenes, list[str]]:
     """`n` scenes with one object, and prompts that name object (plain name), colour, place and style in one of their
     wordings."""
     from ..miniworld.captions import compose, noun_phrase
@@ -122,7 +127,7 @@ def direct_prompts(n: int, seed: int = TEST):
     ]
 
 
-def right_parts(judge: MiniWorldJudge, images: np.ndarray, scenes) -> dict[str, np.ndarray]:
+def right_parts(judge: MiniWorldJudge, images: np.ndarray, scenes: Scenes) -> dict[str, np.ndarray]:
     """For single-object `scenes`: name of a part to bool [N], and `all four`."""
     found = judge.probabilities(images)
     right = {part: found[part].argmax(1) == getattr(scenes, part) for part in PARTS}

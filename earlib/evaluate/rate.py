@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 Z = 1.959964  # 95 %
 DRAWS = 2000  # bootstrap samples
@@ -36,7 +37,7 @@ class Rate:
             raise ValueError(f"hits must lie between 0 and n, got {self.hits} of {self.n}")
 
     @classmethod
-    def of(cls, shows) -> Rate:
+    def of(cls, shows: np.ndarray | Sequence[bool]) -> Rate:
         """The rate of a bool array [N]."""
         return cls(int(np.sum(shows)), len(shows))
 
@@ -113,7 +114,7 @@ class Estimate:
     high: float | None = None
 
     @classmethod
-    def mean(cls, values, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+    def mean(cls, values: ArrayLike, groups: Sequence | None = None, seed: int = 0) -> Estimate:
         """The mean of `values` [N] with its percentile bootstrap interval (Efron 1979) over `groups`.
 
         Args:
@@ -138,7 +139,7 @@ class Estimate:
         return cls(float(means.mean()), n, low, high)
 
     @classmethod
-    def paired(cls, base, erased, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+    def paired(cls, base: ArrayLike, erased: ArrayLike, groups: Sequence | None = None, seed: int = 0) -> Estimate:
         """`erased - base` on the same prompts and seeds: what both have in common cancels.
 
         Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1.
@@ -148,7 +149,7 @@ class Estimate:
         return cls.mean(np.asarray(erased, np.float64) - np.asarray(base, np.float64), groups, seed)
 
     @classmethod
-    def normal(cls, values) -> Estimate:
+    def normal(cls, values: ArrayLike) -> Estimate:
         """The mean of `values` [N] with the interval of the normal approximation; no interval for fewer than two."""
         mean, n = float(np.mean(values)), len(values)
         if n < 2:
@@ -191,7 +192,7 @@ class Estimate:
         return self.text()
 
 
-def _group_means(values: np.ndarray, groups) -> np.ndarray:
+def _group_means(values: np.ndarray, groups: Sequence | None) -> np.ndarray:
     if groups is None:
         return values
     if len(groups) != len(values):

@@ -10,22 +10,28 @@ Letters: N pictures, K scales, L positions of all of them, C bits of a code (or 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from ..generators import draw, picture_seeds
+from ..generators.base import Generator, NextScale
 from .rate import Rate
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 # ---------------------------------------------------------------- pictures and codes
 
 
-def after_each(generator, codes: torch.Tensor) -> list[np.ndarray]:
+def after_each(generator: NextScale, codes: torch.Tensor) -> list[np.ndarray]:
     """The pictures as they stand after each scale: K times uint8 [N, H, W, 3]."""
     return [generator.decode(codes[:, : span.stop]) for span in generator.spans]
 
 
-def usage(generator, codes: torch.Tensor, seed: int = 0) -> list[dict]:
+def usage(generator: NextScale, codes: torch.Tensor, seed: int = 0) -> list[dict]:
     """How many different codes a scale uses, asked of as many codes of each: one of every picture, from a position
     drawn by chance. K rows:
 
@@ -46,7 +52,7 @@ def usage(generator, codes: torch.Tensor, seed: int = 0) -> list[dict]:
     return rows
 
 
-def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) -> list[dict]:
+def race(generators: dict[str, Generator], prompts: list[str], repeats: int = 3, seed: int = 0) -> list[dict]:
     """Drawing the same `prompts` with several models of any family, in turns, so that what else the machine does falls
     on all of them. A row for each:
 
@@ -72,7 +78,7 @@ def race(generators: dict, prompts: list[str], repeats: int = 3, seed: int = 0) 
     ]
 
 
-def quality_table(measured: dict[str, dict]):
+def quality_table(measured: dict[str, dict]) -> pd.DataFrame:
     """What `quality.py` wrote of several models (title -> content of the file), side by side, in per cent."""
     import pandas as pd
 
@@ -90,7 +96,7 @@ def quality_table(measured: dict[str, dict]):
 
 
 @torch.no_grad()
-def spelt_anew(generator, codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+def spelt_anew(generator: NextScale, codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """The picture of `codes` again, with `given` for its first scales: every later scale spells what is left of it, as
     the tokenizer would. That is what a model could mend at best that knew which picture was meant. Codes like
     `codes`."""
@@ -104,7 +110,14 @@ def spelt_anew(generator, codes: torch.Tensor, given: torch.Tensor) -> torch.Ten
     return torch.cat(parts, 1).cpu()
 
 
-def mended(generator, prompts: list[str], right, shares, scales=None, seed: int = 0) -> list[dict]:
+def mended(
+    generator: NextScale,
+    prompts: list[str],
+    right: Callable[[np.ndarray], np.ndarray],
+    shares: Sequence[float],
+    scales: Sequence[int] | None = None,
+    seed: int = 0,
+) -> list[dict]:
     """Pictures in which a share of the bits of one scale was turned over (with a codebook: of its codes, exchanged),
     and what came after. Rows:
 

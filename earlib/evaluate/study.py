@@ -8,19 +8,23 @@ is shown is decided in `earlib/book/report.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
+from ..concepts import Concept
 from ..errors import UserError
-from ..generators.base import NextToken
+from ..generators.base import Generator, NextToken
 from ..runs import Run, plain, read_json, write_json
 from . import drift as measures
 from .evaluation import Instruments, Note, evaluate
 from .judge import Judge, MiniWorldJudge, describe
 from .judges import load_judge
 from .understanding import question_about, recognition, world_pictures
+
+if TYPE_CHECKING:
+    from ..erasure.store import Erasure
 
 LEAST_PICTURES = 2  # of the concept, for what is measured on them
 EXAMPLES = 6  # captions that are kept to be shown
@@ -43,9 +47,9 @@ class Case:
         UserError: a judge, model or folder that was named is not there.
     """
 
-    generator: Any
-    concept: Any
-    erasure: Any
+    generator: Generator
+    concept: Concept
+    erasure: Erasure | None
     seeds: tuple[int, ...] = (0, 1)
     size: int = 20
     clip: str | None = None
@@ -65,7 +69,7 @@ class Case:
         self._tokens: dict[tuple, torch.Tensor] = {}
 
     @property
-    def conditions(self):
+    def conditions(self) -> tuple[tuple[Note, Erasure | None], ...]:
         """(note, erasure) of base and erased."""
         return (self.base, None), (self.erased, self.erasure)
 
@@ -74,7 +78,7 @@ class Case:
         """What a picture is continued from in whole: "row" or "scale"."""
         return "row" if isinstance(self.generator, NextToken) else "scale"
 
-    def tokens(self, prompts: list[str], erasure=None) -> torch.Tensor:
+    def tokens(self, prompts: list[str], erasure: Erasure | None = None) -> torch.Tensor:
         """Codes [N, ...] of the first seed's pictures; drawn once."""
         key = (tuple(prompts), erasure is not None)
         if key not in self._tokens:

@@ -9,6 +9,7 @@ nothing is drawn here.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +19,16 @@ from .clip import concept_phrases
 from .judge import MiniWorldJudge
 from .rate import Estimate, Rate
 
+if TYPE_CHECKING:
+    from ..erasure.store import Erasure
+
 
 def recognition(
     generator: NextToken,
     concept: Concept,
     shows: np.ndarray,
     without: np.ndarray,
-    erasure=None,
+    erasure: Erasure | None = None,
     question: str | None = None,
 ) -> list[dict]:
     """How often the model says that the concept is there, of pictures with it and without it.

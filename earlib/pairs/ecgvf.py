@@ -32,9 +32,8 @@ from ..evaluate.pictures import veil
 from ..generators import draw
 from ..generators.base import Generator
 from ..runs import Run, append_line, plain, read_lines, write_bytes, write_json, write_text
-from .proposals import DEFAULTS, Candidate, Settings, proposals
+from .proposals import DEFAULTS, Candidate, Request, Settings, Writer, WriterFailed, proposals
 from .report import draw_examples, make_report, markdown, write_concept
-from .writers import Request, Writer, WriterFailed
 
 
 def write_pairs(

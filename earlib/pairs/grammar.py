@@ -7,9 +7,15 @@ the concept file into frames.
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from ..concepts import Concept
 from ..errors import UserError
+from .proposals import Request
 
 
 class GrammarWriter:
@@ -18,7 +24,7 @@ class GrammarWriter:
 
     name = "grammar"
 
-    def write(self, request, stop=None):
+    def write(self, request: Request, stop: threading.Event | None = None) -> str:
         concept, rng = request.concept, request.rng
         if concept.judge["name"] == "miniworld":
             pairs = [_mini_pair(concept.judge["group"], concept.judge["label"], rng) for _ in range(request.count)]
@@ -30,11 +36,11 @@ class GrammarWriter:
         return json.dumps([dict(zip(("target", "replacement"), pair)) for pair in pairs], ensure_ascii=False)
 
 
-def _pick(options, rng):
+def _pick(options: Sequence, rng: np.random.Generator) -> Any:
     return options[int(rng.integers(len(options)))]
 
 
-def _mini_pair(group: str, label: str, rng) -> tuple[str, str]:
+def _mini_pair(group: str, label: str, rng: np.random.Generator) -> tuple[str, str]:
     """Two captions of MiniWorld that differ by one object, style or place."""
     from ..miniworld.captions import compose, noun_phrase
     from ..miniworld.concept_words import PLACE_WORDINGS, PLAIN_STYLES, STYLE_WORDINGS
@@ -84,7 +90,7 @@ SUBJECTS = (
 ).split("; ")
 
 
-def _english_pair(concept: Concept, rng) -> tuple[str, str]:
+def _english_pair(concept: Concept, rng: np.random.Generator) -> tuple[str, str]:
     """A phrase of the concept and its replacement, both in the same frame."""
     phrase, tail = _pick(concept.phrases, rng), _pick(TAILS, rng)
     if "{x}" in phrase.target:  # a style or a scene: the subject goes into the phrase

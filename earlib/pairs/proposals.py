@@ -1,16 +1,22 @@
-"""What writers propose: replies taken apart, proposals checked, duplicates found. Asking the writers, drawing and
-judging are in `ecgvf.py`."""
+"""What writers are asked and what they propose: replies taken apart, proposals checked, duplicates found. Asking,
+drawing and judging are in `ecgvf.py`."""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol
+
+import numpy as np
 
 from ..concepts import Concept, holds_word, normal
 
 # of dropping a proposal, in the order in which they are looked for
 REASONS = ("malformed", "duplicate", "false_negative", "false_positive")
+UnknownWords = Callable[[list[str]], list[str]]  # of prompts: those that the model cannot spell
 LONGEST = 300  # characters of a prompt
 
 
@@ -35,6 +41,32 @@ class Settings:
 
 
 DEFAULTS = Settings()
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to a writer. Equal requests get equal replies from the grammar and from local models."""
+
+    concept: Concept
+    index: int  # the writer's first, second, ... request; chooses persona, manner and examples
+    count: int  # pairs asked for
+    seed: int = 0
+    vocabulary: tuple[str, ...] = ()  # the only words that the generator knows; empty if it knows all
+
+    @property
+    def rng(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.index])
+
+
+class WriterFailed(Exception):
+    """A writer gave up; its text says why."""
+
+
+class Writer(Protocol):
+    name: str  # tags the pairs
+
+    def write(self, request: Request, stop: threading.Event) -> str:
+        """The reply. Raises WriterFailed; returns soon once `stop` is set."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +99,7 @@ def parse(reply: str) -> list[dict | str]:
     return found or [reply]
 
 
-def proposals(concept: Concept, order: list[str], replies: list[dict], unknown_words) -> list[Candidate]:
+def proposals(concept: Concept, order: list[str], replies: list[dict], unknown_words: UnknownWords) -> list[Candidate]:
     """Every proposal in the order of writers and requests, whenever the replies came; those that need no picture to be
     dropped have their reason."""
     groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
@@ -90,7 +122,7 @@ def proposals(concept: Concept, order: list[str], replies: list[dict], unknown_w
     return candidates
 
 
-def _wellformed(concept: Concept, writer: str, item, unknown_words) -> Candidate:
+def _wellformed(concept: Concept, writer: str, item: Any, unknown_words: UnknownWords) -> Candidate:
     """The proposal, malformed or not yet dropped."""
     target, other = (item.get(side) for side in ("target", "replacement")) if isinstance(item, dict) else (None, None)
     if not (isinstance(target, str) and isinstance(other, str) and target.strip() and other.strip()):

@@ -12,14 +12,12 @@ import json
 import os
 import re
 import threading
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-
-from ..concepts import Concept
 from ..errors import UserError, nearest
+from .grammar import GrammarWriter
+from .proposals import Request, Writer, WriterFailed
 
 PERSONAS = (
     "You write captions for a picture agency. Your sentences are plain and say what can be seen.",
@@ -38,32 +36,6 @@ MANNERS = (  # so that lengths and the concept's place in the sentence vary
     "Put a second thing or a person into every prompt, in both prompts of the pair.",
 )
 LONGEST_REPLY = 200_000  # characters
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question to a writer. Equal requests get equal replies from the grammar and from local models."""
-
-    concept: Concept
-    index: int  # the writer's first, second, ... request; chooses persona, manner and examples
-    count: int  # pairs asked for
-    seed: int = 0
-    vocabulary: tuple[str, ...] = ()  # the only words that the generator knows; empty if it knows all
-
-    @property
-    def rng(self) -> np.random.Generator:
-        return np.random.default_rng([self.seed, self.index])
-
-
-class WriterFailed(Exception):
-    """A writer gave up; its text says why."""
-
-
-class Writer(Protocol):
-    name: str  # tags the pairs
-
-    def write(self, request: Request, stop: threading.Event) -> str:
-        """The reply. Raises WriterFailed; returns soon once `stop` is set."""
 
 
 def messages(request: Request) -> list[dict]:
@@ -127,7 +99,7 @@ class OpenAIWriter:
         self.timeout, self.patience, self.pause, self.longest_pause = timeout, patience, pause, longest_pause
         self.name = f"{model}@{urlsplit(url).netloc.rpartition('@')[2]}"
 
-    def write(self, request, stop):
+    def write(self, request: Request, stop: threading.Event) -> str:
         for attempt in range(self.patience + 1):
             try:
                 return self._ask(request)
@@ -187,7 +159,7 @@ class LocalWriter:
             how = "give the folder of a chat model in transformers' layout"
             raise UserError(f"writer 'local': {folder} holds no config.json; {how}")
 
-    def write(self, request, stop=None):
+    def write(self, request: Request, stop: threading.Event | None = None) -> str:
         import torch
 
         if not hasattr(self, "model"):
@@ -205,7 +177,7 @@ class LocalWriter:
             out = self.model.generate(**ids, **how)
         return storable(self.tokenizer.decode(out[0, length:], skip_special_tokens=True))
 
-    def _load(self):
+    def _load(self) -> None:
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         from ..device import decide
@@ -232,8 +204,6 @@ def make_writers(specs: list[str], device: str | None = None, timeout: float = 6
     The key for the third writer is read from the environment variable EARLIB_WRITER_KEY_3, or EARLIB_WRITER_KEY.
     UserError for anything else.
     """
-    from .grammar import GrammarWriter
-
     writers: list[Writer] = []
     for number, spec in enumerate(specs, 1):
         kind, _, rest = spec.partition(":")
