@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..errors import UserError
+from ..memory import batch_that_fits
 from .batch import Past, PromptBatch
 from .protocol import Generator, Steering
 
@@ -115,6 +117,26 @@ class NextToken(Generator):
         start_B1 = P - batch.mask_BP.sum(1, keepdim=True) + before
         where_P = torch.arange(P, device=batch.ids_BP.device)
         return (where_P >= start_B1) & (where_P < P - after) & (batch.ids_BP != self.null_like(batch).ids_BP)
+
+    def drawing_order(self, prompts: list[str]) -> list[int]:
+        """Prompts of like length go together, so that little padding is computed.
+
+        Raises:
+            UserError: the longest one and a picture do not fit into the model's context together.
+        """
+        if prompts:
+            longest = max(prompts, key=len)
+            length = self.encode([longest]).ids_BP.shape[1]
+            room = self.trunk.config.max_position_embeddings - self.positions(self.num_codes)
+            if length > room:
+                raise UserError(
+                    f"a prompt of {length} tokens is too long for {self.name}: {room} fit before a picture; it begins '{longest[:40]}'"
+                )
+        return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+
+    def fitting_batch(self) -> int:
+        """64 pictures on a CPU; on a GPU as many as fit into its free memory, at most 128."""
+        return 64 if self.device.type == "cpu" else batch_that_fits(self, largest=128)
 
     def drawer(self, whole: bool) -> Callable[..., torch.Tensor]:
         from .sampling import draw_batch

@@ -6,9 +6,6 @@ weights are read is in `weights.py`. The layout of deepseek-ai's own code is rea
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,66 +13,11 @@ from typing import TYPE_CHECKING, Any
 from .. import ROOT, memory
 from ..errors import UserError, nearest
 from ..runs import read_json
+from .profiles import FAMILIES, INFINITY, MAKERS, NEEDED, OLDEST, PROFILES, RECORD, Family, check_memory
 
 if TYPE_CHECKING:
     from ..device import Placement
     from .base import Generator, NextToken
-
-PROFILES = {  # profile -> where its weights are; a shape has none
-    "mini": str(ROOT / "data" / "mini" / "janus"),
-    "mini-var": str(ROOT / "data" / "mini-var"),  # a code is 16 bits
-    "mini-var-vq": str(ROOT / "data" / "mini-var-vq"),  # a code is a row of a codebook
-    "janus-pro-1b": "deepseek-community/Janus-Pro-1B",
-    "janus-pro-7b": "deepseek-community/Janus-Pro-7B",
-    "janus-pro-1b-shape": "",
-    "janus-pro-7b-shape": "",
-}
-MAKERS = {"mini": "train", "mini-var": "train_var", "mini-var-vq": "train_var"}  # what in earlib.miniworld trains it
-INFINITY = "infinity_*"  # files and folders that only a folder of Infinity holds
-RECORD = "conversion.json"  # written by `convert` before the first weight; config.json comes last
-NEEDED = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")  # of a hub repository
-SMALL = 10**9  # bytes of weights below which nothing is said, and below which leaving parts out is not worth it
-OLDEST = (5, 15)  # transformers that reads these configurations
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one of transformers' model types becomes a `NextToken`.
-
-    Attributes:
-        transformers_class: its class in transformers.
-        generator: where its class is in this package, "module.class".
-        caption_parts: prefixes of the names of tensors that only captions need.
-        picture: configuration -> (image tokens of a picture, entries of the codebook).
-        stored_as: (prefix of stored names, prefix of the class's own), where transformers renames on loading.
-    """
-
-    transformers_class: str
-    generator: str
-    caption_parts: tuple[str, ...]
-    picture: Callable[[Any], tuple[int, int]]
-    stored_as: tuple[tuple[str, str], ...] = ()
-
-
-FAMILIES = {
-    "janus": Family(
-        "JanusForConditionalGeneration",
-        "janus.JanusGenerator",
-        ("model.vision_model.", "model.aligner.", "lm_head."),
-        lambda config: (config.vq_config.num_patches**2, config.vq_config.num_embeddings),
-    ),
-    "emu3": Family(
-        "Emu3ForConditionalGeneration",
-        "emu3.Emu3Generator",
-        (),
-        lambda config: (getattr(config, "image_area", 720 * 720) // 64, config.vq_config.codebook_size),
-        (
-            ("text_model.lm_head.", "lm_head."),
-            ("text_model.model.", "model.text_model."),
-            ("vqmodel.", "model.vqmodel."),
-        ),
-    ),
-}
 
 
 def load_generator(
@@ -242,31 +184,6 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
         return AutoConfig.from_pretrained(folder), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors
         raise UserError(f"cannot load '{model}': wrong config.json ({' '.join(str(error).split())[:200]})") from error
-
-
-def check_memory(model: str, sizes: memory.Sizes, place: Placement, parts: str | None) -> str:
-    """Decide which parts to load, and say on stderr what a large model will take.
-
-    Raises:
-        UserError: there is no room for the weights and for drawing one picture.
-    """
-    from ..device import free_memory
-
-    free = free_memory(place.device)
-    if parts is None:
-        spare = memory.bytes_of(place.dtype) * sizes.caption_parameters
-        parts = "draw" if place.device.type == "cuda" and spare > SMALL // 10 else "all"
-    weights, need = memory.weight_bytes(sizes, place.dtype, parts), memory.to_draw(sizes, place.dtype, 1, parts)
-    dtype = str(place.dtype).removeprefix("torch.")
-    if free is not None and need > free:
-        raise UserError(
-            f"{model} in {dtype} takes {memory.gigabytes(need)} to draw one picture, and {place.device} has {memory.gigabytes(free)} free; "
-            f"{memory.advice(sizes, place.dtype, free)}"
-        )
-    if weights > SMALL:
-        room = f" of {memory.gigabytes(free)} free" if free is not None else ""
-        print(f"{model} on {place.reason}; weights {memory.gigabytes(weights)}{room}", file=sys.stderr)
-    return parts
 
 
 def _processor(folder: Path, model: str, loaded: Any) -> Any:

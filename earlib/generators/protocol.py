@@ -144,6 +144,14 @@ class Generator(ABC):
             codes int64 [B, L, ...]. It calls `tick(share)` with shares of the batch that add up to 1.
         """
 
+    def drawing_order(self, prompts: list[str]) -> list[int]:
+        """In which order `prompts` are put into batches."""
+        return list(range(len(prompts)))
+
+    def fitting_batch(self) -> int:
+        """Pictures to draw at a time."""
+        return 128
+
     def sample_batches(
         self,
         prompts: list[str],

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..device import check_finite
-from ..errors import UserError
-from .base import Generator, NextToken, Past, PromptBatch, Steering
+from .batch import Past, PromptBatch
+
+if TYPE_CHECKING:
+    from .base import Generator, NextToken, Steering
 
 
 class SlabLayer(DynamicLayer):
@@ -177,12 +179,8 @@ def sample_batches(
         raise ValueError(f"{tuple(given.shape)} given codes for {len(prompts)} pictures of {generator.num_codes} codes")
     guidance = generator.guidance if guidance is None else guidance
     temperature = generator.temperature if temperature is None else temperature
-    order = list(range(len(prompts)))
-    if isinstance(generator, NextToken) and prompts:
-        check_length(generator, max(prompts, key=len))  # said before anything is drawn
-        order.sort(key=lambda i: len(prompts[i]))  # like lengths go together, so that little padding is computed
-    draw = generator.drawer(whole=given is None)
-    size = min(batch_size or fitting_batch(generator), max(1, len(prompts)))
+    order, draw = generator.drawing_order(prompts), generator.drawer(whole=given is None)
+    size = min(batch_size or generator.fitting_batch(), max(1, len(prompts)))
     shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
     about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
     with tqdm(total=len(prompts), **about) as bar:
@@ -192,25 +190,3 @@ def sample_batches(
             seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=generator.device)
             tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
             yield rows, draw(batch, seeds_B, guidance, temperature, None if given is None else given[rows], tick)
-
-
-def check_length(generator: NextToken, prompt: str) -> None:
-    """UserError if `prompt` and a picture do not fit into the model's context together."""
-    context = generator.trunk.config.max_position_embeddings
-    room = context - generator.positions(generator.num_codes)
-    length = generator.encode([prompt]).ids_BP.shape[1]
-    if length > room:
-        raise UserError(
-            f"a prompt of {length} tokens is too long for {generator.name}: {room} fit before a picture; it begins '{prompt[:40]}'"
-        )
-
-
-def fitting_batch(generator: Generator) -> int:
-    """Pictures to draw at a time."""
-    if not isinstance(generator, NextToken):
-        return 128
-    if generator.device.type == "cpu":
-        return 64
-    from ..memory import batch_that_fits
-
-    return batch_that_fits(generator, largest=128)

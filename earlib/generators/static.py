@@ -11,14 +11,17 @@ to rounding. Without a GPU the same step runs unrecorded, which is how it is tes
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..device import check_finite
-from .base import NextToken, Past, PromptBatch
+from .batch import Past, PromptBatch
 from .sampling import SlabLayer, choose, guided_rows, stacked
+
+if TYPE_CHECKING:
+    from .base import NextToken
 
 BUCKET = (
     128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth

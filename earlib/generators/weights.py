@@ -17,7 +17,7 @@ from ..runs import read_json
 
 if TYPE_CHECKING:
     from ..device import Placement
-    from .load import Family
+    from .profiles import Family
 
 
 def empty_model(config: Any, family: Family) -> Any:
@@ -35,25 +35,20 @@ def drop(model: torch.nn.Module, prefixes: tuple[str, ...]) -> None:
         setattr(model.get_submodule(parent), leaf, None)
 
 
-def shards(folder: Path) -> list[Path]:
-    """The safetensors files of a folder.
+def stored_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
+    """The files of weights in a folder: `name`, or those that `name`.index.json lists.
 
     Raises:
-        UserError: one is missing, or the weights are there in another format.
+        UserError: one is missing.
     """
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    missing = [name for name in names if not (folder / name).is_file()]
-    if not missing:
-        return [folder / name for name in names]
-    if others := sorted(folder.glob("pytorch_model*.bin")):
+    index = folder / f"{name}.index.json"
+    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [name]
+    if missing := [name for name in names if not (folder / name).is_file()]:
+        there = len(names) - len(missing)
         raise UserError(
-            f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only; load it with transformers and write it with save_pretrained"
+            f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there); fetch it again"
         )
-    there = len(names) - len(missing)
-    raise UserError(
-        f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there); fetch it again"
-    )
+    return [folder / name for name in names]
 
 
 def fill(
@@ -76,14 +71,19 @@ def fill(
         Each stored tensor's hash by name.
 
     Raises:
-        UserError: a file is missing or broken, or its tensors are not those of the model, or not finite.
+        UserError: a file is missing or broken or in another format, or its tensors are not those of the model, or not
+            finite.
     """
     from safetensors import SafetensorError, safe_open
 
     drop(model, left_out)
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
-    files = shards(folder)
-    hashes = {}
+    others = sorted(folder.glob("pytorch_model*.bin"))
+    if others and not any(folder.glob("model*.safetensors*")):
+        raise UserError(
+            f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only; load it with transformers and write it with save_pretrained"
+        )
+    files, hashes = stored_files(folder), {}
     for file in files:  # all headers before the first tensor: a file that was cut short is found at once
         try:
             with safe_open(file, "pt"):

@@ -19,9 +19,9 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...runs import read_json, write_json, write_text
-from ..load import FAMILIES, RECORD
-from ..weights import empty_model
-from .original import Piece, derive_config, generation_settings, pieces_of, processor_of, read_shard, shard_files
+from ..profiles import FAMILIES, RECORD
+from ..weights import empty_model, stored_files
+from .original import Piece, derive_config, generation_settings, pieces_of, processor_of, read_shard
 
 PART = 2 * 10**9  # bytes of weights in one file
 TAIL = 10**6  # bytes at the end of a shard that identify it: a zip's directory has a checksum of every tensor
@@ -48,7 +48,7 @@ def convert(source: str | Path, target: str | Path, progress: bool = True, part_
     """
     source, target = Path(source), Path(target)
     about = _read_about(source)
-    files = shard_files(source)
+    files = stored_files(source, "pytorch_model.bin")
     processor, blank_id = processor_of(source)
     plan, config = _plan(source, files, about, processor, part_bytes)
     record = {"source": about | {"files": [_identity(file) for file in files]}, "parts": [part.file for part in plan]}

@@ -20,11 +20,8 @@ from ...runs import read_json
 
 BLANK = "<｜▁pad▁｜>"  # what stands for a blanked word
 IMAGE_TOKENS = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
-SPECIAL_TOKENS = {
-    "bos_token": "<｜begin▁of▁sentence｜>",
-    "eos_token": "<｜end▁of▁sentence｜>",
-    "pad_token": BLANK,
-}  # where no file names them
+# where no file names them
+SPECIAL_TOKENS = {"bos_token": "<｜begin▁of▁sentence｜>", "eos_token": "<｜end▁of▁sentence｜>", "pad_token": BLANK}
 SIGLIP_HEADS = 16  # of both towers that the original code knows
 
 DROPPED = re.compile(
@@ -58,6 +55,13 @@ INSIDE_VQ = [
     (r"\.mid\.1\.", ".mid.attn_1."),
     (r"\.mid\.2\.", ".mid.block_2."),
 ]
+# Janus's conversation: `<|User|>: words`, a blank line, `<|Assistant|>:`; pictures before the words, on a line of their own
+CHAT = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|User|>: ' }}{% else %}{{ '<|Assistant|>: ' }}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image_placeholder>\\n' }}{% else %}{{ part['text'] | trim }}{% endif %}"
+    "{% endfor %}{% if message['role'] == 'user' %}{{ '\\n\\n' }}{% else %}{{ 'EOS' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|>:' }}{% endif %}"
+)
 
 
 @dataclass(frozen=True)
@@ -100,26 +104,11 @@ def renamed(name: str) -> str | None:
             name = re.sub(old, new, name)
     # an aligner is Linear, GELU, Linear, ... there; a first layer and a list of further ones here
     name = re.sub(r"(model\.(?:generation_)?aligner\.)layers\.0\.", r"\1fc1.", name)
-    return re.sub(
-        r"(model\.(?:generation_)?aligner\.)layers\.(\d+)\.",
-        lambda m: f"{m[1]}hidden_layers.{int(m[2]) // 2 - 1}.",
-        name,
-    )
+    deeper = lambda m: f"{m[1]}hidden_layers.{int(m[2]) // 2 - 1}."
+    return re.sub(r"(model\.(?:generation_)?aligner\.)layers\.(\d+)\.", deeper, name)
 
 
 # ------------------------------------------------------------------ files
-
-
-def shard_files(source: Path) -> list[Path]:
-    """The files of weights; UserError if one is missing."""
-    index = source / "pytorch_model.bin.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["pytorch_model.bin"]
-    missing = [name for name in names if not (source / name).is_file()]
-    if missing:
-        raise UserError(
-            f"{source}: {missing[0]} is missing ({len(names) - len(missing)} of {len(names)} files of weights are there); fetch it again"
-        )
-    return [source / name for name in names]
 
 
 def read_shard(file: Path) -> dict:
@@ -155,9 +144,8 @@ def pieces_of(file: Path) -> list[Piece]:
             continue
         if ".self_attn.qkv." in name:
             third = (shape[0] // 3, *shape[1:])
-            pieces += [
-                Piece(name.replace(".qkv.", f".{part}_proj."), source, third, dtype, i) for i, part in enumerate("qkv")
-            ]
+            names = [name.replace(".qkv.", f".{part}_proj.") for part in "qkv"]
+            pieces += [Piece(one, source, third, dtype, i) for i, one in enumerate(names)]
         else:
             pieces.append(Piece(name, source, shape[1:] if source.endswith(".pos_embed") else shape, dtype))
     return pieces
@@ -213,28 +201,22 @@ def derive_config(shapes: dict[str, tuple[int, ...]], about: dict, processor):
     )
     base = shape("model.vqmodel.encoder.conv_in.weight")[0]
     levels = count(r"model\.vqmodel\.encoder\.down\.(\d+)\.")
+    widths = [shape(f"model.vqmodel.encoder.down.{i}.block.0.conv1.weight")[0] for i in range(levels)]
     codes, code_width = shape("model.vqmodel.quantize.embedding.weight")
     vq = JanusVQVAEConfig(
         embed_dim=code_width,
         num_embeddings=codes,
         latent_channels=shape("model.vqmodel.quant_conv.weight")[1],
         base_channels=base,
-        channel_multiplier=[
-            shape(f"model.vqmodel.encoder.down.{i}.block.0.conv1.weight")[0] // base for i in range(levels)
-        ],
+        channel_multiplier=[width // base for width in widths],
         num_res_blocks=count(r"model\.vqmodel\.encoder\.down\.0\.block\.(\d+)\."),
         projection_dim=width,
         num_hidden_layers=1 + count(r"model\.generation_aligner\.hidden_layers\.(\d+)\.weight"),
         image_token_embed_dim=width,
     )
     processor.num_image_tokens = positions
-    config = JanusConfig(
-        text_config=text,
-        vision_config=vision,
-        vq_config=vq,
-        image_token_id=tokenizer.image_token_id,
-        tie_word_embeddings=False,
-    )
+    parts = dict(text_config=text, vision_config=vision, vq_config=vq)
+    config = JanusConfig(**parts, image_token_id=tokenizer.image_token_id, tie_word_embeddings=False)
     config.architectures = ["JanusForConditionalGeneration"]
     return config
 
@@ -261,19 +243,6 @@ def generation_settings(tokenizer, blank_id: int):
 # ------------------------------------------------------------------ tokenizer
 
 
-def chat_template(eos: str) -> str:
-    """Janus's conversation: `<|User|>: words`, a blank line, `<|Assistant|>:`; pictures before the words, on a line of
-    their own."""
-    return (
-        "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|User|>: ' }}{% else %}{{ '<|Assistant|>: ' }}{% endif %}"
-        "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image_placeholder>\\n' }}{% else %}{{ part['text'] | trim }}{% endif %}"
-        "{% endfor %}{% if message['role'] == 'user' %}{{ '\\n\\n' }}{% else %}{{ '"
-        + eos
-        + "' }}{% endif %}{% endfor %}"
-        "{% if add_generation_prompt %}{{ '<|Assistant|>:' }}{% endif %}"
-    )
-
-
 def processor_of(source: Path):
     """(transformers' processor, id of the token that blanks a word) from the tokenizer and picture settings in
     `source`. Ids are looked up by name."""
@@ -296,10 +265,7 @@ def processor_of(source: Path):
     for role, default in SPECIAL_TOKENS.items():
         text = named.get(role) or default
         special[role] = text["content"] if isinstance(text, dict) else text
-    for text in (
-        *special.values(),
-        *IMAGE_TOKENS.values(),
-    ):  # one that is missing would be added, with an id that has no row
+    for text in (*special.values(), *IMAGE_TOKENS.values()):  # a missing one would be added, with an id without a row
         if raw.token_to_id(text) is None:
             raise UserError(f"{source / 'tokenizer.json'}: has no token {text}, so it is not Janus's")
     tokenizer = PreTrainedTokenizerFast(
@@ -314,14 +280,12 @@ def processor_of(source: Path):
     side = pictures.get("image_size", 384)
     images = JanusImageProcessor(
         size={"height": side, "width": side},
-        image_mean=pictures.get(
-            "image_mean", [0.5] * 3
-        ),  # the class's own default is CLIP's, which would shift every colour
+        # the class's own default is CLIP's, which would shift every colour
+        image_mean=pictures.get("image_mean", [0.5] * 3),
         image_std=pictures.get("image_std", [0.5] * 3),
         min_size=pictures.get("min_size", 14),
     )
-    processor = JanusProcessor(
-        images, tokenizer, chat_template=chat_template(special["eos_token"]), use_default_system_prompt=True
-    )
+    template = CHAT.replace("EOS", special["eos_token"])
+    processor = JanusProcessor(images, tokenizer, chat_template=template, use_default_system_prompt=True)
     blank = raw.token_to_id(BLANK)
     return processor, tokenizer.pad_token_id if blank is None else blank

@@ -63,11 +63,12 @@ def shape_config(
 
 def build_shape(profile: str, place, parts: str | None = None, **smaller):
     """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of `shape_config`."""
-    from transformers import AutoProcessor, GenerationConfig
+    from transformers import AutoProcessor
 
     from ..janus import JanusGenerator
-    from ..load import FAMILIES, PROFILES, check_memory
+    from ..profiles import FAMILIES, PROFILES, check_memory
     from ..weights import drop, empty_model
+    from .original import generation_settings
 
     config, family = shape_config(**SHAPES[profile] | smaller), FAMILIES["janus"]
     model = empty_model(config, family)
@@ -79,13 +80,7 @@ def build_shape(profile: str, place, parts: str | None = None, **smaller):
     processor.num_image_tokens = config.vision_config.num_image_tokens
     tokenizer = processor.tokenizer
     config.image_token_id, config.dtype = tokenizer.image_token_id, place.dtype
-    model.generation_config = GenerationConfig(
-        **{key: getattr(tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        guidance_scale=5.0,
-        do_sample=True,
-        top_k=0,
-        generation_kwargs={"boi_token_id": tokenizer.boi_token_id},
-    )
+    model.generation_config = generation_settings(tokenizer, tokenizer.pad_token_id)
     return JanusGenerator(model, processor, name=profile, profile=profile)
 
 

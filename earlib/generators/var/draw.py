@@ -10,14 +10,17 @@ code.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ...device import check_finite
 from ...errors import UserError
-from ..base import NextScale, PromptBatch, Steering
+from ..batch import PromptBatch
 from ..sampling import guided
+
+if TYPE_CHECKING:
+    from ..base import NextScale, Steering
 
 
 @torch.no_grad()
