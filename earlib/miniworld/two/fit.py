@@ -27,6 +27,19 @@ def share_of_peak(step: int, steps: int, warmup: int = 60, fall: float = 1.0) ->
     return 0.5 * (1 + math.cos(math.pi * (step - level) / max(1, steps - level)))
 
 
+def load_mean(module: nn.Module, name: str, folder: Path) -> int:
+    """Give a module the mean weights of the unfinished run in `folder`, which trained it under `name`; return the step.
+
+    The module must ask for gradients where it did in training.
+    """
+    state = torch.load(folder / "state.pt", weights_only=True)
+    module.load_state_dict(state["modules"][name])
+    with torch.no_grad():
+        for p, mean in zip([p for p in module.parameters() if p.requires_grad], state["means"]):
+            p.copy_(mean)
+    return state["step"]
+
+
 def fit(
     modules: dict[str, nn.Module],
     loss_at: Callable[[int], tuple[Tensor, dict[str, float]]],

@@ -9,7 +9,6 @@ coarse, or a mere slab of colour in place of an object. Those show *none of it*,
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -216,7 +215,6 @@ def _train(model, pictures: Callable, stream: int, out: Path, state: Path, optio
     fit({"judge": model}, loss_at, folder=state, **options)
     model.eval().half().save_pretrained(out)
     _processor().save_pretrained(out)
-    shutil.copyfile(state / "log.jsonl", out / "train_log.jsonl")
     metrics = {**options, "batch": batch, "parameters": model.num_parameters(), **judge_metrics(model.float(), seed)}
     write_json(out / "metrics.json", metrics)
     print(metrics, flush=True)

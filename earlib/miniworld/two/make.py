@@ -57,6 +57,11 @@ class Work:
     plan: Plan
     without: str | None = None
     stop_at: int | None = None
+    snapshot: bool = False
+
+    def name(self, stage: str) -> str:
+        """The folder of a stage: its name, and what an oracle never sees."""
+        return f"{stage}-never-{self.without}" if self.without and stage == "janus" else stage
 
     def untrained(self):
         """(model, processor) of MiniJanus before any training."""
@@ -91,12 +96,17 @@ def janus(work: Work) -> None:
     """MiniJanus with its tokenizer and eye, to DIR/janus, or DIR/janus-never-NAME."""
     from safetensors.torch import load_file
 
+    from .fit import load_mean
     from .trunk import train_trunk
 
-    name = f"janus-never-{work.without}" if work.without else "janus"
+    name = work.name("janus")
     model, processor = work.untrained()
     for part, folder in ((model.model.vqmodel, "tokenizer"), (model.model.vision_model, "eye")):
         part.load_state_dict(load_file(work.out / folder / "model.safetensors"))
+    if work.snapshot:
+        model.model.vqmodel.requires_grad_(False)
+        print(f"step {load_mean(model, 'janus', work.state / name)}")
+        return save_janus(model, processor, work.out / name)
     options = dict(seed=work.seed, without=absent(work.without), stop_at=work.stop_at)
     train_trunk(model, processor, work.state / name, **options, **work.plan.janus)
     save_janus(model, processor, work.out / name)
@@ -138,6 +148,8 @@ def judge2(work: Work) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
+    import torch
+
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.make", description=__doc__.split("\n")[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help=f"which of {', '.join(STAGES)} (default: all)")
     parser.add_argument("--out", type=Path, required=True, help="folder for the models")
@@ -145,22 +157,24 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=("full", "tiny"), default="full")
     parser.add_argument("--without", choices=tuple(WITHOUT), help="train MiniJanus on a world without this")
     parser.add_argument("--stop-at", type=int, help="end MiniJanus before this step, with a checkpoint")
+    parser.add_argument(
+        "--snapshot", action="store_true", help="only write MiniJanus as its unfinished training has it"
+    )
     args = parser.parse_args(argv)
     if unknown := [s for s in args.stages if s not in STAGES]:
         parser.error(f"unknown stage '{unknown[0]}'; known: {', '.join(STAGES)}")
-    work = Work(args.out, args.out / "state", args.seed, plans()[args.size], args.without, args.stop_at)
-    for stage in args.stages or (("janus",) if args.without else STAGES):
-        name = f"{stage}-never-{args.without}" if args.without else stage
-        done = args.out / name / "made.json"
-        if done.exists():
-            print(f"== {name}: done", flush=True)
-            continue
-        print(f"== {name}", flush=True)
-        globals()[stage](work)
-        if args.stop_at is None:
-            log = args.out / name / "train_log.jsonl"
-            shutil.copyfile(work.state / name / "log.jsonl", log)
-            write_json(done, {"stage": name, "seed": args.seed, "size": args.size})
+    work = Work(args.out, args.out / "state", args.seed, plans()[args.size], args.without, args.stop_at, args.snapshot)
+    # compiling takes a minute a stage, which is longer than a miniature takes
+    with torch.compiler.set_stance("force_eager" if args.size == "tiny" else "default"):
+        for stage in ("janus",) if args.snapshot else args.stages or (("janus",) if args.without else STAGES):
+            done = args.out / work.name(stage) / "made.json"
+            print(f"== {work.name(stage)}{': done' if done.exists() else ''}", flush=True)
+            if done.exists():
+                continue
+            globals()[stage](work)
+            if args.stop_at is None and not args.snapshot:
+                shutil.copyfile(work.state / work.name(stage) / "log.jsonl", done.with_name("train_log.jsonl"))
+                write_json(done, {"stage": work.name(stage), "seed": args.seed, "size": args.size})
 
 
 if __name__ == "__main__":

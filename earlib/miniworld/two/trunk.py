@@ -157,7 +157,7 @@ def train_trunk(
     model,
     processor,
     folder: Path,
-    steps: int = 12000,
+    steps: int = 10000,
     lr: float = 2e-3,
     matrix_lr: float = 4e-3,
     seed: int = 0,

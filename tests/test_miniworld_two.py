@@ -1,0 +1,202 @@
+"""MiniWorld 2: its pictures, its language, its judges, the loop that trains, and the one command that makes it all."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from earlib.miniworld.two import make
+from earlib.miniworld.two.captions import describe, descriptions, held_out_lists, plain_caption, vocabulary, words
+from earlib.miniworld.two.eye import GROUPS, answers
+from earlib.miniworld.two.fit import fit, share_of_peak
+from earlib.miniworld.two.judges import ruined_lesson
+from earlib.miniworld.two.models import build_processor
+from earlib.miniworld.two.quality import KINDS, right, test_prompts
+from earlib.miniworld.two.scenes import NAMES as VALUES
+from earlib.miniworld.two.scenes import OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
+from earlib.miniworld.two.trunk import PROMPT
+from earlib.miniworld.two.words import FEATURES, LEADS, NAMES
+
+test_prompts.__test__ = False
+SINGLE = dict.fromkeys(("object", "colour", "place", "time", "style", "framing", "flip", "variant"), 0)
+SINGLE |= {"object2": -1, "colour2": -1, "relation": -1, "position": 1}
+
+
+def scene(**fields) -> Scenes:
+    return Scenes(**{k: np.array([v]) for k, v in (SINGLE | fields).items()})
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32), st.integers(1, 40))
+def test_one_seed_one_world(seed, n):
+    a, b = sample_scenes(n, seed), sample_scenes(n, seed)
+    images = render(a)
+    assert np.array_equal(images, render(b)) and describe(a, seed) == describe(b, seed)
+    assert images.shape == (n, 48, 48, 3) and images.dtype == np.uint8
+    assert np.array_equal(images[n // 2], render(a[n // 2])[0]), "a picture does not depend on its batch"
+
+
+PAIR = {"object2": 1, "colour2": 1, "relation": 0, "position": 0}
+
+
+@pytest.mark.parametrize(
+    "field, count, rest",
+    [
+        *((name, len(VALUES[name]), {}) for name in ("object", "colour", "place", "time", "style")),
+        *(("framing", 2, {"object": 8}), ("position", 3, {}), ("flip", 2, {}), ("variant", 2, {})),
+        *(("colour2", 5, PAIR), ("relation", 2, PAIR), ("position", 2, PAIR | {"relation": 2})),
+    ],
+)
+def test_every_attribute_is_visible_in_every_style_and_time(field, count, rest):
+    for style in range(1 if field == "style" else len(VALUES["style"])):
+        for time in range(1 if field == "time" else 2):
+            look = {"style": style, "time": time} | rest
+            images = [render(scene(**look | {field: v}))[0].astype(int) for v in range(count)]
+            for i in range(count):
+                for j in range(i):
+                    assert np.abs(images[i] - images[j]).max() > 40, (field, i, j, look)
+
+
+def test_scenes_are_as_they_should_be():
+    scenes = sample_scenes(6000, 0, pairs=0.4, portraits=0.2)
+    two, close = scenes.object2 >= 0, scenes.framing == 1
+    assert abs(two.mean() - 0.4) < 0.03 and abs(close.mean() - 0.2) < 0.03 and not (two & close).any()
+    assert (scenes.object[two] != scenes.object2[two]).all() and (scenes.object[close] == OBJECTS.index("person")).all()
+    assert ((scenes.colour2 >= 0) == two).all() and ((scenes.relation >= 0) == two).all()
+    assert is_held_out(scenes).any() and not is_held_out(sample_scenes(6000, 0, seen=True)).any()
+
+
+def test_captions_are_true_known_and_short_enough():
+    scenes, known = sample_scenes(3000, 1), set(vocabulary())
+    tokenizer = build_processor().tokenizer
+    for i, caption in enumerate(describe(scenes, 2)):
+        r = scenes.record(i)
+        assert set(words(caption) + words(plain_caption(r))) <= known
+        assert set(VALUES["colour"]) & set(words(caption)) <= {r["colour"], r["colour2"]}, caption
+        told = {o for o in OBJECTS for name in NAMES["object"][o] if f" {name} " in f" {caption} "}
+        assert told <= {r["object"], r["object2"], *(["person"] if "figure" in (r["object"], r["object2"]) else [])}
+        assert len(tokenizer(caption)["input_ids"]) + 3 <= PROMPT
+        assert tokenizer.unk_token_id not in tokenizer(caption)["input_ids"]
+    assert tokenizer.unk_token_id in tokenizer("a zeppelin")["input_ids"]
+
+
+def test_a_third_of_the_captions_goes_without_the_plain_name():
+    scenes = sample_scenes(4000, 1, pairs=0.0, portraits=0.0)
+    captions = describe(scenes, 2)
+    church = scenes.object == OBJECTS.index("church")
+    share = np.mean(["church" not in caption for caption, c in zip(captions, church) if c])
+    assert 0.3 < share < 0.45
+
+
+def test_descriptions_are_many_and_nameless_and_some_are_held_out():
+    lists, told = held_out_lists(), set(describe(sample_scenes(4000, 3), 3))
+    assert lists == held_out(), "run python -m earlib.miniworld.two.captions"
+    for kind in LEADS:
+        for name in LEADS[kind]:
+            every, out = descriptions(kind, name), lists["descriptions"][f"{kind}:{name}"]
+            used = [text for text in every if text not in out]
+            assert len(every) >= 8 and out and set(out) < set(every)
+            for part in (*LEADS[kind][name], *FEATURES[kind][name]):
+                assert any(part in text for text in used), f"'{part}' must be met in training"
+            for plain in NAMES[kind][name] if kind == "object" else ():
+                assert not any(plain in words(text) for text in every)
+            for text in out if kind in ("place", "time") else ():
+                assert not any(f" {text} " in f" {caption} " for caption in told)
+    for k, names in enumerate((VALUES["object"], VALUES["place"], VALUES["style"])):
+        assert {triple[k] for triple in lists["combinations"]} == set(names)
+
+
+def test_what_is_true_of_pairs():
+    behind = answers(scene(**PAIR | {"relation": 1, "position": 1}))
+    assert behind["back"] == 0 and behind["left"] == 1 and behind["object"].sum() == 2
+    beside = answers(scene(**PAIR | {"relation": 2, "position": 1}))
+    assert beside["back"] == len(OBJECTS) and beside["left"] == 1
+    assert answers(scene())["left"] == len(OBJECTS)
+
+
+def test_a_ruined_picture_shows_none_of_it():
+    images, truth, known = ruined_lesson(400, 0)
+    again = ruined_lesson(400, 0)
+    assert np.array_equal(images, again[0]) and 0.25 < truth["state"].mean() < 0.36
+    assert truth["object"][truth["state"] == 1].sum() == 0 and known[truth["state"] == 0].all()
+    assert images.dtype == np.uint8 and images[truth["state"] == 1].std((1, 2, 3)).min() > 1
+
+
+def test_prompts_of_every_kind_and_a_judge_that_is_always_right():
+    for kind in KINDS:
+        scenes, texts, parts = test_prompts(kind, 24)
+        assert len(set(texts)) > 15 and (texts, parts) == test_prompts(kind, 24)[1:]
+        assert is_held_out(scenes).all() if kind == "held-out combinations" else not is_held_out(scenes).any()
+        truth = answers(scenes)
+        sure = {
+            name: truth[name] if truth[name].ndim == 2 else np.eye(len(GROUPS[name]))[truth[name]] for name in GROUPS
+        }
+        assert all(good.all() for good in right(sure, scenes).values())
+        outs = held_out()["descriptions"]
+        for i, text in enumerate(texts if kind == "held-out descriptions" else ()):
+            r = scenes.record(i)
+            options = [t.replace("{c}", r["colour"]).replace("{x} , ", "") for t in outs[f"{parts[i]}:{r[parts[i]]}"]]
+            assert any(option in text for option in options)
+
+
+def test_learning_rate_is_level_then_falls_to_zero():
+    rates = [share_of_peak(s, 1000, fall=0.4) for s in range(1000)]
+    assert rates[0] < 0.05 and rates[60:600] == [1.0] * 540 and rates[-1] < 1e-4
+    assert all(a >= b for a, b in zip(rates[60:], rates[61:]))
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_training_goes_on_where_it_stopped(tmp_path, muon):
+    """Killed after 30 of 60 steps and started again: the same weights as never stopped."""
+
+    def run(folder, kill=None, stop_at=None):
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+
+        def loss_at(step):
+            if step == kill:
+                raise KeyboardInterrupt
+            x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+            return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
+
+        options = dict(steps=60, lr=5e-2, save_every=0.0, average=0.9, stop_at=stop_at)
+        matrices = [model[0].weight] if muon else ()
+        log = fit({"model": model}, loss_at, folder=folder, matrices=matrices, matrix_lr=0.2, **options)
+        return list(model.state_dict().values()), [{k: v for k, v in row.items() if k != "seconds"} for row in log]
+
+    whole, log = run(tmp_path / "whole")
+    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "broken", kill=30)
+    run(tmp_path / "broken", stop_at=45)
+    again, log_again = run(tmp_path / "broken")
+    assert all(torch.equal(a, b) for a, b in zip(whole, again)) and log == log_again
+    assert all(torch.equal(a, b) for a, b in zip(whole, run(tmp_path / "broken")[0])), "a finished run keeps its mean"
+
+
+def test_one_command_makes_every_model(tmp_path, capsys):
+    """Miniatures of all stages, an oracle and a snapshot; a second call finds them made."""
+    run = lambda *more: make.main(["--out", str(tmp_path), "--size", "tiny", *more])
+    run()
+    run("--without", "church", "--stop-at", "2")
+    run("--without", "church", "--snapshot")
+    assert "step 2" in capsys.readouterr().out
+    made = [json.loads((tmp_path / stage / "made.json").read_text())["stage"] for stage in make.STAGES]
+    assert made == list(make.STAGES) and not (tmp_path / "janus-never-church" / "made.json").exists()
+    for folder in (*make.STAGES, "janus-never-church"):
+        assert (tmp_path / folder / "model.safetensors").stat().st_size < 15e6
+    run()
+    assert capsys.readouterr().out.count(": done") == len(make.STAGES)
+
+
+def test_an_oracle_never_sees_its_concept():
+    scenes = sample_scenes(500, 4)
+    for name, (attribute, value) in make.WITHOUT.items():
+        bad = make.absent(name)(scenes)
+        shown = [value in (r[attribute], r.get(f"{attribute}2")) for r in map(scenes.record, range(len(scenes)))]
+        assert bad.tolist() == shown and bad.any()
