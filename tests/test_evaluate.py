@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -382,6 +383,15 @@ def test_a_broken_cache_file_is_drawn_again(fake, church, tmp_path):
     (file,) = tmp_path.rglob("*.npz")
     file.write_bytes(file.read_bytes()[:1000])
     assert evaluate(fake, church, seeds=(0,), fidelity=False, progress=False) == first and len(fake.asked) == 40
+
+
+def test_the_cache_is_bounded(fake, church, tmp_path, monkeypatch):
+    evaluate(fake, church, seeds=(0,), fidelity=False, progress=False)
+    (old,) = tmp_path.rglob("*.npz")
+    monkeypatch.setattr(pictures_module, "LIMIT", old.stat().st_size + 1000)
+    os.utime(old, (0, 0))
+    evaluate(fake, church, seeds=(1,), fidelity=False, progress=False)
+    assert not old.exists() and len(list(tmp_path.rglob("*.npz"))) == 1  # the oldest went
 
 
 def test_changes_are_paired_and_told_apart_from_rates(fake, church):

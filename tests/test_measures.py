@@ -17,7 +17,7 @@ from earlib.erasure.change import switched
 from earlib.errors import UserError
 from earlib.evaluate import drift
 from earlib.evaluate.clip import MINI_CLIP, benign_half, concept_phrases, in_prompt_scores
-from earlib.evaluate.judges import MINI_JUDGE, describe, load_judge
+from earlib.evaluate.judges import MINI_JUDGE, Judge, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
 from earlib.evaluate.rate import Estimate
 from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
@@ -371,16 +371,13 @@ def test_first_row_tells_collapse(generator, tokens):
     )
 
 
-class Bright:
+class Bright(Judge):
     """Judges by the mean of a picture's lower half."""
 
     name, version, threshold = "bright", "1", 0.5
 
     def score(self, images):
         return images[:, images.shape[1] // 2 :].mean((1, 2, 3)) / 255
-
-    def shows(self, images):
-        return self.score(images) >= self.threshold
 
 
 def test_guidance_sweep_draws_the_same_seeds_at_every_scale(generator, tokens):

@@ -207,7 +207,7 @@ def guidance_sweep(
     rates = {}
     for scale in scales:
         codes = draw_tokens(generator, prompts, seed, erasure, scale, progress=progress)
-        rates[scale] = Rate.of(judge.shows(generator.decode(codes)))
+        rates[scale] = judge.rate(generator.decode(codes))
     return rates
 
 
@@ -250,8 +250,8 @@ def prefix_probe(
     for k in sorted({round(share * (len(ends) - 1)) for share in shares}):
         given = codes[:, : ends[k]]
         drawn = draw_tokens(generator, prompts, seed, erasure, given=given, progress=progress)
-        rate, alone = Rate.of(judge.shows(generator.decode(drawn))), None
+        rate, alone = judge.rate(generator.decode(drawn)), None
         if filler is not None:
-            alone = Rate.of(judge.shows(generator.decode(torch.cat([given, filler[:, ends[k] :]], 1))))
+            alone = judge.rate(generator.decode(torch.cat([given, filler[:, ends[k] :]], 1)))
         found.append({"rows": k, "rate": rate, "alone": alone})
     return found
