@@ -93,7 +93,7 @@ def clear(root: Path = ROOT) -> list[Path]:
 
 def measured(results: list[dict], run: str, fields: dict) -> dict | None:
     """The one quantity of notebook `run` whose records have these `fields`, pooled over its runs as
-    `evaluate.report.pool` does; None without a record.
+    `evaluate.evaluation.pool` does; None without a record.
 
     Raises UserError if the fields fit more than one quantity.
     """

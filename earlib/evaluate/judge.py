@@ -7,7 +7,8 @@ without a word. Judges with public weights, and `load_judge`, which makes one fr
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,20 @@ class MiniWorldJudge(Judge):
             return model(self.processor(images=pixels_B3HW, return_tensors="pt")["pixel_values"])
 
 
+@contextmanager
+def no_bars() -> Iterator[None]:
+    """Within the context transformers shows no bars: a judge is loaded in a moment."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
 @lru_cache(2)
 def _miniworld(folder: str) -> tuple[Any, Any, dict[str, list[str]], str]:
     """Model (float32), image processor, names by group, version: loaded once, as all judges of an evaluation share
@@ -139,7 +154,8 @@ def _miniworld(folder: str) -> tuple[Any, Any, dict[str, list[str]], str]:
     if not weights.is_file():
         how = "train it with `python -m earlib.miniworld.train judge`, or restore data/mini/judge"
         raise UserError(f"no MiniWorld judge in {folder}; {how}")
-    model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+    with no_bars():
+        model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     groups: dict[str, list[str]] = {}
     for i in range(len(model.config.id2label)):
         group, name = model.config.id2label[i].split(":")

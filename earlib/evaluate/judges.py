@@ -26,7 +26,7 @@ import numpy as np
 from .. import ROOT
 from ..errors import UserError, nearest
 from .clip import MINI_CLIP, load_clip
-from .judge import MINI_JUDGE, Judge, MiniWorldJudge, check_images, describe, file_version, in_batches
+from .judge import MINI_JUDGE, Judge, MiniWorldJudge, check_images, describe, file_version, in_batches, no_bars
 
 if TYPE_CHECKING:
     import torch
@@ -295,7 +295,8 @@ def _image_classifier(source: str) -> tuple[Any, Any]:
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     try:
-        model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32).eval()
+        with no_bars():
+            model = AutoModelForImageClassification.from_pretrained(source, dtype=torch.float32).eval()
         return model, AutoImageProcessor.from_pretrained(source)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = str(error).strip().splitlines()[0][:120]

@@ -33,7 +33,7 @@ from ..generators import draw
 from ..generators.base import Generator
 from ..runs import Run, append_line, plain, read_lines, write_bytes, write_json, write_text
 from .proposals import DEFAULTS, Candidate, Request, Settings, Writer, WriterFailed, proposals
-from .report import draw_examples, make_report, markdown, write_concept
+from .report import draw_examples, markdown, report_of, write_concept
 
 
 def write_pairs(
@@ -78,7 +78,7 @@ def write_pairs(
         proposed = proposals(concept, names, replies, generator.unknown_words)
         verdicts = _judge_all(generator, judge, concept, proposed, out, settings, batch_size, progress)
         candidates = [_judged(candidate, verdicts, settings) for candidate in proposed]
-        report = make_report(concept, generator.name, describe(judge), candidates, gaps, settings)
+        report = report_of(concept, generator.name, describe(judge), candidates, gaps, settings)
         write_json(out / "report.json", report)
         write_text(out / "report.md", markdown(report))
         draw_examples(candidates, verdicts, out)

@@ -38,7 +38,7 @@ def write_concept(concept: Concept, kept: list[Candidate], report: dict, out: Pa
     return path
 
 
-def make_report(
+def report_of(
     concept: Concept,
     model: str,
     judge: str,
