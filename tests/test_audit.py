@@ -11,7 +11,7 @@ import torch
 
 from earlib import load_concept
 from earlib.book.ledger import Ledger
-from earlib.chapters import audit, audit_control, audit_page
+from earlib.chapters import audit
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
 from earlib.erasure.lessons import lessons
@@ -103,24 +103,24 @@ def test_bfloat16_loses_small_steps():
 
 def test_control_sets_name_the_concept_only_where_they_should():
     church, car = load_concept("church"), load_concept("car")
-    sets = audit_control.control_concepts(church, car, 30)
+    sets = audit.control_concepts(church, car, 30)
     assert list(sets) == ["church", "car", "nothing"] and all(
         len(c.pairs) == 30 and c.paper == church.paper for c in sets.values()
     )
     assert not any("church" in p.target + p.replacement for name in ("car", "nothing") for p in sets[name].pairs)
     assert all(p.target == p.replacement for p in sets["nothing"].pairs)
     with pytest.raises(UserError, match="only 40 pairs of 'car' are without church; 50 are needed"):
-        audit_control.control_concepts(church, car, 50)
+        audit.control_concepts(church, car, 50)
 
 
 @pytest.mark.parametrize("name, harmless", [("ear-shared", True), ("ear", False), ("ear-released", False)])
 def test_nothing_to_erase_changes_nothing_only_along_one_picture(generator, name, harmless, tokens):
     nothing = dataclasses.replace(CONCEPT, name="nothing", pairs=tuple(PromptPair(p, p) for p in PROMPTS))
     erasure = erase(generator, nothing, recipe(name, **FAST), progress=False)
-    assert bool(audit_control.change_of(generator, erasure).any()) is not harmless
+    assert bool(audit.change_of(generator, erasure).any()) is not harmless
     assert (erasure.info["windows_trained"] == 0) is harmless
-    assert audit_control.alike(generator, erasure, erasure) == pytest.approx(0 if harmless else 1, abs=1e-4)
-    found = audit_control.unlearned(generator, erasure, tokens)
+    assert audit.alike(generator, erasure, erasure) == pytest.approx(0 if harmless else 1, abs=1e-4)
+    found = audit.unlearned(generator, erasure, tokens)
     assert found == {"slope": 0, "share": 0} if harmless else found["slope"] != 0
     assert name != "ear-released" or found["slope"] > 0, "towards the average token"
 
@@ -128,11 +128,11 @@ def test_nothing_to_erase_changes_nothing_only_along_one_picture(generator, name
 def test_control_in_small(mini, tmp_path, monkeypatch):
     monkeypatch.setattr("earlib.evaluate.pictures.CACHE", tmp_path / "pictures")
     church = load_concept("church")
-    sets = audit_control.control_concepts(church, load_concept("boat"), 1)
+    sets = audit.control_concepts(church, load_concept("boat"), 1)
     stream = audit.released_pictures(mini, PROMPTS, 0, 1.75)
     wanted = {name: sets[name] for name in ("church", "nothing")}
-    base = audit_control.rates(mini, church, None, 0, 2, 1)
-    records, rows, erasures = audit_control.control(
+    base = audit.rates(mini, church, None, 0, 2, 1)
+    records, rows, erasures = audit.control(
         mini, church, wanted, recipe("ear-shared", "mini", pairs=1), [0], 2, 1, stream, tmp_path
     )
     assert (
@@ -159,7 +159,7 @@ def test_survivals_are_shares_of_the_fall():
         record("neighbour_rate", 0.8, "church"),
         record("concept_rate", 0.7, "nothing"),
     ]
-    found = audit_control.survivals(base, [*after, record("neighbour_rate", 0.5, "nothing")], "church")
+    found = audit.survivals(base, [*after, record("neighbour_rate", 0.5, "nothing")], "church")
     assert found == {"church_survives": "25 %", "neighbours_survives": "–"}
 
 
@@ -207,7 +207,7 @@ def test_ledger_keeps_records_and_words():
 
 
 def test_table_lists_all_twenty_and_says_what_was_not_measured():
-    lines = audit_page.table({"tail_mini": "13.2%"}).splitlines()
+    lines = audit.table({"tail_mini": "13.2%"}).splitlines()
     assert [re.match(r"\| \*\*(D\d+) ", line).group(1) for line in lines[2:]] == [f"D{i}" for i in range(1, 21)]
     assert all(line.count("|") == 6 for line in lines), "a bar within a cell would break the table"
     d9 = next(line for line in lines if "**D9 " in line)

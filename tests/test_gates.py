@@ -211,9 +211,8 @@ def test_methods_of_replacement_need_replacement_prompts(generator):
 
 def test_our_recipes_leave_churches_alone_when_a_word_without_meaning_is_erased():
     """By the shipped table; most other methods do not, which the chapter on methods shows."""
-    from earlib.chapters import methods
-    from earlib.sweeps import legacy as ablations
+    from earlib.sweeps import compare, read
 
-    moved = methods.moved(ablations.read("nonsense"))
+    moved = compare.moved(read.load("nonsense"))
     assert not {"recommended", "ablation-at-words"} & {*moved["direct"], *moved["neighbours"]}
     assert "ear" in moved["direct"], "a control that nothing fails would show nothing"

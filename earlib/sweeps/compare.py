@@ -97,6 +97,13 @@ def nearest_dose(rows: pd.DataFrame, others: pd.DataFrame, factor: float = 1.6) 
     return pairs
 
 
+def moved(frame: pd.DataFrame) -> dict[str, list[str]]:
+    """The recipes of one concept's table whose rate differs from the base model's, by its 95 % interval: for each kind
+    of KINDS."""
+    base, rows = frame[frame.recipe.isna()].iloc[0], _dicts(frame[frame.recipe.notna() & frame.direct.notna()])
+    return {kind: [row["recipe"] for row in rows if difference(base, row, kind).differs] for kind in KINDS}
+
+
 def margin(row: Row) -> Estimate:
     """How far the neighbours' rate stands above the concept's: 1 where all of them are drawn and the concept never."""
     return row["neighbours"].minus(row["direct"])
