@@ -45,9 +45,7 @@ def test_thin(entry):
     for cell in cells:
         source = re.sub(r"^(\s*)[%!].*$", r"\1pass", cell.source, flags=re.M)  # IPython's own lines
         functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
-        assert all(f.end_lineno - f.lineno < 16 for f in functions), (
-            "a function of more than 15 lines belongs into earlib"
-        )
+        assert all(f.end_lineno - f.lineno <= 25 for f in functions), "what takes more lines belongs into earlib"
 
 
 @each
