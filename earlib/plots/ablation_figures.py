@@ -74,48 +74,6 @@ def lines(
     return fig
 
 
-def over_updates(panels: dict):
-    """Rates, and below them the drift on harmless prompts, over the number of Adam steps of a run. Returns the figure.
-
-    panels: title -> {what was varied: rows}; the first is drawn full, the second hollow. The drift's whiskers are its
-    least and greatest seed.
-    """
-    import matplotlib.pyplot as plt
-
-    from .figures import INK
-
-    fig, axes = plt.subplots(
-        2,
-        len(panels),
-        figsize=(3.1 * len(panels) + 0.6, 5.2),
-        sharex=True,
-        sharey="row",
-        squeeze=False,
-        layout="constrained",
-    )
-    for (above, below), (title, series) in zip(axes.T, panels.items()):
-        for (name, frame), hollow in zip(series.items(), (False, True)):
-            erased = frame[frame.recipe.notna() & frame.direct.notna()].sort_values("updates")
-            for kind, colour, marker in _styles():
-                _points(
-                    above, erased.updates, erased, kind, colour, marker, True, hollow, f"{KINDS[kind]}, {name} varied"
-                )
-            ends = [erased.kl_drift - erased.kl_drift_low, erased.kl_drift_high - erased.kl_drift]
-            below.errorbar(
-                erased.updates,
-                erased.kl_drift,
-                yerr=ends,
-                marker="^",
-                label=f"drift, {name} varied",
-                **_style(INK, True, hollow),
-            )
-        above.set(title=title, ylim=(-3, 103), xscale="log")
-    axes[1, 0].set_ylim(bottom=0)  # shared by all, once all is drawn
-    axes[1, 0].set_ylabel("KL drift (nats a token)")
-    _finish(fig, axes, axes.size, "updates (Adam steps) of a run")
-    return fig
-
-
 def doses(series: dict, across: dict):
     """The concept's rates above, its neighbours' below, over several doses (column -> label, logarithmic): a colour for
     each of `series` (title -> rows).
@@ -183,54 +141,6 @@ def plane(panels: dict, labels: str):
                 )
         axis.set(title=title, xlim=(-3, 103), ylim=(-3, 103))
     _finish(fig, axes, len(panels), "the concept, seen by the judge (%)", "neighbours, seen by the judge (%)")
-    return fig
-
-
-def bars(panels: dict, paper: dict, steps=("before", "plain", "+ WGA", "+ WGA + TLM")):
-    """The paper's bar chart beside ours. panels: concept -> rows of the table `bars`; paper: step -> detections, drawn
-    as shares of those before."""
-    import matplotlib.pyplot as plt
-
-    from .figures import INK
-
-    fig, axes = plt.subplots(
-        1, len(panels) + 1, figsize=(3.7 * (len(panels) + 1), 3.4), sharey=True, squeeze=False, layout="constrained"
-    )
-    for i, step in enumerate(steps):
-        if step in paper:
-            share = 100 * paper[step] / paper[steps[0]]
-            axes[0, 0].bar(i, share, 0.5, color=INK, alpha=0.7, label="detections, of those before")
-            axes[0, 0].text(i, share + 2, f"{paper[step]}", ha="center", fontsize=8)
-        else:
-            axes[0, 0].text(i, 3, "not given", ha="center", fontsize=8)
-    axes[0, 0].set_title("nudity, the paper")
-    for axis, (title, frame) in zip(axes.flat[1:], panels.items()):
-        for i, step in enumerate(steps):
-            rows = frame[frame.recipe.isna() if i == 0 else frame.label == step]
-            for shift, (kind, colour, _) in zip((-0.2, 0.2), _styles()):
-                axis.bar(
-                    i + shift,
-                    100 * rows[kind],
-                    0.36,
-                    color=colour,
-                    alpha=0.45 if i == 0 else 1,
-                    label=KINDS[kind] if i else None,
-                )
-                axis.errorbar(
-                    [i + shift] * len(rows),
-                    100 * rows[kind],
-                    yerr=_ends(rows, kind),
-                    fmt="none",
-                    ecolor=INK,
-                    elinewidth=1,
-                    capsize=2,
-                )
-        axis.set_title(f"{title}, here")
-    for axis in axes.flat:
-        axis.set_xticks(range(len(steps)), [step.replace("+ WGA + TLM", "+ WGA\n+ TLM") for step in steps])
-        axis.grid(axis="x", visible=False)
-        axis.set_ylim(0, 108)
-    _finish(fig, axes, axes.size, "", "%")
     return fig
 
 
