@@ -510,7 +510,7 @@ def test_seeds_are_pooled(tables, model):
     assert first["windows.length"] == 8 and list(others["windows.length"]) == [4, 8]
     shown = compare.summary(frame, {"windows.length": "W"}, ("direct", "neighbours", "kl_drift", "n", "seeds"))
     assert list(shown.index) == ["base", "4", "8"] and list(shown.columns) == [
-        "concept",
+        "the concept",
         "neighbours",
         "KL drift",
         "n",

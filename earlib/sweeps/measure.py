@@ -5,14 +5,12 @@ from __future__ import annotations
 
 import re
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..errors import UserError
-from ..generators.load import family_of
 from .plan import ASKED, JOIN, TABLE_VERSION, Row, chosen, concept_of, prompts, weights
 from .several import added_up, opened_by_prompts
 
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
 LAST = 6  # erasures kept: rows of several strengths follow each other, and rows that are composed of the same parts
 _trained: dict = {}  # training key -> (erasure, seconds of one core)
-_base: dict = {}  # of the last concept and seed: rows that share them follow each other
+_benign: dict = {}  # codes of the last concept's and seed's benign pictures: rows that share them follow each other
 
 
 def load_model(model: str):
@@ -79,10 +77,7 @@ def measure(generator, row: Row) -> dict:
 def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
     """(the erasure that a row asks for, open to all prompts and at strength 1; what training it took of one core, in
     seconds). The LAST ones are kept."""
-    if family_of(row.model) == "next-scale":
-        from ..erasure.scale_methods import erase
-    else:
-        from ..erasure import erase
+    from ..erasure.methods import erase
 
     key = row.training()
     if key not in _trained:
@@ -170,28 +165,18 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     }
 
 
-def guided_drift(generator, row: Row, benign: list[str], erasure) -> float:
-    """KL(p* || p) in nats a token on the base model's own benign pictures, p* and p being the guided distributions:
-    methods without training act only there.
-
-    A token of a next-scale model is one code, whose bits are drawn one by one: their divergences add up.
-    """
-    from ..evaluate.drift import draw_tokens
-
-    def distributions(change):
-        with change.on(generator) if change is not None else nullcontext():
-            return generator.log_probabilities(benign, tokens_NT)
+def guided_drift(generator, row: Row, benign: list[str], erasure: Erasure | None) -> float:
+    """KL(base || erased) in nats a code on the base model's own benign pictures, of the guided distributions: methods
+    without training act only there."""
+    from ..evaluate.drift import draw_tokens, kl_by_code
 
     which = (generator.fingerprint, row.seed, tuple(benign))
-    if which not in _base:
-        _base.clear()
-        tokens_NT = draw_tokens(generator, benign, row.seed)
-        _base[which] = tokens_NT, distributions(None)
-    tokens_NT, base = _base[which]
+    if which not in _benign:
+        _benign.clear()
+        _benign[which] = draw_tokens(generator, benign, row.seed)
     if erasure is None:
         return 0.0
-    erased = distributions(erasure)
-    drift = (base.exp() * (base - erased)).double().flatten(2).sum(-1).mean().item()
+    drift = kl_by_code(generator, erasure, benign, _benign[which], guidance=None).mean().item()
     if not np.isfinite(drift):
         raise UserError("the erased model's distributions: infinite or not a number")
     return round(drift, 6)

@@ -106,16 +106,14 @@ class Row:
 
     def preset(self):
         """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
-        if family_of(self.model) == "next-scale":
-            from ..erasure.scale_methods import recipe, with_settings
+        from ..erasure.methods import recipe
 
-            profile = "mini-var"
-        else:
-            from ..erasure.presets import recipe, with_settings
-
-            profile = PROFILE
-        found, parts = recipe(self.recipe, profile, **self._without(STRENGTH, *VALUES)), self.concept.count(JOIN) + 1
-        return with_settings(found, {"pairs": parts * found.pairs}) if parts > 1 and self.form == "joint" else found
+        scale = "mini-var" if family_of(self.model) == "next-scale" else PROFILE
+        settings, parts = self._without(STRENGTH, *VALUES), self.concept.count(JOIN) + 1
+        found = recipe(self.recipe, scale, **settings)
+        if parts == 1 or self.form != "joint":
+            return found
+        return recipe(self.recipe, scale, **settings | {"pairs": parts * found.pairs})
 
     def _resolved(self):
         """The recipe with its window in tokens, so that 12 by name and 12 by the concept's own are one. UserError if a
