@@ -157,6 +157,13 @@ class Estimate:
         half = Z * float(np.std(values, ddof=1)) / n**0.5
         return cls(mean, n, mean - half, mean + half)
 
+    def minus(self, other: Estimate) -> Estimate:
+        """This estimate less `other`, an independent one, with the interval that theirs give (Zou and Donner 2008)."""
+        value = self.value - other.value
+        low = value - math.hypot(self.value - self.low, other.high - other.value)
+        high = value + math.hypot(self.high - self.value, other.value - other.low)
+        return Estimate(value, min(self.n, other.n), low, high)
+
     @property
     def differs(self) -> bool:
         """Whether the interval leaves out 0; False where there is no interval."""
