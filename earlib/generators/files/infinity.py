@@ -25,14 +25,9 @@ from ..var.infinity import SCHEDULE, InfinityGenerator, InfinityModel, InfinityT
 from ..weights import combined, tensor_hash
 
 TRUNK, VAE = "infinity_[0-9]*b*.pth", "infinity_vae*.pth"
-ORDER = (
-    2,
-    4,
-    0,
-    3,
-    5,
-    1,
-)  # theirs is gates, scales, shifts; ours scale, shift, gate of self-attention, then of feed-forward
+# Rows of a modulation: theirs are two gates, two scales, two shifts; ours scale, shift and gate of self-attention, then
+# the same of feed-forward.
+ORDER = [2, 4, 0, 3, 5, 1]
 TOP = {
     "text_proj_for_sos.ca.mat_kv.weight": "pool_kv.weight",
     "text_proj_for_sos.ca.proj": "pool",
@@ -62,13 +57,9 @@ NOT_READ = {  # part of a stored name -> what it belongs to, which is not implem
     "norm0_ve": "a norm of the inputs (nm0=1)",
     "class_emb": "classes in place of prompts",
 }
-TABLES = (
-    "zero_k_bias",
-    "lvl_1L",
-    "attn_bias_for_masking",
-    "Infinity_visible_kvlen",
-    "Infinity_invisible_qlen",
-)  # computed here
+# stored there, computed here
+TABLES = ("zero_k_bias", "lvl_1L", "attn_bias_for_masking", "Infinity_visible_kvlen", "Infinity_invisible_qlen")
+PUBLISHED = "of huggingface.co/FoundationVision/Infinity"
 
 
 def load_infinity(
@@ -78,12 +69,19 @@ def load_infinity(
     dtype: str | None = None,
     resize_down: str = "area",
 ) -> InfinityGenerator:
-    """Infinity from `folder`, to draw square pictures of `pixels` a side: 16 times a side of `SCHEDULE`; the published
-    weights know 256, 512, 768 and 1024.
+    """Load Infinity from the authors' files.
 
-    `resize_down` is how f_hat becomes a scale's input: "area" in the authors' present code, "bilinear" (their
-    trilinear, for pictures) in earlier states.
-    Raises UserError with one line if something is missing, broken or of a kind that is not implemented.
+    Args:
+        folder: holds the transformer, the tokenizer and T5.
+        pixels: the side of the square pictures to draw, 16 times a side of `SCHEDULE`; the published weights know 256,
+            512, 768 and 1024.
+        device: as in `load_generator`.
+        dtype: as in `load_generator`.
+        resize_down: how the sum of scales becomes the next scale's input: "area" in the authors' present code,
+            "bilinear" in earlier states.
+
+    Raises:
+        UserError: something is missing, broken or of a kind that is not implemented.
     """
     from ...device import decide
 
@@ -92,11 +90,8 @@ def load_infinity(
         raise UserError(
             f"{folder}: holds Infinity-8B, whose codes stand for two by two cells; earlib reads Infinity-2B"
         )
-    stored = _trunk_file(
-        _only(folder, TRUNK, "transformer (infinity_2b_reg.pth of huggingface.co/FoundationVision/Infinity)")
-    )
-    vae_file = _only(folder, VAE, "tokenizer (infinity_vae_d32reg.pth of huggingface.co/FoundationVision/Infinity)")
-    decoder = _decoder(vae_file)
+    stored = _trunk_file(_only(folder, TRUNK, f"transformer (infinity_2b_reg.pth {PUBLISHED})"))
+    decoder = _decoder(_only(folder, VAE, f"tokenizer (infinity_vae_d32reg.pth {PUBLISHED})"))
     config, sizes = sizes_of(stored, decoder, pixels, resize_down, folder)
     text, words = _text(folder, config.text_width, place)
 
@@ -253,60 +248,48 @@ def sizes_of(
 
 
 def trunk_tensors(stored: dict, config: NextScaleConfig, folder: Path = Path()) -> dict[str, torch.Tensor]:
-    """The stored tensors by the names of `InfinityTrunk`. UserError for one that has no place there.
+    """Rename and rearrange the stored tensors to those of `InfinityTrunk`.
 
-    Their queries, keys and values have biases for two of the three, theirs of keys is zero; their blocks are counted by
-    chunks.
+    Infinity has one bias each for queries and values and none for keys; here one bias serves all three, with zeros for
+    keys. Its blocks may lie in chunks; here they are counted through.
+
+    Raises:
+        UserError: a tensor has no place here.
     """
-    blocks: dict[str, int] = {}
-    chunk = lambda name: [int(n) for n in re.findall(r"\d+", name)]
-    for name in sorted(
-        {m.group(1) for key in stored if (m := re.match(r"((?:block_chunks\.\d+\.module|blocks)\.\d+)\.", key))},
-        key=chunk,
-    ):
-        blocks[name] = len(blocks)
+    found = {m[1] for key in stored if (m := re.match(r"((?:block_chunks\.\d+\.module|blocks)\.\d+)\.", key))}
+    numbers = lambda name: [int(n) for n in re.findall(r"\d+", name)]
+    blocks = {name: i for i, name in enumerate(sorted(found, key=numbers))}
+    shared, pool = "shared_ada_lin.1", "text_proj_for_sos.ca"
     out = {
-        "pool_query": stored["text_proj_for_sos.ca.mat_q"].flatten(),
-        "pool_kv.bias": _biases(stored, "text_proj_for_sos.ca", ("", "v")),
+        "pool_query": stored[f"{pool}.mat_q"].flatten(),
+        "pool_kv.bias": _biases(stored, pool, ("", "v")),
         "start": stored["pos_start"].flatten(),
-        "modulation.weight": stored["shared_ada_lin.1.weight"].unflatten(0, (6, -1))[list(ORDER)].flatten(0, 1),
-        "modulation.bias": stored["shared_ada_lin.1.bias"].unflatten(0, (6, -1))[list(ORDER)].flatten(),
+        "modulation.weight": stored[f"{shared}.weight"].unflatten(0, (6, -1))[ORDER].flatten(0, 1),
+        "modulation.bias": stored[f"{shared}.bias"].unflatten(0, (6, -1))[ORDER].flatten(),
     }
-    used = {
-        "text_proj_for_sos.ca.mat_q",
-        "text_proj_for_sos.ca.v_bias",
-        "pos_start",
-        "shared_ada_lin.1.weight",
-        "shared_ada_lin.1.bias",
-    }
+    used = {f"{pool}.mat_q", f"{pool}.v_bias", "pos_start", f"{shared}.weight", f"{shared}.bias"}
     for name, i in blocks.items():
         out[f"blocks.{i}.self_attention.qkv.bias"] = _biases(stored, f"{name}.sa", ("q", "", "v"))
         out[f"blocks.{i}.cross_attention.kv.bias"] = _biases(stored, f"{name}.ca", ("", "v"))
         out[f"blocks.{i}.self_attention.log_scale"] = stored[f"{name}.sa.scale_mul_1H11"].flatten()
-        out[f"blocks.{i}.modulation"] = stored[f"{name}.ada_gss"].reshape(6, -1)[list(ORDER)]
+        out[f"blocks.{i}.modulation"] = stored[f"{name}.ada_gss"].reshape(6, -1)[ORDER]
         used |= {f"{name}.{leaf}" for leaf in ("sa.q_bias", "sa.v_bias", "ca.v_bias", "sa.scale_mul_1H11", "ada_gss")}
     for key, tensor in stored.items():
         if key in used or key.endswith(TABLES):
             continue
         block = next((name for name in blocks if key.startswith(f"{name}.")), None)
         inside = key.removeprefix(f"{block}.") if block else key
-        ours = next(
-            (
-                new + inside.removeprefix(old)
-                for old, new in (BLOCK if block else TOP).items()
-                if inside == old or inside.startswith(f"{old}.")
-            ),
-            None,
-        )
-        if ours is None:
+        parts = [part for part in (BLOCK if block else TOP) if f"{inside}.".startswith(f"{part}.")]
+        if not parts:
             raise UserError(
                 f"{folder}: holds {key}, which has no place in Infinity-2B's transformer as this version knows it"
             )
+        ours = (BLOCK if block else TOP)[parts[0]] + inside.removeprefix(parts[0])
         out[f"blocks.{blocks[block]}.{ours}" if block else ours] = tensor
     return out
 
 
 def _biases(stored: dict, where: str, sides: tuple[str, ...]) -> torch.Tensor:
-    """The biases of keys (zero, "") and of other sides, one after the other."""
+    """One bias for several matrices, stored there as `q_bias` and `v_bias`; zeros for the side "", which has none."""
     zero = torch.zeros_like(stored[f"{where}.v_bias"])
     return torch.cat([stored[f"{where}.{side}_bias"] if side else zero for side in sides])

@@ -3,7 +3,7 @@ the interface of a next-scale model.
 
 Everything that erases or draws works on it as on MiniVAR: the parts of a block have the same names, and mean the same.
 What differs from `transformer.py` is a frozen T5 for the text, cosine attention with rotary positions, and norms with
-another epsilon. Reading the authors' files is in `infinity_files.py`.
+another epsilon. Reading the authors' files is in `files/infinity.py`.
 
 Letters: B rows, P words, L positions of all scales (N of those at hand), D width, E width of T5, H heads, C channels of
 the latent.
@@ -23,7 +23,7 @@ from ..base import PromptBatch
 from .config import NextScaleConfig
 from .generator import NextScaleGenerator
 from .quantisers import BitQuantiser
-from .tokenizer import Tokenizer, resize_matrix
+from .tokenizer import Tokenizer
 from .transformer import Condition, CrossAttention, FeedForward, SelfAttention
 
 SCHEDULE = (
@@ -40,7 +40,7 @@ SCHEDULE = (
     40,
     48,
     64,
-)  # sides of square pictures' scales; smaller pictures stop earlier
+)  # sides of square pictures' scales; smaller ones stop earlier
 ROPE_GRID = 64  # cells a side on which positions of every scale, and of pictures of every size, are marked
 LARGEST_SCALE = math.log(100)  # of cosine attention's learned factor
 SAYS_NOTHING = -1  # a word number: the row of the learned unconditional prompt that stands at this place
@@ -160,9 +160,8 @@ class InfinityTrunk(nn.Module):
         scale_L = torch.cat([torch.full((side * side,), k) for k, side in enumerate(schedule)]).to(device)
         self.register_buffer("scale_L", scale_L, persistent=False)
         self.register_buffer("mask_LL", scale_L[None, :] <= scale_L[:, None], persistent=False)
-        self.angle_LR = rotations(schedule, self.config.head_width).to(
-            device
-        )  # no buffer: it stays float32 whatever the weights are
+        # no buffer: it stays float32 whatever the weights are
+        self.angle_LR = rotations(schedule, self.config.head_width).to(device)
         return self
 
     def condition(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> Condition:
@@ -207,9 +206,8 @@ class InfinityTrunk(nn.Module):
         x = x + self.level(self.scale_L[span])
         mask = self.mask_LL[span, span] if cache is None else None
         for i, block in enumerate(self.blocks):
-            if (
-                torch.is_grad_enabled() and cache is None
-            ):  # 32 blocks' activations of 10,521 positions fit nowhere: they are computed again
+            if torch.is_grad_enabled() and cache is None:
+                # 32 blocks' activations of 10,521 positions fit nowhere: they are computed again
                 x = checkpoint(block, x, condition, self.angle_LR[span], mask, use_reentrant=False)
             else:
                 x = block(x, condition, self.angle_LR[span], mask, None if cache is None else cache[i])
@@ -262,17 +260,9 @@ class InfinityTokenizer(Tokenizer):
 
     def __init__(self, config: NextScaleConfig, decoder: PixelDecoder):
         nn.Module.__init__(self)
-        self.config, self.decoder, self.quantiser, self.phi = (
-            config,
-            decoder,
-            BitQuantiser(config.code_width),
-            nn.ModuleList(),
-        )
-        for k, side in enumerate(config.schedule):
-            self.register_buffer(
-                f"down{k}", resize_matrix(config.latent_size, side, config.resize_down), persistent=False
-            )
-            self.register_buffer(f"up{k}", resize_matrix(side, config.latent_size, config.resize_up), persistent=False)
+        self.config, self.decoder = config, decoder
+        self.quantiser, self.phi = BitQuantiser(config.code_width), nn.ModuleList()
+        self.make_resizing()
 
 
 class InfinityModel(nn.Module):

@@ -82,11 +82,14 @@ class Tokenizer(nn.Module):
         self.phi = nn.ModuleList(
             nn.Conv2d(config.code_width, config.code_width, 3, padding=1) for _ in range(config.phis)
         )
+        self.make_resizing()
+
+    def make_resizing(self) -> None:
+        """The matrices between the latent grid and each scale, which no file stores."""
+        size, config = self.config.latent_size, self.config
         for k, side in enumerate(config.schedule):
-            self.register_buffer(
-                f"down{k}", resize_matrix(config.latent_size, side, config.resize_down), persistent=False
-            )
-            self.register_buffer(f"up{k}", resize_matrix(side, config.latent_size, config.resize_up), persistent=False)
+            self.register_buffer(f"down{k}", resize_matrix(size, side, config.resize_down), persistent=False)
+            self.register_buffer(f"up{k}", resize_matrix(side, size, config.resize_up), persistent=False)
 
     # ---------------------------------------------------------------- one scale
 
