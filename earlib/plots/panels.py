@@ -83,10 +83,12 @@ def plane(
         if box:
             axis.axvspan(-1e3, box[0], color=INK, alpha=0.06, linewidth=0)
             axis.axhline(box[1], color=QUIET, linewidth=0.8, linestyle=":")
-    fig.draw_without_rendering()  # the places of labels depend on the layout
     for axis, series in zip(axes.flat, panels.values()):
         draw_plane(axis, series)
-    return finish(fig, axes, xlabel, ylabel)
+    finish(fig, axes, xlabel, ylabel)
+    for axis, series in zip(axes.flat, panels.values()):
+        draw_labels(axis, series)
+    return fig
 
 
 def dots(
@@ -265,8 +267,7 @@ def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xsc
 
 
 def draw_plane(axis, series: Sequence[Series]) -> None:
-    """The marks of one plane, and labels beside them where there is room: see `plane`."""
-    taken = []
+    """The marks of one plane: see `plane`; `draw_labels` adds the labels, once all else is drawn."""
     for number, s in enumerate(series):
         colour, marker = s.look(number)
         spots = [(s.at(x), s.at(y)) for x, y in s.points]
@@ -287,8 +288,13 @@ def draw_plane(axis, series: Sequence[Series]) -> None:
                 label=s.called,
                 **style,
             )
-        taken += [tuple(axis.transData.transform((x[0], y[0]))) for x, y in spots]
-    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in taken]
+
+
+def draw_labels(axis, series: Sequence[Series]) -> None:
+    """The labels of one plane's marks, where they cover least of the marks and of each other."""
+    axis.figure.draw_without_rendering()  # where they fit depends on the layout
+    spots = [axis.transData.transform((s.at(x)[0], s.at(y)[0])) for s in series for x, y in s.points]
+    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     for number, s in enumerate(series):
         for (x, y), text in zip(s.points, s.labels):
             _beside(axis, s.at(x)[0], s.at(y)[0], text, s.look(number)[0], boxes)
