@@ -297,7 +297,8 @@ def draw_labels(axis, series: Sequence[Series]) -> None:
     boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
     for number, s in enumerate(series):
         for (x, y), text in zip(s.points, s.labels):
-            _beside(axis, s.at(x)[0], s.at(y)[0], text, s.look(number)[0], boxes)
+            if text:
+                _beside(axis, s.at(x)[0], s.at(y)[0], text, s.look(number)[0], boxes)
 
 
 def draw_dots(axis, series: Sequence[Series], rows: Sequence[str]) -> None:
