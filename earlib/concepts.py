@@ -73,8 +73,8 @@ def load_concept(name_or_path: str | Path, profile: str = "mini") -> Concept:
     if isinstance(name_or_path, Path) or text.endswith(".json") or "/" in text or "\\" in text:
         path = Path(name_or_path)
         if not path.is_file():
-            known = ", ".join(list_concepts(profile))
-            raise UserError(f"{path}: there is no such concept file; give a JSON file, or a name: {known}")
+            names = ", ".join(list_concepts(profile))
+            raise UserError(f"{path}: there is no such concept file; give a JSON file, or a name: {names}")
         return _read(path)
     known = list_concepts(profile)
     if text not in known:

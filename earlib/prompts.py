@@ -9,6 +9,7 @@ import io
 import json
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     return [Prompt(key, text) for key, text in zip(default_keys(texts), texts)]
 
 
-def default_keys(prompts: list[str]) -> list[str]:
+def default_keys(prompts: Sequence[str]) -> list[str]:
     """`text#occurrence` for each prompt, so that a prompt given twice gives two pictures."""
     seen: Counter[str] = Counter()
     keys = []
@@ -144,12 +145,13 @@ def _separator(header: str) -> str | None:
 def _table_rows(path: Path, text: str, separator: str | None) -> list[tuple[str, Any]]:
     default = "\t" if path.suffix.lower() == ".tsv" else ","
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator or default, strict=True)
-    rows, header = [], None
+    rows: list[tuple[str, Any]] = []
+    header: list[str] = []
     try:
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            if header is None:
+            if not header:
                 header = [cell.strip().lower() for cell in cells]
                 if header.count("prompt") != 1:
                     raise UserError(f"{path}:{reader.line_num}: the header of a table must have one column 'prompt'")
@@ -171,7 +173,8 @@ def _table_rows(path: Path, text: str, separator: str | None) -> list[tuple[str,
 def _checked(path: Path, rows: list[tuple[str, Any]], need_key: bool = False) -> list[Prompt]:
     """Prompts of rows, each with where it stands in the file."""
     keyed = need_key or any("key" in row for _, row in rows)
-    found, first = [], {}
+    found: list[Prompt] = []
+    first: dict[str, str] = {}
     for place, row in rows:
         where = f"{path}:{place}"
         for name in ("key", "prompt") if keyed else ("prompt",):
@@ -210,9 +213,9 @@ def slugs(keys: list[str]) -> list[str]:
 def _slug(key: str) -> str:
     if re.fullmatch(r"[a-z0-9]+([_-][a-z0-9]+)*", key) and len(key) <= LONGEST_SLUG:
         return key  # a safe name already
-    words, occurrence = re.fullmatch(r"(.*?)(?:#([0-9]+))?", key, re.DOTALL).groups()
+    words, occurrence = re.findall(r"(?s)^(.*?)(?:#([0-9]+))?\Z", key)[0]
     name = re.sub(r"[^a-z0-9]+", "-", words.lower()).strip("-")
-    tail = f"_{occurrence}" if occurrence not in (None, "0") else ""
+    tail = f"_{occurrence}" if occurrence not in ("", "0") else ""
     faithful = re.fullmatch(r"[a-z0-9]+( [a-z0-9]+)*", words) and len(name + tail) <= LONGEST_SLUG
     return name + tail if faithful else _hashed(name + tail, key)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ class Clip:
     def texts(self, texts: list[str]) -> np.ndarray:
         return self._embed(self.model.encode_text, lambda part: self.tokenize(list(part)), texts)
 
-    def _embed(self, encode: Callable, prepare: Callable, items: Sequence) -> np.ndarray:
+    def _embed(self, encode: Callable, prepare: Callable, items: Any) -> np.ndarray:
         import torch
 
         with torch.inference_mode():

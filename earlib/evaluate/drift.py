@@ -80,16 +80,14 @@ def kl_by_code(
         guidance: of both distributions; None for the model's own, with whatever steers it.
     """
     kl_NL = torch.zeros(codes.shape[:2], dtype=torch.float64)
-    how = {"guidance": guidance}
-    both = zip(
-        distributions(generator, prompts, codes, **how), distributions(generator, prompts, codes, erasure, **how)
-    )
+    of = lambda change: distributions(generator, prompts, codes, change, guidance)
+    both = zip(of(None), of(erasure))
     for (rows, base_BLCV), (_, erased_BLCV) in both:
         kl_NL[rows] = divergence(erased_BLCV, base_BLCV, "kl").double().sum(-1)
     return kl_NL
 
 
-def kl_drift(generator: Generator, erasure: Erasure, prompts: list[str], codes: torch.Tensor) -> Estimate:
+def kl_drift(generator: Generator, erasure: Erasure | None, prompts: list[str], codes: torch.Tensor) -> Estimate:
     """Drift on prompts to retain, in nats a code, along the base model's own pictures x ~ p*(. | c):
 
         1/L sum_t KL( p*(. | x_<t, c) || p(. | x_<t, c) )
@@ -115,7 +113,7 @@ def token_agreement(prompts: list[str], base: torch.Tensor, erased: torch.Tensor
     first = np.where(same_NL.all(1), same_NL.shape[1], same_NL.argmin(1))
     return {
         "agreement": Estimate.mean(same_NL.mean(1), prompts),
-        "identical": Rate.of(same_NL.all(1)),
+        "identical": Rate.of(np.asarray(same_NL.all(1))),
         "untouched": Estimate.mean(first / same_NL.shape[1], prompts),
     }
 
@@ -136,7 +134,7 @@ def nll(
 
 
 def likelihood_gap(
-    generator: Generator, erasure: Erasure, prompts: list[str], codes: torch.Tensor
+    generator: Generator, erasure: Erasure | None, prompts: list[str], codes: torch.Tensor
 ) -> dict[str, Estimate]:
     """How much naming the concept helps the model to explain pictures of it, in nats a code:
 
@@ -213,10 +211,11 @@ def guidance_sweep(
 
 def beginnings(generator: Generator) -> list[int]:
     """How many codes the first 0, 1, 2, ... rows of a picture have; scales, of a next-scale model."""
-    if isinstance(generator, NextScale):
-        return [0, *(span.stop for span in generator.spans)]
-    rows, columns = generator.grid
-    return [k * columns for k in range(rows + 1)]
+    if isinstance(generator, NextToken):
+        rows, columns = generator.grid
+        return [k * columns for k in range(rows + 1)]
+    assert isinstance(generator, NextScale)
+    return [0, *(span.stop for span in generator.spans)]
 
 
 def prefix_probe(

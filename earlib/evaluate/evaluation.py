@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ..generators.base import Generator
 
 # the columns of a record
-KEYS = ("metric", "subject", "kind", "condition", "value", "n", "low", "high")
+KEYS: tuple[str, ...] = ("metric", "subject", "kind", "condition", "value", "n", "low", "high")
 KEYS += ("seed", "profile", "recipe", "judge", "paper")
 REFERENCE = 1000  # real MiniWorld pictures that benign pictures are compared with
 # the first of these kinds of test prompts that a concept has is asked for its benign halves
@@ -110,7 +110,7 @@ def evaluate(
         measured |= tools.clip_values(concept, pictures, tests, benign, len(seeds))
         records += [note.measure(*which, found.summary, found.judge) for which, found in measured.items()]
         records += detections(note, judges, pictures)
-        if benign:
+        if benign_pictures is not None:
             records += tools.distance_records(note, benign_pictures, base_benign)
         if changes and condition == "erased":
             records += [
@@ -127,9 +127,8 @@ def choose_prompts(
     concept: Concept, max_prompts: int | dict[str, int] | None = None
 ) -> dict[tuple[str, str], list[str]]:
     """The prompts of `evaluate`: ("test", kind), ("neighbour", name) or ("benign", "") to a list that is not empty."""
-    cap = max_prompts
-    if not isinstance(cap, dict):
-        cap = dict.fromkeys(("tests", "neighbours", "benign"), max_prompts)
+    cap: dict[str, Any] = {"tests": max_prompts, "neighbours": max_prompts, "benign": max_prompts}
+    cap = max_prompts if isinstance(max_prompts, dict) else cap
     sets = {("test", kind): list(group)[: cap.get(kind, cap.get("tests"))] for kind, group in concept.tests.items()}
     sets |= {("neighbour", name): list(group)[: cap.get("neighbours")] for name, group in concept.neighbours.items()}
     sets["benign", ""] = list(concept.benign)[: cap.get("benign")]
@@ -286,7 +285,7 @@ def pool(records: list[dict]) -> list[dict]:
     for rows in groups.values():
         n = sum(r["n"] for r in rows)
         if rows[0]["metric"].endswith("_rate"):
-            found = Rate(sum(round((r["value"] or 0) * r["n"]) for r in rows), n)
+            found: Rate | Estimate = Rate(sum(round((r["value"] or 0) * r["n"]) for r in rows), n)
         else:
             values = [r["value"] for r in rows]
             ends = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))

@@ -11,6 +11,7 @@ drawn independently: of a set with itself, or with the same seeds drawn by a sli
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -112,7 +113,7 @@ def distances(images: np.ndarray, reference: np.ndarray, judge: Judge | Inceptio
     return first | second | {name: Estimate(found[name], n) for name in ("precision", "recall")}
 
 
-def _register(judge: Judge) -> str:
+def _register(judge: Any) -> str:
     """Make `judge.features` known to torch-fidelity and return the name it goes by; a second call for the same judge
     finds it there."""
     import torch

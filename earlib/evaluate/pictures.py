@@ -13,7 +13,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,12 +39,12 @@ CELLS = 8  # cells a side of a blurred picture: colours and a rough layout, no b
 
 def draw_sets(
     generator: Generator,
-    sets: Mapping[object, Sequence[str]],
+    sets: Mapping[Any, Sequence[str]],
     seeds: int | Sequence[int],
     erasure: Erasure | None = None,
     progress: bool = True,
     keep: bool = True,
-) -> dict[object, np.ndarray]:
+) -> dict[Any, np.ndarray]:
     """Pictures of several sets of prompts, drawn together: sets that share a prompt share its picture.
 
     Args:
@@ -95,7 +95,7 @@ def _stored(folder: Path, wanted: Mapping[str, str]) -> dict[str, np.ndarray]:
                 rows = [
                     (i, key) for i, key in enumerate(map(str, archive["keys"])) if key in wanted and key not in found
                 ]
-                images = archive["images"] if rows else None
+                images = archive["images"] if rows else np.zeros(0)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile):  # broken: its pictures are drawn again
             continue
         found |= {key: images[i] for i, key in rows}
@@ -172,10 +172,10 @@ def read_picture(file: Path) -> np.ndarray:
 
     try:
         with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)  # reads the whole file: a picture cut short is noticed here
-            if image.mode.startswith("I"):  # PIL would cut all that is above 255 to white
-                image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
+            upright = ImageOps.exif_transpose(image)  # reads the whole file: a picture cut short is noticed here
+            if upright.mode.startswith("I"):  # PIL would cut all that is above 255 to white
+                upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
+            return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         how = "it may be cut short, take it away or make it again"
         raise UserError(f"{file}: is no picture that can be read; {how}") from None

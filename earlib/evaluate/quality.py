@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -52,8 +52,8 @@ def quality(
     rows = drawn(generator, judge, prompts, seeds)
     truth = sample_scenes(held_out, [TEST, 1], pairs=0.0)
     images = render(truth)
-    rebuilt = [generator.decode(generator.tokenize(images[part])) for part in _chunks(held_out, "tokenizer")]
-    rebuilt = np.concatenate(rebuilt)
+    parts = [generator.decode(generator.tokenize(images[part])) for part in _chunks(held_out, "tokenizer")]
+    rebuilt = np.concatenate(parts)
     rows += _rows("judge", right_parts(judge, images, truth))
     rows += _rows("judge_on_reconstructions", right_parts(judge, rebuilt, truth))
     error = float(np.square((images.astype(np.float32) - rebuilt) / 127.5).mean())
@@ -75,7 +75,7 @@ def drawn(
     seeds: int,
     prompt_seed: int = TEST,
     progress: bool = True,
-    **settings: float,
+    **settings: Any,
 ) -> list[dict]:
     """Rows: are so many direct prompts x seeds drawn as asked? `settings` are guidance and temperature, the model's own
     by default."""
@@ -105,7 +105,7 @@ def choose(
     """Rows with "guidance" and "temperature" beside the shares, one seed, on development prompts."""
     rows = []
     for temperature, guidance in itertools.product(temperatures, guidances):
-        settings = {"guidance": guidance, "temperature": temperature}
+        settings: dict[str, Any] = {"guidance": guidance, "temperature": temperature}
         found = drawn(generator, judge, prompts, 1, DEVELOPMENT, progress=False, **settings)
         print(settings, *(f"{row['part']} {row['value']:.3f}" for row in found), flush=True)
         rows += [settings | row for row in found]
@@ -120,11 +120,10 @@ def direct_prompts(n: int, seed: int = TEST) -> tuple[Scenes, list[str]]:
 
     scenes = sample_scenes(n, [seed, 0], pairs=0.0)
     rng = np.random.default_rng([seed, 5])
-    records = [scenes.record(i) for i in range(n)]
-    return scenes, [
-        compose(noun_phrase(r["object"], r["colour"]), r["place"], r["style"], rng.integers(3), rng.integers(4))
-        for r in records
-    ]
+    records: list[dict[str, Any]] = [scenes.record(i) for i in range(n)]
+    wordings = lambda: (int(rng.integers(3)), int(rng.integers(4)))
+    thing = lambda r: noun_phrase(r["object"], r["colour"])
+    return scenes, [compose(thing(r), r["place"], r["style"], *wordings()) for r in records]
 
 
 def right_parts(judge: MiniWorldJudge, images: np.ndarray, scenes: Scenes) -> dict[str, np.ndarray]:
@@ -175,7 +174,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.prompts < 1 or args.seeds < 1:
             raise UserError("--prompts and --seeds must be at least 1")
         generator, judge = load_generator(args.model), MiniWorldJudge()
-        about = {"model": generator.name, "fingerprint": generator.fingerprint, "judge": judge.version}
+        about: dict[str, Any] = {"model": generator.name, "fingerprint": generator.fingerprint, "judge": judge.version}
         about["prompts"] = args.prompts
         folder = Path(PROFILES.get(args.model, args.model))
         if args.choose:

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 Z = 1.959964  # 95 %
 DRAWS = 2000  # bootstrap samples
+Values = np.ndarray | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,10 @@ class Rate:
         """
         if not (self.n and other.n):
             return Estimate(None, 0)
-        value = self.value - other.value
-        low = value - math.hypot(self.value - self.low, other.high - other.value)
-        high = value + math.hypot(self.high - self.value, other.value - other.low)
+        mine, its = self.hits / self.n, other.hits / other.n
+        value = mine - its
+        low = value - math.hypot(mine - self.low, other.high - its)
+        high = value + math.hypot(self.high - mine, its - other.low)
         return Estimate(value, min(self.n, other.n), low, high)
 
     def json(self) -> list[int]:
@@ -97,7 +98,7 @@ class Rate:
         """`82 [78–86]`, in per cent; `–` of no pictures."""
         if not self.n:
             return "–"
-        value, low, high = (f"{100 * x:.{digits}f}" for x in (self.value, self.low, self.high))
+        value, low, high = (f"{100 * x:.{digits}f}" for x in (self.hits / self.n, self.low, self.high))
         return f"{value} [{low}–{high}]"
 
     def __str__(self) -> str:
@@ -114,7 +115,7 @@ class Estimate:
     high: float | None = None
 
     @classmethod
-    def mean(cls, values: ArrayLike, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+    def mean(cls, values: Values, groups: Sequence | None = None, seed: int = 0) -> Estimate:
         """The mean of `values` [N] with its percentile bootstrap interval (Efron 1979) over `groups`.
 
         Args:
@@ -139,7 +140,7 @@ class Estimate:
         return cls(float(means.mean()), n, low, high)
 
     @classmethod
-    def paired(cls, base: ArrayLike, erased: ArrayLike, groups: Sequence | None = None, seed: int = 0) -> Estimate:
+    def paired(cls, base: Values, erased: Values, groups: Sequence | None = None, seed: int = 0) -> Estimate:
         """`erased - base` on the same prompts and seeds: what both have in common cancels.
 
         Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1.
@@ -149,7 +150,7 @@ class Estimate:
         return cls.mean(np.asarray(erased, np.float64) - np.asarray(base, np.float64), groups, seed)
 
     @classmethod
-    def normal(cls, values: ArrayLike) -> Estimate:
+    def normal(cls, values: Values) -> Estimate:
         """The mean of `values` [N] with the interval of the normal approximation; no interval for fewer than two."""
         mean, n = float(np.mean(values)), len(values)
         if n < 2:
@@ -167,7 +168,7 @@ class Estimate:
     @property
     def differs(self) -> bool:
         """Whether the interval leaves out 0; False where there is no interval."""
-        return self.low is not None and not self.low <= 0 <= self.high
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
     def flat(self) -> dict:
         """`{"value", "n", "low", "high"}`, as the flat records of `evaluate --json` have it."""
@@ -186,7 +187,7 @@ class Estimate:
             return "–"
         form = f"{'+' if sign else ''}{'.4g' if digits is None else f'.{digits}f'}"
         value = format(scale * self.value, form) + unit
-        if self.low is None:
+        if self.low is None or self.high is None:
             return value
         between = " to " if sign or self.low < 0 else "–"
         return f"{value} [{format(scale * self.low, form)}{between}{format(scale * self.high, form)}]"

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -63,7 +63,7 @@ def race(generators: dict[str, Generator], prompts: list[str], repeats: int = 3,
     passes = dict.fromkeys(generators, 0)
     for turn in range(repeats + 1):
         for name, generator in generators.items():
-            seen = []
+            seen: list[int] = []
             handle = generator.trunk.register_forward_hook(lambda *_, seen=seen: seen.append(1))
             began = time.perf_counter()
             draw(generator, prompts, seed, batch_size=len(prompts), progress=False)
@@ -96,7 +96,7 @@ def quality_table(measured: dict[str, dict]) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def spelt_anew(generator: NextScale, codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
+def spelt_anew(generator: Any, codes: torch.Tensor, given: torch.Tensor) -> torch.Tensor:
     """The picture of `codes` again, with `given` for its first scales: every later scale spells what is left of it, as
     the tokenizer would. That is what a model could mend at best that knew which picture was meant. Codes like
     `codes`."""

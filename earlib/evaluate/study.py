@@ -8,7 +8,7 @@ is shown is decided in `earlib/book/report.py`.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class Case:
 def rates(case: Case) -> dict:
     """The judges' rates, CLIP scores and distances of `evaluate`, with changes."""
     caps = {"tests": case.size, "neighbours": max(2, case.size // 3), "benign": 2 * case.size}
-    tools = {"clip": case.clip, "reference": case.reference, "progress": case.progress}
+    tools: dict[str, Any] = {"clip": case.clip, "reference": case.reference, "progress": case.progress}
     records = evaluate(case.generator, case.concept, case.erasure, case.seeds, caps, changes=True, **tools)
     there, notes = {r["metric"] for r in records}, []
     if "clip_score" not in there:
@@ -122,8 +122,8 @@ def drift(case: Case) -> dict:
         return {"records": records, "notes": ["first-row entropy: the model draws scale by scale, not row by row"]}
     for subject, prompts in ((case.concept.name, case.named), ("benign", case.benign)):
         for note, erasure in case.conditions:
-            found = measures.first_row_entropy(case.generator, prompts, case.tokens(prompts, erasure), erasure)
-            records += [note.measure(f"first_row_{part}", subject, "first row", found[part]) for part in found]
+            entropies = measures.first_row_entropy(case.generator, prompts, case.tokens(prompts, erasure), erasure)
+            records += [note.measure(f"first_row_{part}", subject, "first row", e) for part, e in entropies.items()]
     return {"records": records, "notes": []}
 
 
@@ -142,7 +142,8 @@ def knowledge(case: Case) -> dict:
 
 def guidance(case: Case) -> dict:
     """The concept's rate at guidance 1 to 10."""
-    records, how = [], {"seed": case.seeds[0], "progress": case.progress}
+    records = []
+    how: dict[str, Any] = {"seed": case.seeds[0], "progress": case.progress}
     for note, erasure in case.conditions:
         for scale, found in measures.guidance_sweep(case.generator, case.named, case.judge, erasure, **how).items():
             kind = f"guidance {scale:g}"
@@ -157,7 +158,8 @@ def prefix(case: Case) -> dict:
     except UserError as error:
         return {"records": [], "notes": [f"prefix probe: {error}"]}
     benign = case.tokens(case.benign)
-    how = {"filler": benign[np.arange(len(codes)) % len(benign)], "seed": case.seeds[0] + 1, "progress": case.progress}
+    how: dict[str, Any] = {"seed": case.seeds[0] + 1, "progress": case.progress}
+    how["filler"] = benign[np.arange(len(codes)) % len(benign)]
     whole = len(measures.beginnings(case.generator)) - 1
     records, who = [], describe(case.judge)
     for note, erasure in case.conditions:

@@ -9,7 +9,7 @@ nothing is drawn here.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -80,7 +80,8 @@ def naming_words(concept: Concept) -> tuple[str, ...]:
             for phrase in STYLE_PHRASES[label]
             if phrase != "{x}"
         )
-    return {"object": NOUNS, "place": PLACE_PHRASES}.get(group, {}).get(label, (label,))
+    named: dict[str, Any] = {"object": NOUNS, "place": PLACE_PHRASES}
+    return named.get(group, {}).get(label, (label,))
 
 
 def question_about(concept: Concept) -> str:

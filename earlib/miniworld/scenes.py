@@ -56,7 +56,7 @@ class Scenes:
         }
 
 
-def sample_scenes(n: int, seed: int | np.random.Generator, pairs: float = 0.12) -> Scenes:
+def sample_scenes(n: int, seed: int | list[int] | np.random.Generator, pairs: float = 0.12) -> Scenes:
     """`n` scenes drawn independently and uniformly; a share `pairs` of them holds two different objects."""
     rng = np.random.default_rng(seed)
     draw = lambda k: rng.integers(0, k, n)
