@@ -138,6 +138,7 @@ class InfinityTrunk(nn.Module):
     def __init__(self, config: NextScaleConfig, text, levels: int = 15, pool_head_width: int = 128):
         super().__init__()
         self.config, self.pool_head_width = config, pool_head_width
+        self.reading = slice(None)  # the positions that are read now, for `NextScale.acting`
         D, E = config.width, config.text_width
         self.uncond = nn.Parameter(torch.zeros(config.text_length, E))
         self.text_norm = nn.Parameter(torch.ones(E))
@@ -199,7 +200,7 @@ class InfinityTrunk(nn.Module):
     ) -> torch.Tensor:
         """The head's numbers [B, N, 2 C] for the positions `span`: one masked pass without `cache`, scale after scale
         with one."""
-        self.reading = span  # `NextScale.acting` tells changes of weights, which positions these are
+        self.reading = span
         x = self.enter(inputs_BNC)
         if span.start in (None, 0):
             x = torch.cat([(condition.start_BD + self.start).unsqueeze(1), x[:, 1:]], 1)

@@ -143,6 +143,7 @@ class Transformer(nn.Module):
     def __init__(self, config: NextScaleConfig, outputs: int):
         super().__init__()
         self.config = config
+        self.reading = slice(None)  # the positions that are read now, for `NextScale.acting`
         D = config.width
         self.text = TextEncoder(config)
         self.pool_query = nn.Parameter(torch.randn(config.text_width) / config.text_width**0.5)
@@ -192,7 +193,7 @@ class Transformer(nn.Module):
         one (a list for every block, empty at first) the scales come one after the other, and no mask is needed. The
         inputs of scale 0 are not read: the pooled text stands there.
         """
-        self.reading = span  # `NextScale.acting` tells changes of weights, which positions these are
+        self.reading = span
         x = self.enter(inputs_BNC)
         if span.start in (None, 0):
             x = torch.cat([condition.start_BD.to(x.dtype).unsqueeze(1), x[:, 1:]], 1)
