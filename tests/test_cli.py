@@ -371,6 +371,18 @@ def test_shards_together_are_the_whole(place, painter):
     assert main(f"{GENERATE} --shard 4/3".split()) == 2
 
 
+def test_two_runs_in_one_folder_keep_each_others_rows(place, painter):
+    """Both have read the index before either has written it."""
+    plans = []
+    for name in ("first", "second"):
+        (place / f"{name}.txt").write_text("\n".join(f"{name} {i}" for i in range(3)))
+        plans.append(plan_pictures(place / f"{name}.txt", place / "both"))
+    for plan in plans:
+        assert draw_pictures(plan, painter, NoErasure(), batch_size=2) == 3
+    rows = [json.loads(line) for line in (place / "both" / "index.jsonl").read_text().splitlines()]
+    assert len(rows) == 6 and {row["prompt"] for row in rows} >= {"first 0", "second 2"}
+
+
 def test_an_erasure_makes_other_pictures(place, painter):
     """The index knows by which weights a picture was drawn."""
     import torch

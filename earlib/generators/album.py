@@ -13,10 +13,15 @@ import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
 from ..prompts import Prompt, read_prompts, slugs
-from ..runs import read_lines, write_bytes, write_text
+from ..runs import locked, read_lines, write_bytes, write_text
+
+if TYPE_CHECKING:
+    from ..erasure.store import Erasure, NoErasure
+    from .base import Generator
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,19 @@ class Plan:
 
 
 def plan_pictures(prompts: Path, folder: Path, shard: tuple[int, int] = (1, 1)) -> Plan:
-    """Read the prompt file and what the folder holds; writes nothing. Shard (3, 8) is every eighth prompt, from the
-    third on.
+    """Read a prompt file and what a folder of pictures holds already; nothing is written.
 
-    Raises UserError for a bad prompt file, a folder that cannot be written, or an index that is none.
+    Args:
+        prompts: the prompt file.
+        folder: where the pictures will be; it need not exist.
+        shard: (3, 8) is every eighth prompt, from the third on.
+
+    Raises:
+        UserError: the prompt file is wrong, the folder cannot be written, or its index is none.
     """
     found = read_prompts(prompts)
     check_folder(folder)
-    rows = {}
-    for index in sorted(folder.glob("index*.jsonl")):
-        part = read_lines(index)
-        if not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in part):
-            raise UserError(f"{index}: is no index of pictures; choose another folder")
-        rows |= {row["file"]: row for row in part}
+    rows = _rows_in(folder)
     files = [
         f"{slug}.png" for slug in slugs([prompt.key for prompt in found])
     ]  # of all prompts: a name may depend on its neighbours
@@ -56,13 +61,29 @@ def plan_pictures(prompts: Path, folder: Path, shard: tuple[int, int] = (1, 1)) 
 
 
 def draw_pictures(
-    plan: Plan, generator, erasure, seed: int = 0, guidance: float | None = None, batch_size: int | None = None
+    plan: Plan,
+    generator: Generator,
+    erasure: Erasure | NoErasure,
+    seed: int = 0,
+    guidance: float | None = None,
+    batch_size: int | None = None,
 ) -> int:
-    """Draw what `plan` still lacks; returns how many pictures that were.
+    """Draw what `plan` still lacks.
 
-    The index is written after every batch: a run that is stopped loses one batch at most. A shard keeps an index of its
-    own, so that several can work in one folder; a run without shards draws what is missing and makes one index of them
-    all.
+    The index is written after every batch: a run that is stopped loses one batch at most. Runs with other prompts may
+    draw into the folder at the same time. A shard keeps an index of its own; a run without shards draws what is missing
+    and makes one index of them all.
+
+    Args:
+        plan: what `plan_pictures` found.
+        generator: draws.
+        erasure: is switched on meanwhile.
+        seed: of the run.
+        guidance: None for the model's own.
+        batch_size: pictures at a time; None for as many as there is room for.
+
+    Returns:
+        How many pictures were drawn now.
     """
     from PIL import Image
 
@@ -79,29 +100,42 @@ def draw_pictures(
     wanted = {file: {"key": p.key, "prompt": p.text, "file": file, **same} for file, p in zip(plan.files, plan.prompts)}
     missing = [file for file, row in wanted.items() if plan.rows.get(file) != row or not (plan.folder / file).is_file()]
     sharded = plan.shard != (1, 1)
-    rows = {file: row for file, row in plan.rows.items() if not sharded or file in wanted}
     index = plan.folder / ("index.{}-of-{}.jsonl".format(*plan.shard) if sharded else "index.jsonl")
     texts, keys = ([wanted[file][name] for file in missing] for name in ("prompt", "key"))
     seeds = picture_seeds(seed, keys)
     with erasure.on(generator):
         for batch, codes in generator.sample_batches(texts, seeds, guidance, batch_size=batch_size, progress=True):
             files = [missing[i] for i in batch]
-            if [
-                rows.pop(file) for file in files if file in rows
-            ]:  # while a picture is replaced, no row may speak for the old one
-                _write_index(index, rows, wanted)
+            if any(
+                file in plan.rows for file in files
+            ):  # while a picture is replaced, no row may speak for the old one
+                with locked(plan.folder):
+                    for other in plan.folder.glob("index*.jsonl"):
+                        _write_index(other, {f: row for f, row in _rows_in(other).items() if f not in files}, wanted)
             for file, image in zip(files, generator.decode(codes)):
                 png = io.BytesIO()
                 Image.fromarray(image).save(png, "PNG")
                 write_bytes(plan.folder / file, png.getvalue())
-                rows[file] = wanted[file]
-            _write_index(index, rows, wanted)
+            with locked(plan.folder):  # another run may have added rows of its own
+                _write_index(index, _rows_in(index) | {file: wanted[file] for file in files}, wanted)
     parts = list(plan.folder.glob("index.*-of-*.jsonl"))
     if parts and not sharded:
-        _write_index(index, rows, wanted)
-        for part in parts:
-            part.unlink()
+        with locked(plan.folder):
+            _write_index(index, _rows_in(plan.folder), wanted)
+            for part in parts:
+                part.unlink()
     return len(missing)
+
+
+def _rows_in(place: Path) -> dict[str, dict]:
+    """File name -> row of an index, or of all indexes in a folder; UserError if one is none."""
+    rows = {}
+    for index in sorted(place.glob("index*.jsonl")) if place.suffix != ".jsonl" else [place] * place.is_file():
+        part = read_lines(index)
+        if not all(isinstance(row, dict) and isinstance(row.get("file"), str) for row in part):
+            raise UserError(f"{index}: is no index of pictures; choose another folder")
+        rows |= {row["file"]: row for row in part}
+    return rows
 
 
 def _write_index(index: Path, rows: dict[str, dict], first: dict[str, dict]) -> None:
@@ -110,7 +144,7 @@ def _write_index(index: Path, rows: dict[str, dict], first: dict[str, dict]) -> 
     write_text(index, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
 
 
-def _fingerprint(generator, erasure) -> str:
+def _fingerprint(generator: Generator, erasure: Erasure | NoErasure) -> str:
     """The generator's own, and a hash of what the erasure changes if it changes anything."""
     import torch
 
