@@ -191,3 +191,9 @@ def test_one_address_everywhere():
     assert all(
         re.fullmatch(r"[\w.-]+==[\w.+-]+", line) for line in lines
     )  # versions only: no index, no host, no local path
+
+
+def test_markdown_that_a_cell_shows_has_tables_and_equations():
+    """Read as plain CommonMark, the audit's table would be one paragraph of pipes."""
+    config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+    assert config["sphinx"]["config"]["nb_render_markdown_format"] == "myst"
