@@ -104,7 +104,9 @@ def kernels():
 def own_cache(tmp_path_factory, monkeypatch):
     """Tests never read or fill the caches that notebooks use."""
     import earlib.erasure.trajectories as trajectories
+    from earlib.book import once
     from earlib.evaluate import pictures
 
+    monkeypatch.setattr(once, "CACHE", tmp_path_factory.getbasetemp() / "erasures")
     monkeypatch.setattr(trajectories, "CACHE", tmp_path_factory.getbasetemp() / "trajectories")
     monkeypatch.setattr(pictures, "CACHE", tmp_path_factory.getbasetemp() / "pictures")

@@ -115,3 +115,19 @@ def test_collect_takes_finished_runs_only(tmp_path):
 def test_notebook_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("EARLIB_RUN", str(tmp_path / "driven"))
     assert notebook_folder("x") == tmp_path / "driven" and (tmp_path / "driven").is_dir()
+
+
+def test_an_erasure_that_several_notebooks_ask_for_is_trained_once(generator, monkeypatch):
+    """The second call loads what the first made; another seed, other pairs or another recipe are another erasure."""
+    import earlib.erasure.methods as methods
+    from earlib import load_concept, recipe
+    from earlib.book.once import erased
+
+    trained = []
+    erase = methods.erase
+    monkeypatch.setattr(methods, "erase", lambda *args, **more: trained.append(args[3]) or erase(*args, **more))
+    church, few = load_concept("church", "mini"), recipe("ear", "mini", pairs=2, **{"windows.length": 8})
+    first, again, other = (erased(generator, church, few, seed) for seed in (0, 0, 1))
+    assert first.info == again.info and first.tensors.keys() == again.tensors.keys() and trained == [0, 0, 1]
+    assert all(t.equal(again.tensors[name]) for name, t in first.tensors.items())
+    assert any(not t.equal(other.tensors[name]) for name, t in first.tensors.items())

@@ -62,7 +62,7 @@ class Kernels:
         with self._starting:
             if self._server is None or self._server.poll() is not None:
                 Path(self._address).unlink(missing_ok=True)
-                environment = os.environ | {"MPLBACKEND": INLINE}
+                environment = {"OMP_WAIT_POLICY": "PASSIVE"} | os.environ | {"MPLBACKEND": INLINE}
                 command = [sys.executable, __file__, "serve", self._address]
                 self._server = subprocess.Popen(
                     command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True

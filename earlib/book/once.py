@@ -1,0 +1,51 @@
+"""Erasures that several notebooks look at, trained once: kept in .cache/erasures, as base pictures and trajectories are
+in their own folders there."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from .. import ROOT
+from ..runs import locked, plain
+
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..erasure.store import Erasure
+    from ..generators.base import Generator
+
+CACHE = ROOT / ".cache" / "erasures"
+
+
+def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, progress: bool = False) -> Erasure:
+    """`earlib.erase`, whose result is kept for every notebook: the same call trains once, and again when the code of the
+    core changes. A second process that asks for it meanwhile waits; a killed one goes on where it was.
+
+    Args and Raises: those of `earlib.erase`.
+    """
+    from ..erasure.methods import erase
+    from ..erasure.methods import recipe as preset
+
+    recipe = preset(recipe, generator) if recipe is None or isinstance(recipe, str) else recipe
+    decides = {
+        "model": [generator.fingerprint, str(generator.device).split(":")[0], str(generator.dtype)],
+        "concept": [concept.name, repr(concept.pairs), concept.words, concept.paper],
+        "recipe": [type(recipe).__name__, plain(dataclasses.asdict(recipe))],
+        "seed": seed,
+        "code": _code(),
+    }
+    key = hashlib.sha256(json.dumps(plain(decides), sort_keys=True).encode()).hexdigest()[:16]
+    folder = CACHE / f"{concept.name}-{recipe.name}-{key}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        return erase(generator, concept, recipe, seed, folder / "run", progress=progress)
+
+
+@lru_cache
+def _code() -> str:
+    """A hash of the code that an erasure hangs on."""
+    files = sorted(file for part in ("generators", "erasure") for file in (ROOT / "earlib" / part).rglob("*.py"))
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
