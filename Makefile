@@ -1,4 +1,4 @@
-# Everything from one command: each target makes its own environment in .venv first, and again only when the requirements change.
+# Everything from one command: each target makes its own environment in .venv first, and again only when pyproject.toml or the lock change.
 # Needs Python 3.11 or newer and make. `make help` lists the targets.
 
 SHELL := /bin/bash
@@ -58,7 +58,7 @@ lock: $(STAMP)  ## write requirements.lock from what is installed
 setup: $(STAMP)  ## only the environment
 
 # The lock holds constraints, so the same line serves every platform. It is for the Pythons it was made for; a newer one takes the lower bounds.
-$(STAMP): requirements.txt requirements-dev.txt requirements.lock
+$(STAMP): pyproject.toml requirements.lock
 	@test -n "$(PYTHON)" || { echo "this needs Python 3.11 or newer, and found none: install one, or name it: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1): this needs Python 3.11 or newer" >&2; exit 2; }
@@ -66,5 +66,5 @@ $(STAMP): requirements.txt requirements-dev.txt requirements.lock
 	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv --clear $(VENV)
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
 	@lock=$$($(PY) -c 'import sys; print("--constraint requirements.lock" if sys.version_info < (3, 14) else "")'); \
-		$(VENV)/bin/uv pip install --quiet --python $(PY) -r requirements.txt -r requirements-dev.txt $$lock
+		$(VENV)/bin/uv pip install --quiet --python $(PY) -r pyproject.toml --all-extras $$lock
 	@touch $@

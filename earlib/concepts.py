@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from . import ROOT
+from . import DATA
 from .errors import UserError, nearest
 
-FOLDER = ROOT / "data" / "concepts"
+FOLDER = DATA / "concepts"
 KINDS = ("object", "style", "content", "scene")
 _REQUIRED = ("name", "kind", "pairs", "tests", "neighbours", "benign", "judge")
 _OPTIONAL = ("words", "phrases", "paper", "about")

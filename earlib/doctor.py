@@ -8,7 +8,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from . import ROOT, __version__
+from . import CACHE, DATA, ROOT, __version__
 
 PACKAGES = (
     "torch",
@@ -105,7 +105,7 @@ def _room() -> list[tuple[str, str]]:
 
 
 def _shipped() -> list[tuple[str, str]]:
-    folder = ROOT / "data" / "mini"
+    folder = DATA / "mini"
     parts = sorted(folder.iterdir()) if folder.is_dir() else []
     return [(part.name, size(_bytes(part))) for part in parts] or [
         ("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")

@@ -17,7 +17,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from .. import ROOT
+from .. import DATA
 from ..errors import UserError
 from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
@@ -25,8 +25,8 @@ from ..generators.base import NextScale, NextToken
 from ..runs import read_json
 
 QUALITY = {
-    "mini": ROOT / "data" / "mini" / "quality.json",
-    "mini-var": ROOT / "data" / "mini-var" / "metrics.json",
+    "mini": DATA / "mini" / "quality.json",
+    "mini-var": DATA / "mini-var" / "metrics.json",
 }  # what was measured of the shipped models
 
 

@@ -13,14 +13,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
-from .. import ROOT
+from .. import CACHE as CACHES
 from ..device import check_finite
 from ..generators import picture_seeds
 from ..generators.base import PromptBatch
 from ..runs import write_bytes
 from .objective import target_states
 
-CACHE = ROOT / ".cache" / "trajectories"
+CACHE = CACHES / "trajectories"
 
 
 def draw_trajectories(

@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from .. import ROOT
+from .. import DATA
 from ..concepts import Concept
 from ..errors import UserError
 from .judge import BATCH, check_images, file_version
 
 # words that end no text and begin none once what they belonged to is cut out
 LOOSE = "and|or|of|at|to|from|on|in|by|the"
-MINI_CLIP = f"local-dir:{ROOT / 'data' / 'mini' / 'clip'}"
+MINI_CLIP = f"local-dir:{DATA / 'mini' / 'clip'}"
 
 
 class Clip:

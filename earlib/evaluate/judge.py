@@ -15,11 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import ROOT
+from .. import DATA
 from ..errors import UserError, nearest
 from .rate import Rate
 
-MINI_JUDGE = ROOT / "data" / "mini" / "judge"
+MINI_JUDGE = DATA / "mini" / "judge"
 BATCH = 256  # pictures judged at once
 
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ROOT
+from .. import DATA
 from ..errors import UserError, nearest
 from .clip import MINI_CLIP, load_clip
 from .judge import MINI_JUDGE, Judge, MiniWorldJudge, check_images, describe, file_version, in_batches, no_bars
@@ -202,7 +202,9 @@ class StyleJudge(Classifier):
     """
 
     def __init__(self, model: str, label: str, k: int = 1, threshold: float = 0.0):
-        folder = Path(model) if Path(model).is_dir() else ROOT / model  # a concept file may name a folder of ours
+        folder = (
+            Path(model) if Path(model).is_dir() else DATA.parent / model
+        )  # a concept file may name a folder of ours
         local = folder.is_dir()
         if not (folder / "config.json").is_file() if local else not re.fullmatch(r"[\w.-]+/[\w.-]+", model):
             how = "put its config.json, preprocessor_config.json and weights there, or give a hub id (owner/name)"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ROOT
+from .. import CACHE as CACHES
 from ..errors import UserError
 from ..runs import write_bytes
 from .judge import Judge, check_images
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..erasure.store import Erasure
     from ..generators.base import Generator
 
-CACHE = ROOT / ".cache" / "pictures"
+CACHE = CACHES / "pictures"
 LIMIT = 2 << 30  # bytes of the cache; the oldest files go first
 DRAWING = 1  # raise it when the same weights come to draw other pictures
 ENDINGS = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif")

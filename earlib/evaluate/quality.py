@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import ROOT
+from .. import DATA
 from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from .judge import MiniWorldJudge
@@ -181,7 +181,7 @@ def main(argv: list[str] | None = None) -> int:
             about["rows"] = choose(generator, judge, args.guidance, args.temperature, args.prompts)
             write_json(args.json or folder / "choice.json", about)
             return 0
-        own = ROOT / "data" / "mini" / "quality.json" if args.model == "mini" else folder / "metrics.json"
+        own = DATA / "mini" / "quality.json" if args.model == "mini" else folder / "metrics.json"
         file = args.json or own
         before = read_json(file) if file.is_file() else {}  # its training stands there too
         about |= {"seeds": args.seeds, "guidance": generator.guidance, "temperature": generator.temperature}

@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .. import ROOT, memory
+from .. import DATA, memory
 from ..errors import UserError
 
 if TYPE_CHECKING:
     from ..device import Placement
 
 PROFILES = {  # profile -> where its weights are; a shape has none
-    "mini": str(ROOT / "data" / "mini" / "janus"),
-    "mini-var": str(ROOT / "data" / "mini-var"),  # a code is 16 bits
-    "mini-var-vq": str(ROOT / "data" / "mini-var-vq"),  # a code is a row of a codebook
+    "mini": str(DATA / "mini" / "janus"),
+    "mini-var": str(DATA / "mini-var"),  # a code is 16 bits
+    "mini-var-vq": str(DATA / "mini-var-vq"),  # a code is a row of a codebook
     "janus-pro-1b": "deepseek-community/Janus-Pro-1B",
     "janus-pro-7b": "deepseek-community/Janus-Pro-7B",
     "janus-pro-1b-shape": "",

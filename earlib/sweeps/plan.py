@@ -19,14 +19,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .. import ROOT
+from .. import CHECKOUT, DATA, ROOT
 from ..concepts import Concept, list_concepts, load_concept
 from ..errors import UserError, nearest
 from ..generators.load import family_of
 from ..runs import read_json
 from .several import JOIN, joined
 
-SWEEPS = ROOT / "book" / "sweeps.yml"
+SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 # Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
@@ -354,7 +354,7 @@ def weights(model: str = PROFILE) -> str:
     and of CLIP."""
     from ..evaluate.judges import MINI_JUDGE
 
-    folders = {"model": _folder(model), "judge": MINI_JUDGE, "clip": ROOT / "data" / "mini" / "clip"}
+    folders = {"model": _folder(model), "judge": MINI_JUDGE, "clip": DATA / "mini" / "clip"}
     found = []
     for name, folder in folders.items():
         files = sorted(folder.glob("*.safetensors"))

@@ -26,7 +26,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import ROOT
+from .. import DATA, ROOT
 from ..errors import UserError, nearest
 from ..evaluate.rate import Estimate, Rate
 from ..runs import read_lines
@@ -52,7 +52,7 @@ MEANS = {
 
 def table_folder(effort: int = 1) -> Path:
     """Where the tables are: the shipped ones, or those of a greater effort."""
-    return ROOT / "data" / "sweeps" if effort == 1 else ROOT / "runs" / "sweeps" / f"effort-{effort}"
+    return DATA / "sweeps" if effort == 1 else ROOT / "runs" / "sweeps" / f"effort-{effort}"
 
 
 def is_row(row: object) -> bool:

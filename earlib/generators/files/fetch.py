@@ -16,12 +16,13 @@ import io
 import json
 from pathlib import Path
 
-from ... import ROOT
+from ... import CACHE as CACHES
+from ... import CHECKOUT, DATA
 from ...errors import UserError, nearest
 from ...runs import read_json, write_bytes, write_json, write_text
 
-CACHE = ROOT / ".cache" / "fetched"
-LOCK = ROOT / "data" / "fetched.json"  # "NAME/FILE" -> SHA-256 of the first copy
+CACHE = CACHES / "fetched"
+LOCK = (DATA if CHECKOUT else CACHE) / "fetched.json"  # "NAME/FILE" -> SHA-256 of the first copy
 _EAR = "https://raw.githubusercontent.com/immc-lab/ear/fd6952a93cf3dcb7a0c1488a564c02d550735dc3/data/"
 _ESD = "https://raw.githubusercontent.com/rohitgandikota/erasing/"
 # name -> file -> (address, column or field of the prompt, column of its key or None)
