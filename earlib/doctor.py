@@ -8,7 +8,7 @@ import shutil
 from importlib import metadata
 from pathlib import Path
 
-from . import CACHE, DATA, ROOT, __version__
+from . import DATA, ROOT, __version__
 
 PACKAGES = (
     "torch",
