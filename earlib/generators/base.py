@@ -8,7 +8,7 @@ being read, D width, V entries of the codebook.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any
@@ -89,7 +89,7 @@ class NextToken(Generator):
         return self._words_BS
 
     @contextmanager
-    def reading(self, words_BS: torch.Tensor | None, texts: tuple[str, ...] = ()):
+    def reading(self, words_BS: torch.Tensor | None, texts: tuple[str, ...] = ()) -> Iterator[None]:
         """The context in which a model runs its trunk: changes that act on words only can ask where those stand.
 
         Args:

@@ -8,6 +8,8 @@ negative prompt of its documentation; a test compares them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -28,7 +30,9 @@ class Emu3Generator(NextToken):
     likeliest tokens where this library keeps all.
     """
 
-    def __init__(self, model, processor, name: str = "custom", profile: str = "custom", null_prompt: str = ""):
+    def __init__(
+        self, model: Any, processor: Any, name: str = "custom", profile: str = "custom", null_prompt: str = ""
+    ):
         self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
         self.tokenizer = processor.tokenizer
         self.tokenizer.padding_side = "left"
@@ -84,7 +88,7 @@ class Emu3Generator(NextToken):
 
     # ------------------------------------------------------------------ drawing
 
-    def positions(self, image_tokens):
+    def positions(self, image_tokens: int) -> int:
         """Positions that so many image tokens take (an int or a tensor), with the ends of the rows that they complete."""
         return image_tokens + image_tokens // self.grid[1]
 

@@ -6,6 +6,8 @@ a test compares them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -24,7 +26,7 @@ class JanusGenerator(NextToken):
     """A Janus model with its processor. `name` is what the user asked for; `profile` one of the known scales or
     "custom"."""
 
-    def __init__(self, model, processor, name: str = "custom", profile: str = "custom"):
+    def __init__(self, model: Any, processor: Any, name: str = "custom", profile: str = "custom"):
         self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
         self.tokenizer = processor.tokenizer
         self.tokenizer.padding_side = "left"  # whatever the folder says: a picture follows its prompt at once

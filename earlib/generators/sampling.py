@@ -32,7 +32,9 @@ class SlabLayer(DynamicLayer):
         super().__init__()
         self.capacity, self.length = capacity, 0
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             rows, heads, _, width = key_states.shape
             # zeros, as `static.py` attends to unwritten slots with weight 0, and 0 times what an empty tensor holds may

@@ -38,7 +38,9 @@ class FixedLayer(DynamicLayer):
         self.slab_keys, self.slab_values, self.position, self.bucket = slab.slab_keys, slab.slab_values, position, 0
         self.dtype, self.device, self.is_initialized = slab.dtype, slab.device, True
 
-    def update(self, key_states, value_states, *args, **kwargs):
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         self.slab_keys.index_copy_(2, self.position, key_states)
         self.slab_values.index_copy_(2, self.position, value_states)
         return self.slab_keys[:, :, : self.bucket], self.slab_values[:, :, : self.bucket]

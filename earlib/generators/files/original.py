@@ -14,9 +14,13 @@ import re
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ...runs import read_json
+
+if TYPE_CHECKING:
+    import torch
 
 BLANK = "<｜▁pad▁｜>"  # what stands for a blanked word
 IMAGE_TOKENS = {"image_token": "<image_placeholder>", "boi_token": "<begin_of_image>", "eoi_token": "<end_of_image>"}
@@ -81,7 +85,7 @@ class Piece:
             count *= side
         return count
 
-    def take(self, tensors: dict):
+    def take(self, tensors: dict) -> torch.Tensor:
         """The tensor itself, in memory of its own."""
         tensor = tensors[self.source]
         if self.third is not None:
@@ -154,17 +158,17 @@ def pieces_of(file: Path) -> list[Piece]:
 # ------------------------------------------------------------------ configuration
 
 
-def derive_config(shapes: dict[str, tuple[int, ...]], about: dict, processor):
+def derive_config(shapes: dict[str, tuple[int, ...]], about: dict, processor: Any) -> Any:
     """transformers' configuration, with every size written out: from the tensors' own shapes where they tell, else from
     SRC's config.json `about`."""
     from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
 
-    def shape(name):
+    def shape(name: str) -> tuple[int, ...]:
         if name not in shapes:
             raise UserError(f"the checkpoint has no tensor {name} (its name in transformers), so it is no whole Janus")
         return shapes[name]
 
-    def count(pattern):
+    def count(pattern: str) -> int:
         return len({m[1] for name in shapes if (m := re.match(pattern, name))})
 
     tokenizer, language = processor.tokenizer, about.get("language_config", {})
@@ -221,7 +225,7 @@ def derive_config(shapes: dict[str, tuple[int, ...]], about: dict, processor):
     return config
 
 
-def generation_settings(tokenizer, blank_id: int):
+def generation_settings(tokenizer: Any, blank_id: int) -> Any:
     """How Janus draws: guidance 5, no cut to the likeliest codes, and the ids that the null prompt is made of."""
     from transformers import GenerationConfig
 
@@ -243,14 +247,14 @@ def generation_settings(tokenizer, blank_id: int):
 # ------------------------------------------------------------------ tokenizer
 
 
-def processor_of(source: Path):
+def processor_of(source: Path) -> tuple[Any, int]:
     """(transformers' processor, id of the token that blanks a word) from the tokenizer and picture settings in
     `source`. Ids are looked up by name."""
     from tokenizers import Tokenizer
     from transformers import JanusProcessor, PreTrainedTokenizerFast
     from transformers.models.janus.image_processing_janus import JanusImageProcessor
 
-    def read(name):
+    def read(name: str) -> dict:
         return read_json(source / name) if (source / name).is_file() else {}
 
     if not (source / "tokenizer.json").is_file():

@@ -7,7 +7,13 @@ vocabulary; so prompts are as short as MiniWorld's.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from ... import memory
+
+if TYPE_CHECKING:
+    from ...device import Placement
+    from ..janus import JanusGenerator
 
 SHAPES = {
     "janus-pro-1b-shape": dict(width=2048, mlp=5632, layers=24, heads=16),
@@ -17,18 +23,18 @@ SPREAD = 0.02  # of the random weights: transformers' own
 
 
 def shape_config(
-    width,
-    mlp,
-    layers,
-    heads,
-    vocab=102400,
-    side=24,
-    codes=16384,
-    vq_channels=128,
-    vision_width=1024,
-    vision_layers=24,
-    vision_heads=16,
-):
+    width: int,
+    mlp: int,
+    layers: int,
+    heads: int,
+    vocab: int = 102400,
+    side: int = 24,
+    codes: int = 16384,
+    vq_channels: int = 128,
+    vision_width: int = 1024,
+    vision_layers: int = 24,
+    vision_heads: int = 16,
+) -> Any:
     """transformers' configuration of a Janus-Pro. The defaults are what the 1B and the 7B model share; tests make
     smaller ones."""
     from transformers import JanusConfig, JanusVisionConfig, JanusVQVAEConfig, LlamaConfig
@@ -61,7 +67,7 @@ def shape_config(
     )  # their class would tie by default
 
 
-def build_shape(profile: str, place, parts: str | None = None, **smaller):
+def build_shape(profile: str, place: Placement, parts: str | None = None, **smaller) -> JanusGenerator:
     """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of `shape_config`."""
     from transformers import AutoProcessor
 
@@ -84,7 +90,7 @@ def build_shape(profile: str, place, parts: str | None = None, **smaller):
     return JanusGenerator(model, processor, name=profile, profile=profile)
 
 
-def fill_at_random(model, place, seed: int = 0) -> None:
+def fill_at_random(model: Any, place: Placement, seed: int = 0) -> None:
     """Give an empty model weights on the device: norms 1, biases 0, the rest normal; the same for the same seed, device
     and dtype."""
     import zlib

@@ -7,6 +7,7 @@ pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -17,7 +18,7 @@ from ..weights import fingerprint as of_weights
 from .draw import draw_batch
 
 
-def encode_words(words, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def encode_words(words: Any, prompts: list[str], length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """ids and mask, int64 [B, P], always padded on the right to `length`: no prompt sees how long its neighbours are.
     UserError for one that is longer."""
     rows = words(prompts)["input_ids"] if prompts else []
@@ -30,7 +31,7 @@ def encode_words(words, prompts: list[str], length: int) -> tuple[torch.Tensor, 
     return ids, mask
 
 
-def null_words(words, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+def null_words(words: Any, length: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The prompt that says nothing, ids and mask [1, P]: a single padding word, whose embedding nothing else trains. It
     does not tell a prompt's length."""
     mask = torch.zeros(1, length, dtype=torch.long)
@@ -46,7 +47,7 @@ class NextScaleGenerator(NextScale):
     of it look like.
     """
 
-    def __init__(self, model, name: str = "custom", profile: str = "custom", fingerprint: str | None = None):
+    def __init__(self, model: Any, name: str = "custom", profile: str = "custom", fingerprint: str | None = None):
         self.model, self.name, self.profile = model.eval(), name, profile
         model.requires_grad_(False)
         self.config, self.trunk, self.tokenizer = model.config, model.trunk, model.tokenizer
@@ -58,7 +59,7 @@ class NextScaleGenerator(NextScale):
         self.fingerprint = fingerprint or of_weights(model)
 
     @property
-    def tokenizer_of_words(self):
+    def tokenizer_of_words(self) -> Any:
         return self.words
 
     # ------------------------------------------------------------------ prompts

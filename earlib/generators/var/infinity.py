@@ -12,6 +12,7 @@ the latent.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +53,12 @@ def norm(x: torch.Tensor) -> torch.Tensor:
 
 
 def fused(
-    q_BND: torch.Tensor, k_BSD: torch.Tensor, v_BSD: torch.Tensor, head_width: int, mask=None, scale=None
+    q_BND: torch.Tensor,
+    k_BSD: torch.Tensor,
+    v_BSD: torch.Tensor,
+    head_width: int,
+    mask: torch.Tensor | None = None,
+    scale: float | None = None,
 ) -> torch.Tensor:
     """Scaled dot-product attention by torch's fused kernels: thousands of positions would not fit otherwise. `scale`
     defaults to head_width^-1/2."""
@@ -92,7 +98,9 @@ class CosineAttention(SelfAttention):
         super().__init__(width, head_width)
         self.log_scale = nn.Parameter(torch.full((width // head_width,), math.log(4)))
 
-    def forward(self, x_BND, angle_NR, mask=None, cache: list | None = None):
+    def forward(
+        self, x_BND: torch.Tensor, angle_NR: torch.Tensor, mask: torch.Tensor | None = None, cache: list | None = None
+    ) -> torch.Tensor:
         q, k, v = self.qkv(x_BND).chunk(3, -1)
         q, k = (F.normalize(x.unflatten(-1, (-1, self.head_width)), dim=-1) for x in (q, k))
         q = q * self.log_scale.clamp(max=LARGEST_SCALE).exp()[:, None].to(q.dtype)
@@ -105,7 +113,7 @@ class CosineAttention(SelfAttention):
 
 
 class WordAttention(CrossAttention):
-    def forward(self, x_BND, words_BPE, mask_BP):
+    def forward(self, x_BND: torch.Tensor, words_BPE: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
         k, v = self.kv(words_BPE).chunk(2, -1)
         return self.out(fused(self.q(x_BND), k, v, self.head_width, mask_BP[:, None, None]))
 
@@ -122,7 +130,14 @@ class InfinityBlock(nn.Module):
         self.ffn = FeedForward(D, config.mlp_ratio)
         self.modulation = nn.Parameter(torch.zeros(6, D))
 
-    def forward(self, x_BND, condition: Condition, angle_NR, mask=None, cache=None):
+    def forward(
+        self,
+        x_BND: torch.Tensor,
+        condition: Condition,
+        angle_NR: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        cache: list | None = None,
+    ) -> torch.Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = (
             (condition.modulation_B6D + self.modulation).unsqueeze(2).unbind(1)
         )
@@ -135,7 +150,7 @@ class InfinityTrunk(nn.Module):
     """T5, blocks and head; `condition` and `forward` as those of `transformer.Transformer`. `text` is transformers'
     T5EncoderModel, frozen."""
 
-    def __init__(self, config: NextScaleConfig, text, levels: int = 15, pool_head_width: int = 128):
+    def __init__(self, config: NextScaleConfig, text: Any, levels: int = 15, pool_head_width: int = 128):
         super().__init__()
         self.config, self.pool_head_width = config, pool_head_width
         self.reading = slice(None)  # the positions that are read now, for `NextScale.acting`
@@ -155,7 +170,7 @@ class InfinityTrunk(nn.Module):
         self.head = nn.Linear(D, 2 * config.code_width)
         self.text = text
 
-    def make_tables(self, device=None) -> InfinityTrunk:
+    def make_tables(self, device: torch.device | None = None) -> InfinityTrunk:
         """What no file stores: which scale a position belongs to, what it may see, how it is turned."""
         schedule = self.config.schedule
         scale_L = torch.cat([torch.full((side * side,), k) for k, side in enumerate(schedule)]).to(device)
@@ -223,7 +238,7 @@ class PixelResidual(nn.Module):
         self.conv1, self.conv2 = nn.Conv2d(before, after, 3, padding=1), nn.Conv2d(after, after, 3, padding=1)
         self.nin_shortcut = nn.Conv2d(before, after, 1) if before != after else nn.Identity()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         return self.nin_shortcut(x) + self.conv2(F.silu(self.norm2(h)))
 
@@ -246,7 +261,7 @@ class PixelDecoder(nn.Module):
         self.norm_out = nn.GroupNorm(32 if width % 32 == 0 else 24, width, eps=1e-6)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
-    def forward(self, z):
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
         h = self.mid["block_2"](self.mid["block_1"](self.conv_in(z)))
         for level in reversed(self.up):
             for block in level["block"]:
@@ -269,7 +284,7 @@ class InfinityTokenizer(Tokenizer):
 class InfinityModel(nn.Module):
     """Tokenizer, transformer and T5's word tokenizer."""
 
-    def __init__(self, config: NextScaleConfig, trunk: InfinityTrunk, tokenizer: InfinityTokenizer, words):
+    def __init__(self, config: NextScaleConfig, trunk: InfinityTrunk, tokenizer: InfinityTokenizer, words: Any):
         super().__init__()
         self.config, self.trunk, self.tokenizer, self.words = config, trunk, tokenizer, words
 
@@ -280,7 +295,7 @@ class InfinityGenerator(NextScaleGenerator):
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         return PromptBatch(torch.full_like(batch.ids_BP, SAYS_NOTHING), batch.mask_BP, batch.texts)
 
-    def tokenize(self, images_BHW3, chunk=None):
+    def tokenize(self, images_BHW3: Any, chunk: int | None = None) -> torch.Tensor:
         raise UserError(
             f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read; draw codes instead"
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -32,7 +32,7 @@ class NextScaleModel(nn.Module):
     """`tokenizer` (pictures to codes and back), `trunk` (prompts and codes to logits) and `words`, a transformers
     tokenizer."""
 
-    def __init__(self, config: NextScaleConfig, words):
+    def __init__(self, config: NextScaleConfig, words: Any):
         super().__init__()
         if config.vocabulary != len(words):
             raise UserError(

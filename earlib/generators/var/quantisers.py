@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..sampling import gumbel_noise
+from .config import NextScaleConfig
 
 
 class BitQuantiser(nn.Module):
@@ -30,7 +31,9 @@ class BitQuantiser(nn.Module):
         """float32 [B, N, C]: plus or minus 1 / sqrt(C)."""
         return (2 * codes_BNC.float() - 1) / self.width**0.5
 
-    def corrupt(self, codes_BNC: torch.Tensor, rate_B11: torch.Tensor, generator=None) -> torch.Tensor:
+    def corrupt(
+        self, codes_BNC: torch.Tensor, rate_B11: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """The codes with every bit turned over with probability `rate_B11` of its picture (Infinity's bitwise self-
         correction, section 3.4)."""
         noise = torch.rand(codes_BNC.shape, generator=generator, device=codes_BNC.device)
@@ -74,7 +77,9 @@ class CodebookQuantiser(nn.Module):
         """float32 [B, N, C]: rows of the codebook, with a gradient to them."""
         return F.embedding(codes_BN, self.codebook).float()
 
-    def corrupt(self, codes_BN: torch.Tensor, rate_B11: torch.Tensor, generator=None) -> torch.Tensor:
+    def corrupt(
+        self, codes_BN: torch.Tensor, rate_B11: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """The codes, each replaced by a random one with probability `rate_B11` of its picture."""
         noise = torch.rand(codes_BN.shape, generator=generator, device=codes_BN.device)
         other = torch.randint(self.outputs, codes_BN.shape, generator=generator, device=codes_BN.device)
@@ -99,7 +104,7 @@ class CodebookQuantiser(nn.Module):
         return logits.argmax(-1)
 
 
-def make_quantiser(config) -> BitQuantiser | CodebookQuantiser:
+def make_quantiser(config: NextScaleConfig) -> BitQuantiser | CodebookQuantiser:
     """The quantiser that a `NextScaleConfig` names."""
     if config.quantiser == "bsq":
         return BitQuantiser(config.code_width)

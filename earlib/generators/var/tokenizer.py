@@ -11,6 +11,8 @@ scales.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -35,7 +37,7 @@ class ChannelNorm(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
 
-    def forward(self, x_BCHW):
+    def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
         return (
             x_BCHW
             * torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-6).to(x_BCHW.dtype)
@@ -50,7 +52,7 @@ class Residual(nn.Module):
         self.first = nn.Conv2d(channels, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, padding=1)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x + self.second(F.silu(self.first(self.norm(x))))
 
 
@@ -111,7 +113,9 @@ class Tokenizer(nn.Module):
 
     # ---------------------------------------------------------------- all scales
 
-    def pyramid(self, f_BCHH: torch.Tensor, corrupt=None):
+    def pyramid(
+        self, f_BCHH: torch.Tensor, corrupt: Callable | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor]]:
         """Codes of all scales, the transformer's inputs, and f_hat after each scale, of a latent grid.
 
         Returns (codes [B, L] or [B, L, C], inputs_BLC, [f_hat_BCHH] * K). `corrupt(codes, k)` may change the codes that
@@ -132,7 +136,7 @@ class Tokenizer(nn.Module):
         C, H = self.config.code_width, self.config.latent_size
         return torch.zeros(pictures, C, H, H, device=self.down0.device, dtype=self.down0.dtype)
 
-    def accumulate(self, codes: torch.Tensor):
+    def accumulate(self, codes: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(inputs_BLC, f_hat_BCHH) of the codes of all scales, or of the first ones: what the transformer reads for
         them, and what the decoder draws."""
         config = self.config

@@ -53,7 +53,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BND, mask=None, cache: list | None = None):
+    def forward(self, x_BND: torch.Tensor, mask: torch.Tensor | None = None, cache: list | None = None) -> torch.Tensor:
         q, k, v = self.qkv(x_BND).chunk(3, -1)
         if cache is not None:  # keys and values of the scales before, which this one extends
             if cache:
@@ -70,7 +70,7 @@ class CrossAttention(nn.Module):
         self.kv = nn.Linear(text_width, 2 * width)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x_BND, words_BPE, mask_BP):
+    def forward(self, x_BND: torch.Tensor, words_BPE: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
         k, v = self.kv(words_BPE).chunk(2, -1)
         return self.out(attend(self.q(x_BND), k, v, self.head_width, mask_BP[:, None, None]))
 
@@ -81,7 +81,7 @@ class FeedForward(nn.Module):
         self.up = nn.Linear(width, int(width * ratio))
         self.down = nn.Linear(int(width * ratio), width)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down(F.gelu(self.up(x), approximate="tanh"))
 
 
@@ -99,7 +99,9 @@ class Block(nn.Module):
         bias[2] = bias[5] = 1  # gates start open
         self.modulation = nn.Parameter(bias)  # this block's own part of the shared modulation
 
-    def forward(self, x_BND, condition: Condition, mask=None, cache=None):
+    def forward(
+        self, x_BND: torch.Tensor, condition: Condition, mask: torch.Tensor | None = None, cache: list | None = None
+    ) -> torch.Tensor:
         scale1, shift1, gate1, scale2, shift2, gate2 = (
             (condition.modulation_B6D + self.modulation).unsqueeze(2).unbind(1)
         )
@@ -114,7 +116,7 @@ class TextBlock(nn.Module):
         self.attention = SelfAttention(config.text_width, config.head_width)
         self.ffn = FeedForward(config.text_width, config.text_mlp_ratio)
 
-    def forward(self, x_BPE, mask_BP):
+    def forward(self, x_BPE: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
         x = x_BPE + self.attention(norm(x_BPE), mask_BP[:, None, None])
         return x + self.ffn(norm(x))
 
@@ -130,7 +132,7 @@ class TextEncoder(nn.Module):
         for table in (self.word, self.position):
             nn.init.normal_(table.weight, std=0.1)
 
-    def forward(self, ids_BP, mask_BP):
+    def forward(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
         x = self.word(ids_BP) + self.position.weight[: ids_BP.shape[1]]
         for block in self.blocks:
             x = block(x, mask_BP)
