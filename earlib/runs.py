@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -150,6 +151,32 @@ def read_lines(path: str | Path) -> list[dict]:
             if number < len(lines) or data.endswith(b"\n"):
                 raise UserError(f"{path}: line {number} is not valid JSON in UTF-8") from None
     return rows
+
+
+class _Lines:
+    """What a progress bar writes to when standard error is no terminal: its first and last state, and one every `every`
+    seconds, are a line each."""
+
+    def __init__(self, file, every: float = 30.0):
+        self.file, self.every, self.last, self.ended = file, every, -math.inf, False
+
+    def write(self, text: str) -> None:
+        text, ends = text.strip(), "100%|" in text
+        if text and not self.ended and (ends or time.monotonic() - self.last >= self.every):
+            self.last, self.ended = time.monotonic(), ends
+            self.file.write(text + "\n")
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def progress_bar(*args, **more):
+    """tqdm's bar, with its arguments; where standard error is a file or a pipe, a line now and then in its place."""
+    from tqdm.auto import tqdm
+
+    if "ipykernel" not in sys.modules and not sys.stderr.isatty():
+        more = {"file": _Lines(sys.stderr), "ncols": 100} | more
+    return tqdm(*args, **more)
 
 
 def _difference(old, new, where: str = "") -> str:

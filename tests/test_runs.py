@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from earlib.errors import UserError
-from earlib.runs import Run, append_line, collect, notebook_folder, plain, read_json, read_lines, write_json, write_text
+from earlib.runs import (
+    Run,
+    append_line,
+    collect,
+    locked,
+    notebook_folder,
+    plain,
+    progress_bar,
+    read_json,
+    read_lines,
+    write_json,
+    write_text,
+)
 
 
 def test_json_is_plain_and_strict(tmp_path):
@@ -131,3 +145,38 @@ def test_an_erasure_that_several_notebooks_ask_for_is_trained_once(generator, mo
     assert first.info == again.info and first.tensors.keys() == again.tensors.keys() and trained == [0, 0, 1]
     assert all(t.equal(again.tensors[name]) for name, t in first.tensors.items())
     assert any(not t.equal(other.tensors[name]) for name, t in first.tensors.items())
+
+
+def test_a_bar_that_goes_to_a_file_is_a_few_lines(capsys):
+    for _ in progress_bar(range(200), desc="drawing"):
+        pass
+    with progress_bar(total=50, desc="writing", leave=False) as bar:
+        for i in range(50):
+            bar.update()
+            bar.set_postfix_str(str(i))
+    with progress_bar(total=1, disable=True) as bar:
+        bar.update()
+    said = capsys.readouterr().err
+    assert "\r" not in said and [line.split("%")[0] for line in said.splitlines()] == [
+        "drawing:   0",
+        "drawing: 100",
+        "writing:   0",
+        "writing: 100",
+    ]
+
+
+def test_no_row_is_lost_when_several_write_one_file(tmp_path):
+    """Rows that others add are there while one of them puts the file into order, again and again."""
+    file = tmp_path / "table.jsonl"
+
+    def add(who):
+        for i in range(30):
+            append_line(file, {"who": who, "i": i})
+            if i % 5 == 0:
+                with locked(tmp_path):
+                    rows = sorted(read_lines(file), key=lambda row: (row["who"], row["i"]))
+                    write_text(file, "".join(json.dumps(row) + "\n" for row in rows))
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(add, range(4)))
+    assert sorted((row["who"], row["i"]) for row in read_lines(file)) == [(w, i) for w in range(4) for i in range(30)]

@@ -57,7 +57,7 @@ def train(
     which the same call goes on. `retain` are prompts without the concept, read if the recipe has a retain.weight for
     them. Updates in which the filter keeps nothing are counted.
     """
-    from tqdm.auto import tqdm
+    from ..runs import progress_bar as tqdm
 
     began = time.perf_counter()
     ahead = Lessons(generator, pairs, recipe, seed, retain, progress)

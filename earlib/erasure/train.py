@@ -48,7 +48,7 @@ def train(
     which the same call goes on. `retain` are prompts without the concept, read if the recipe has a retain.weight.
     `recipe.windows.length` must not be 0 here.
     """
-    from tqdm.auto import tqdm
+    from ..runs import progress_bar as tqdm
 
     began = time.perf_counter()
     pairs = list(pairs)[: recipe.pairs]

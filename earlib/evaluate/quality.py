@@ -93,10 +93,10 @@ def drawn(
 
 
 def _chunks(n: int, what: str, progress: bool = True) -> Iterable[slice]:
-    from tqdm.auto import tqdm
+    from ..runs import progress_bar
 
     parts = [slice(start, min(start + CHUNK, n)) for start in range(0, n, CHUNK)]
-    return tqdm(parts, desc=what, disable=not progress, leave=False)
+    return progress_bar(parts, desc=what, disable=not progress, leave=False)
 
 
 def choose(

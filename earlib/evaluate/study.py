@@ -227,10 +227,12 @@ SECTIONS = {
 def measure(case: Case, run: Run) -> dict[str, dict]:
     """Every section of the study by name, taken from `run`'s folder where it was finished before; writes
     sections/NAME.json as each is done."""
-    from tqdm.auto import tqdm
+    from ..runs import progress_bar
 
     found = {}
-    with tqdm(total=len(SECTIONS), desc="measuring", unit="section", disable=not case.progress, leave=False) as bar:
+    with progress_bar(
+        total=len(SECTIONS), desc="measuring", unit="section", disable=not case.progress, leave=False
+    ) as bar:
         for name, section in SECTIONS.items():
             file = run.folder / "sections" / f"{name}.json"
             bar.set_postfix_str(name)

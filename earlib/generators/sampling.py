@@ -173,7 +173,7 @@ def sample_batches(
     given: torch.Tensor | None = None,
 ) -> Iterator[tuple[list[int], torch.Tensor]]:
     """`Generator.sample_batches`."""
-    from tqdm.auto import tqdm
+    from ..runs import progress_bar
 
     if len(prompts) != len(seeds):
         raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
@@ -185,7 +185,7 @@ def sample_batches(
     size = min(batch_size or generator.fitting_batch(), max(1, len(prompts)))
     shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
     about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
-    with tqdm(total=len(prompts), **about) as bar:
+    with progress_bar(total=len(prompts), **about) as bar:
         for start in range(0, len(prompts), size):
             rows = order[start : start + size]
             batch = generator.encode([prompts[i] for i in rows])

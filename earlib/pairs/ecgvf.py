@@ -22,7 +22,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from PIL import Image
-from tqdm.auto import tqdm
 
 from ..concepts import Concept
 from ..errors import UserError
@@ -31,7 +30,7 @@ from ..evaluate.judges import load_judge
 from ..evaluate.pictures import veil
 from ..generators import draw
 from ..generators.base import Generator
-from ..runs import Run, append_line, plain, read_lines, write_bytes, write_json, write_text
+from ..runs import Run, append_line, plain, progress_bar, read_lines, write_bytes, write_json, write_text
 from .proposals import DEFAULTS, Candidate, Request, Settings, Writer, WriterFailed, proposals
 from .report import draw_examples, markdown, report_of, write_concept
 
@@ -132,7 +131,7 @@ def _ask_all(
 
     total = sum(map(len, missing.values()))
     with (
-        tqdm(total=total, unit="request", desc="writing", disable=not progress or not total) as bar,
+        progress_bar(total=total, unit="request", desc="writing", disable=not progress or not total) as bar,
         ThreadPoolExecutor(len(writers)) as pool,
     ):
         running = {writer.name: pool.submit(ask, writer) for writer in writers}
@@ -161,7 +160,9 @@ def _judge_all(
     wanted = dict.fromkeys(p for c in candidates if c.reason is None for p in (c.target, c.replacement))
     missing = [prompt for prompt in wanted if prompt not in verdicts]
     n, at_once = settings.pictures, max(1, batch_size // settings.pictures)
-    with tqdm(total=len(missing) * n, unit="picture", desc="drawing", disable=not progress or not missing) as bar:
+    with progress_bar(
+        total=len(missing) * n, unit="picture", desc="drawing", disable=not progress or not missing
+    ) as bar:
         for start in range(0, len(missing), at_once):
             prompts = missing[start : start + at_once]
             keys = [f"{prompt}#{i}" for prompt in prompts for i in range(n)]  # those of `generate`

@@ -177,12 +177,12 @@ def _nearest_folder(path: Path) -> Path:
 
 def _write_parts(target: Path, parts: list[Part], progress: bool, total: int) -> None:
     """Write what is missing; a shard is open only while its own parts are written."""
-    from tqdm.auto import tqdm
+    from ...runs import progress_bar
 
     for leftover in target.glob(".*.tmp"):  # of a call that was killed
         leftover.unlink()
     done = total - sum(part.bytes for part in parts)
-    with tqdm(
+    with progress_bar(
         total=total, initial=done, unit="B", unit_scale=True, desc="converting", disable=not progress, leave=False
     ) as bar:
         for shard in dict.fromkeys(part.shard for part in parts):
