@@ -189,7 +189,7 @@ def test_one_command_makes_every_model(tmp_path, capsys):
     made = [json.loads((tmp_path / stage / "made.json").read_text())["stage"] for stage in make.STAGES]
     assert made == list(make.STAGES) and not (tmp_path / "janus-never-church" / "made.json").exists()
     for folder in (*make.STAGES, "janus-never-church"):
-        assert (tmp_path / folder / "model.safetensors").stat().st_size < 15e6
+        assert next((tmp_path / folder).glob("*.safetensors")).stat().st_size < 15e6
     run()
     assert capsys.readouterr().out.count(": done") == len(make.STAGES)
 

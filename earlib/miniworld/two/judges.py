@@ -24,7 +24,6 @@ from .scenes import PATCH, SIZE, render, sample_scenes
 from .tokenizer import to_pixels
 
 STATES = ("whole", "unfinished")  # the last group of the second judge
-HELD_OUT = 2000  # pictures that the metrics are measured on
 HALF = [0.5, 0.5, 0.5]
 
 
@@ -181,23 +180,27 @@ def _processor():
 # ---------------------------------------------------------------- training
 
 
-def train_judge(out: Path, state: Path, steps: int = 2000, batch: int = 64, lr: float = 2e-3, seed: int = 0) -> dict:
-    """Train the first judge, save it to `out` in half precision, and return its metrics on held-out pictures."""
+def train_judge(
+    out: Path, state: Path, steps: int = 2000, batch: int = 64, lr: float = 2e-3, seed: int = 0, held_out: int = 2000
+) -> dict:
+    """Train the first judge, save it to `out` in half precision; return its metrics on `held_out` other pictures."""
     torch.manual_seed(seed)
     model = build_judge().train()
-    return _train(model, lesson, 31, out, state, dict(steps=steps, lr=lr, seed=seed, weight_decay=0.02), batch)
+    options = dict(steps=steps, lr=lr, seed=seed, weight_decay=0.02)
+    return _train(model, lesson, 31, out, state, options, batch, held_out)
 
 
 def train_second_judge(
-    out: Path, state: Path, steps: int = 3000, batch: int = 96, lr: float = 1.2e-3, seed: int = 1
+    out: Path, state: Path, steps: int = 3000, batch: int = 96, lr: float = 1.2e-3, seed: int = 1, held_out: int = 2000
 ) -> dict:
-    """Train the second judge, save it to `out` in half precision, and return its metrics on held-out pictures."""
+    """Train the second judge, save it to `out` in half precision; return its metrics on `held_out` other pictures."""
     torch.manual_seed(seed)
     model = build_second_judge().train()
-    return _train(model, ruined_lesson, 32, out, state, dict(steps=steps, lr=lr, seed=seed, weight_decay=0.05), batch)
+    options = dict(steps=steps, lr=lr, seed=seed, weight_decay=0.05)
+    return _train(model, ruined_lesson, 32, out, state, options, batch, held_out)
 
 
-def _train(model, pictures: Callable, stream: int, out: Path, state: Path, options: dict, batch: int) -> dict:
+def _train(model, pictures, stream: int, out: Path, state: Path, options: dict, batch: int, held_out: int) -> dict:
     seed, look = options["seed"], torch.compile(lambda x: model(x).logits)
 
     def loss_at(step):
@@ -215,7 +218,8 @@ def _train(model, pictures: Callable, stream: int, out: Path, state: Path, optio
     fit({"judge": model}, loss_at, folder=state, **options)
     model.eval().half().save_pretrained(out)
     _processor().save_pretrained(out)
-    metrics = {**options, "batch": batch, "parameters": model.num_parameters(), **judge_metrics(model.float(), seed)}
+    metrics = {**options, "batch": batch, "parameters": model.num_parameters()}
+    metrics |= judge_metrics(model.float(), held_out, seed)
     write_json(out / "metrics.json", metrics)
     print(metrics, flush=True)
     return metrics
@@ -232,18 +236,18 @@ def read(model, images: np.ndarray, part: int = 250) -> dict[str, np.ndarray]:
     return found
 
 
-def judge_metrics(model, seed: int = 0) -> dict:
+def judge_metrics(model, held_out: int, seed: int = 0) -> dict:
     """Shares of right answers on held-out whole pictures, of pairs with both found, and of objects seen in empty,
     shuffled and ruined pictures."""
     share = lambda right: round(float(np.mean(right)), 5)
-    scenes = sample_scenes(HELD_OUT, [seed, 97])
+    scenes = sample_scenes(held_out, [seed, 97])
     found, truth = read(model, render(scenes)), answers(scenes)
     two = scenes.object2 >= 0
     metrics = {name: share(found[name].argmax(1) == truth[name]) for name in GROUPS if truth[name].ndim == 1}
     for name in ("object", "colour"):
         right = ((found[name] > 0.5) == (truth[name] > 0)).all(1)
         metrics |= {name: share(right[~two]), f"{name} of pairs": share(right[two])}
-    everywhere = np.arange(HELD_OUT)
+    everywhere = np.arange(held_out)
     blank = render(emptied(scenes, everywhere))
     rng = np.random.default_rng([seed, 96])
     wrecks = {"empty": blank, "shuffled": shuffled(render(scenes), rng, PATCH), "slabs": _slabs(blank, rng)}

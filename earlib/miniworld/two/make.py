@@ -1,6 +1,6 @@
 """Make every model of MiniWorld 2 from scratch: `python -m earlib.miniworld.two.make --out DIR [STAGE ...]`.
 
-Stages, in this order: tokenizer, eye, judge, judge2, janus. Each is seeded, goes on where it was killed (state in
+Stages, in this order: tokenizer, eye, judge, judge2, clip, janus, var-tokenizer, var. Each is seeded, goes on where it was killed (state in
 DIR/state), is skipped when it is done, and leaves its log with seconds beside its weights. `--without church` trains
 MiniJanus alike on a world without that one thing (an oracle); it needs the tokenizer and the eye of the whole world.
 `--size tiny` makes miniature ones in seconds, to test the way and not the models.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from ...runs import write_json
 
-STAGES = ("tokenizer", "eye", "judge", "judge2", "janus")
+STAGES = ("tokenizer", "eye", "judge", "judge2", "clip", "janus", "var-tokenizer", "var")
 WITHOUT = {"church": ("object", "church"), "nudity": ("object", "figure"), "vangogh": ("style", "vangogh")}
 
 
@@ -29,7 +29,11 @@ class Plan:
     eye: dict = field(default_factory=dict)
     judge: dict = field(default_factory=dict)
     judge2: dict = field(default_factory=dict)
+    clip: dict = field(default_factory=dict)
     janus: dict = field(default_factory=dict)
+    var_tokenizer: dict = field(default_factory=dict)
+    var: dict = field(default_factory=dict)
+    var_flags: dict = field(default_factory=dict)
 
 
 def plans() -> dict[str, Plan]:
@@ -40,9 +44,13 @@ def plans() -> dict[str, Plan]:
         shape={"width": 64, "layers": 2, "mlp": 64, "codes": 64, "vq_channels": 32, "vision_width": 64},
         tokenizer={"steps": 34, "batch": 4},
         eye={"steps": 2, "batch": 4},
-        judge={"steps": 2, "batch": 8},
-        judge2={"steps": 2, "batch": 8},
+        judge={"steps": 2, "batch": 8, "held_out": 20},
+        judge2={"steps": 2, "batch": 8, "held_out": 20},
+        clip={"steps": 2, "batch": 8, "groups": 1},
         janus={"steps": 4, "sizes": Sizes(drawing=4, seeing=2, chunk=2)},
+        var_tokenizer={"steps": 2, "batch": 4},
+        var={"steps": 2, "batch": 4},
+        var_flags={"channels": (16, 16, 16), "width": 32, "layers": 1, "text_width": 32, "text_layers": 1},
     )
     return {"full": Plan(), "tiny": tiny}
 
@@ -147,6 +155,37 @@ def judge2(work: Work) -> None:
     train_second_judge(work.out / "judge2", work.state / "judge2", seed=work.seed + 1, **work.plan.judge2)
 
 
+def clip(work: Work) -> None:
+    """The tiny CLIP, to DIR/clip."""
+    from .clip import train_clip
+
+    train_clip(work.out / "clip", work.state / "clip", seed=work.seed, **work.plan.clip)
+
+
+def var_tokenizer(work: Work) -> None:
+    """MiniVAR's picture tokenizer, to DIR/var-tokenizer."""
+    from safetensors.torch import save_file
+
+    from .var import train_var_tokenizer, untrained
+
+    tokenizer = untrained(work.seed, **work.plan.var_flags).tokenizer
+    train_var_tokenizer(tokenizer, work.state / "var-tokenizer", seed=work.seed, **work.plan.var_tokenizer)
+    (work.out / "var-tokenizer").mkdir(parents=True, exist_ok=True)
+    save_file(tokenizer.state_dict(), work.out / "var-tokenizer" / "model.safetensors")
+
+
+def var(work: Work) -> None:
+    """MiniVAR with its tokenizer, to DIR/var."""
+    from safetensors.torch import load_file
+
+    from .var import train_var_trunk, untrained
+
+    model = untrained(work.seed, **work.plan.var_flags)
+    model.tokenizer.load_state_dict(load_file(work.out / "var-tokenizer" / "model.safetensors"))
+    train_var_trunk(model, work.state / "var", seed=work.seed, **work.plan.var)
+    model.save_pretrained(work.out / "var")
+
+
 def main(argv: list[str] | None = None) -> None:
     import torch
 
@@ -171,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"== {work.name(stage)}{': done' if done.exists() else ''}", flush=True)
             if done.exists():
                 continue
-            globals()[stage](work)
+            globals()[stage.replace("-", "_")](work)
             if args.stop_at is None and not args.snapshot:
                 shutil.copyfile(work.state / work.name(stage) / "log.jsonl", done.with_name("train_log.jsonl"))
                 write_json(done, {"stage": work.name(stage), "seed": args.seed, "size": args.size})
