@@ -80,7 +80,7 @@ def test_labels_of_a_plane_stand_apart():
     points = [(Rate(n, 100), Rate(90, 100)) for n in (1, 2, 3)]
     before = plots.Series("before", [(Rate(80, 100), Rate(95, 100))])
     names = ["first", "second", "third"]
-    figure = plots.plane({"church": [before, plots.Series("ours", points, labels=names, line="")]}, box=(3, 97))
+    figure = plots.plane({"church": [before, plots.Series("ours", points, labels=names, line="")]})
     figure.draw_without_rendering()
     boxes = [matplotlib.text.Text.get_window_extent(text) for text in figure.axes[0].texts]  # without their arrows
     assert len(boxes) == 3 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])

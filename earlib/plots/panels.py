@@ -13,7 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from .series import Series, before_after, drawn, has_value, looks
-from .style import INK, PALE, QUIET, WIDTH, look
+from .style import INK, PALE, WIDTH, look
 
 __all__ = ["Series", "bars", "before_after", "curves", "dots", "finish", "grid_of", "lines", "plane"]
 SEEN = "seen by the judge (%)"
@@ -60,7 +60,6 @@ def plane(
     xlabel: str = "the concept, seen by the judge (%)",
     ylabel: str = "its neighbours, seen by the judge (%)",
     lim: tuple | None = (-3, 103),
-    box: tuple[float, float] | None = None,
     height: float = 3.1,
     columns: int = 3,
 ):
@@ -70,7 +69,6 @@ def plane(
         panels: title -> series whose points are (Rate, Rate) or (Estimate, Estimate); `labels` stand beside them, a
             `line` joins them; a series called "before" is a star.
         lim: of both axes; None takes what is needed.
-        box: (x at most, y at least): what one aims at, shaded.
 
     Returns:
         matplotlib.figure.Figure
@@ -80,9 +78,6 @@ def plane(
         if lim:
             axis.set(xlim=lim, ylim=lim)
         axis.set_title(title)
-        if box:
-            axis.axvspan(-1e3, box[0], color=INK, alpha=0.06, linewidth=0)
-            axis.axhline(box[1], color=QUIET, linewidth=0.8, linestyle=":")
     for axis, series in zip(axes.flat, panels.values()):
         draw_plane(axis, series)
     finish(fig, axes, xlabel, ylabel)

@@ -16,7 +16,6 @@ def grid(
     row_labels: Sequence[str] | None = None,
     column_labels: Sequence[str] | None = None,
     titles: Sequence[str] | None = None,
-    title: str | None = None,
     scale: float = 1.0,
 ):
     """A grid of pictures, every pixel a sharp square, no wider than a page.
@@ -27,7 +26,6 @@ def grid(
         row_labels: to the left of each row.
         column_labels: above each column.
         titles: under each picture.
-        title: above all.
         scale: 1 draws a picture 1.1 inches wide, if there is room.
 
     Returns:
@@ -68,9 +66,6 @@ def grid(
             axis.set_ylabel(row_labels[row], rotation=0, ha="right", va="center", labelpad=6, fontsize=9)
         if column_labels is not None and row == 0:
             axis.set_title(column_labels[column], fontsize=8.5, fontweight="normal", loc="center", pad=4)
-    if title:
-        above = 1 + (0.38 if column_labels is not None else 0.12) / (rows * (high + gap))
-        fig.suptitle(title, x=0, y=above, ha="left", va="bottom", fontsize=10, fontweight="bold")
     return fig
 
 
