@@ -261,7 +261,7 @@ def test_a_shape_draws_and_is_the_same_every_time():
 # ------------------------------------------------------------------ memory
 
 
-def test_the_briefs_numbers():
+def test_what_fits_on_common_gpus():
     one, seven = memory.KNOWN.values()
     assert (
         memory.cache_bytes(seven, "bfloat16", 1, 1) == 491_520 and memory.cache_bytes(one, "bfloat16", 1, 1) == 196_608
@@ -291,7 +291,7 @@ def test_what_fits_where():
     free = int(FREE_16) - memory.weight_bytes(seven, "float16")
     assert 1 <= memory.pictures_that_fit(seven, "float16", free) <= 4
     free = int(FREE_16) - memory.weight_bytes(one, "float16")
-    assert 16 <= memory.pictures_that_fit(one, "float16", free) <= 64, "the brief: 16 to 48 pictures of 1B on a T4"
+    assert 16 <= memory.pictures_that_fit(one, "float16", free) <= 64, "dozens of pictures of 1B on a T4"
 
 
 def test_pictures_that_fit_do_fit_and_one_more_does_not():

@@ -80,8 +80,7 @@ def pictures(n=3, seed=0):
     return np.random.default_rng(seed).integers(0, 256, (n, 24, 24, 3), dtype=np.uint8)
 
 
-# ------------------------------------------------------------------ the must-pass tests of briefs/var.md 3.7; number 5
-# is about S-VARE's losses
+# ------------------------------------------------------------------ what must hold of any next-scale model
 
 
 def test_scale_by_scale_logits_are_those_of_one_masked_pass(generator, codes):
