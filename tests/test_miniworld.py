@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlib.miniworld.captions import INDIRECT, NOUNS, describe, vocabulary, words
-from earlib.miniworld.fit import fit, learning_rate
 from earlib.miniworld.models import build_processor
 from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES, Scenes, render, sample_scenes
 
@@ -85,47 +83,3 @@ def test_tokenizer_spells_the_language_and_nothing_else():
 
 def test_names_and_counts():
     assert len(OBJECTS) * len(COLOURS) * len(PLACES) * len(STYLES) == 1000 and "figure" in OBJECTS
-
-
-def test_learning_rate_warms_up_and_ends_at_zero():
-    rates = [learning_rate(s, 1000, 1.0) for s in range(1000)]
-    assert rates[0] < 0.05 and max(rates) == pytest.approx(1.0) and rates[-1] < 1e-4
-    assert all(a >= b for a, b in zip(rates[60:], rates[61:]))
-
-
-@pytest.mark.parametrize("muon", [False, True])
-def test_training_goes_on_where_it_stopped(tmp_path, muon):
-    """Stopped after 30 of 60 steps and started again: the same weights as never stopped."""
-
-    def run(folder, stop=None):
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
-
-        def loss_at(step):
-            if step == stop:
-                raise KeyboardInterrupt
-            x = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
-            return (model(x) - x.sum(1, keepdim=True)).square().mean(), {}
-
-        matrices = [model[0].weight] if muon else ()
-        try:
-            log = fit(
-                {"model": model},
-                loss_at,
-                folder=folder,
-                steps=60,
-                lr=5e-2,
-                save_every=0.0,
-                matrices=matrices,
-                matrix_lr=0.2,
-            )
-        except KeyboardInterrupt:
-            return None
-        return model, log
-
-    whole, log = run(tmp_path / "whole")
-    assert log[-1]["loss"] < 0.5 * log[0]["loss"]
-    assert run(tmp_path / "broken", stop=30) is None
-    again, log_again = run(tmp_path / "broken")
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
-    assert log == log_again

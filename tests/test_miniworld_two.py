@@ -10,13 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from earlib.generators import load_generator
+from earlib.miniworld.fit import fit, share_of_peak
 from earlib.miniworld.two import make
 from earlib.miniworld.two.captions import describe, descriptions, held_out_lists, plain_caption, vocabulary, words
 from earlib.miniworld.two.eye import GROUPS, answers
-from earlib.miniworld.two.fit import fit, share_of_peak
 from earlib.miniworld.two.judges import ruined_lesson
 from earlib.miniworld.two.models import build_processor
-from earlib.miniworld.two.quality import KINDS, right, test_prompts
+from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
 from earlib.miniworld.two.scenes import NAMES as VALUES
 from earlib.miniworld.two.scenes import OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
 from earlib.miniworld.two.trunk import PROMPT
@@ -183,6 +184,9 @@ def test_one_command_makes_every_model(tmp_path, capsys):
     """Miniatures of all stages, an oracle and a snapshot; a second call finds them made."""
     run = lambda *more: make.main(["--out", str(tmp_path), "--size", "tiny", *more])
     run()
+    rows = quality(load_generator(str(tmp_path / "janus")), load_judges(tmp_path), prompts=3, seeds=1)
+    assert {r["what"] for r in rows} == set(KINDS) and {r["judge"] for r in rows} == {"judge", "judge2"}
+    assert all(0 <= r["hits"] <= r["n"] for r in rows) and "held-out descriptions" in table(rows)
     run("--without", "church", "--stop-at", "2")
     run("--without", "church", "--snapshot")
     assert "step 2" in capsys.readouterr().out

@@ -93,7 +93,7 @@ def save_janus(model, processor, folder: Path, state: Path) -> None:
 def stage_log(state: Path, stage: str) -> list[dict]:
     """The logs of all rounds of a stage (STAGE1, STAGE2, ...) in a row, steps counted on; [] if it was not run here."""
     rows, offset = [], 0
-    for number, log in enumerate(sorted(state.glob(f"{stage}[0-9]/train_log.jsonl")), 1):
+    for number, log in enumerate(sorted(state.glob(f"{stage}[0-9]/log.jsonl")), 1):
         part = [json.loads(line) for line in log.read_text().splitlines()]
         rows += [{"round": number, **row, "step": row["step"] + offset} for row in part]
         offset = rows[-1]["step"] + 1

@@ -285,7 +285,7 @@ def clip_metrics(folder: Path, seed: int = 0) -> dict:
 
 
 def _finish(out: Path, run: Path, metrics: dict) -> dict:
-    shutil.copyfile(run / "train_log.jsonl", out / "train_log.jsonl")
+    shutil.copyfile(run / "log.jsonl", out / "train_log.jsonl")
     write_json(out / "metrics.json", metrics)
     print(json.dumps(metrics, indent=2), flush=True)
     return metrics

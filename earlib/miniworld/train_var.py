@@ -56,7 +56,7 @@ def save_tokenizer(model, out: Path, state: Path) -> None:
 
     tensors = {name: tensor.detach().cpu().half().contiguous() for name, tensor in model.tokenizer.state_dict().items()}
     write_bytes(out / TOKENIZER, save(tensors, {"format": "pt", "config": json.dumps(model.config.to_json())}))
-    write_text(out / "log_tokenizer.jsonl", (state / "tokenizer1" / "train_log.jsonl").read_text())
+    write_text(out / "log_tokenizer.jsonl", (state / "tokenizer1" / "log.jsonl").read_text())
 
 
 def stage_trunk(model, out: Path, state: Path, seed: int, device: str, steps: int | None) -> None:
@@ -65,7 +65,7 @@ def stage_trunk(model, out: Path, state: Path, seed: int, device: str, steps: in
     model.tokenizer.load_state_dict(trained_tokenizer(out, state))
     train_trunk(model, state / "trunk1", steps=steps or STEPS["trunk"], seed=seed, device=device)
     model.cpu().save_pretrained(out)
-    write_text(out / "log_trunk.jsonl", (state / "trunk1" / "train_log.jsonl").read_text())
+    write_text(out / "log_trunk.jsonl", (state / "trunk1" / "log.jsonl").read_text())
     (out / TOKENIZER).unlink(missing_ok=True)  # it is part of the model now
 
 
@@ -74,8 +74,8 @@ def trained_tokenizer(out: Path, state: Path) -> dict:
     import torch
     from safetensors.torch import load_file
 
-    if (state / "tokenizer1" / "train_state.pt").exists():
-        return torch.load(state / "tokenizer1" / "train_state.pt", weights_only=True)["modules"]["tokenizer"]
+    if (state / "tokenizer1" / "state.pt").exists():
+        return torch.load(state / "tokenizer1" / "state.pt", weights_only=True)["modules"]["tokenizer"]
     if (out / TOKENIZER).exists():
         return load_file(out / TOKENIZER)
     if (out / "model.safetensors").exists():

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from ...runs import write_json
+from ..fit import fit
 from ..train_judges import CLIP_CONFIG, HALF, damage
 from .captions import describe, vocabulary
-from .fit import fit
 from .scenes import render, sample_scenes
 from .tokenizer import to_pixels
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .fit import fit
+from ..fit import fit
 from .scenes import NAMES, RELATIONS, Scenes, render, sample_scenes
 from .tokenizer import to_pixels
 

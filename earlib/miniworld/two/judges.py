@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 
 from ...runs import write_json
+from ..fit import fit
 from ..train_judges import damage, shuffled
 from .eye import GROUPS, WIDTHS, answer_loss, answers
-from .fit import fit
 from .scenes import PATCH, SIZE, render, sample_scenes
 from .tokenizer import to_pixels
 

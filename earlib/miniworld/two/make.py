@@ -104,7 +104,7 @@ def janus(work: Work) -> None:
     """MiniJanus with its tokenizer and eye, to DIR/janus, or DIR/janus-never-NAME."""
     from safetensors.torch import load_file
 
-    from .fit import load_mean
+    from ..fit import load_mean
     from .trunk import train_trunk
 
     name = work.name("janus")

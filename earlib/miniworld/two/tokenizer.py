@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from .fit import fit
+from ..fit import fit
 from .scenes import PATCH, Scenes, render, sample_scenes
 
 ROUND = 30  # the first steps go round the codebook, so that it can be started from latents that mean something

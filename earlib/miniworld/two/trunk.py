@@ -14,8 +14,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..fit import fit
 from .captions import QUESTION, describe, plain_caption
-from .fit import fit
 from .models import GRID
 from .scenes import render, sample_scenes
 from .tokenizer import to_pixels

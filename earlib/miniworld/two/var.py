@@ -13,8 +13,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from ..fit import fit
 from .captions import describe, vocabulary
-from .fit import fit
 from .scenes import render, sample_scenes
 from .tokenizer import changed, to_pixels
 from .trunk import BLANK
