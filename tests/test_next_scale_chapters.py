@@ -4,17 +4,16 @@ known, and a tiny model's scales."""
 from __future__ import annotations
 
 import json
-import math
 
 import pytest
 import torch
 
-from earlib.chapters import composition, next_scale, next_scale_concepts, next_scale_figures, next_scale_filter
+from earlib.chapters import next_scale_concepts, next_scale_filter, next_scale_methods
 from earlib.concepts import load_concept
 from earlib.erasure.scale_methods import PRESETS, erase, recipe
 from earlib.errors import UserError
-from earlib.sweeps import legacy as ablations
-from earlib.sweeps import legacy as table
+from earlib.evaluate.rate import Estimate, Rate
+from earlib.sweeps import compare, read, several
 from earlib.sweeps.plan import load_sweeps
 
 from .test_svare import CONCEPT, PAIRS, heeding
@@ -40,7 +39,7 @@ def made(asked, concept=50, neighbours=80, **more):
 
 @pytest.fixture
 def measured(tmp_path):
-    """Makes the table `name` of book/sweeps.yml with what `make(row)` adds to each row; gives what `ablations.read`
+    """Makes the table `name` of book/sweeps.yml with what `make(row)` adds to each row; gives what `read.load`
     needs."""
 
     def write(name, make):
@@ -80,117 +79,53 @@ def main(measured):
         return {"concept": concept, "neighbours": neighbours} | more
 
     found = measured("var-main", make)
-    return ablations.read("var-main", **found), found
+    return read.load("var-main", **found)
 
 
 # ------------------------------------------------------------------ methods
 
 
 def test_the_grid_says_what_each_recipe_is():
-    grid = next_scale.grid()
-    assert (
-        set(grid.index)
-        == {name for name, preset in PRESETS.items() if hasattr(preset, "lr")}
-        == set(next_scale.trained())
-    )
-    assert (
-        grid.loc["naive", "student reads"] == "its own picture"
-        and grid.loc["naive", "teacher reads"] == "the replacement's"
-    )
+    grid = next_scale_methods.grid()
+    assert set(grid.index) == {name for name, preset in PRESETS.items() if hasattr(preset, "lr")}
+    assert grid.loc["naive", "student reads"] == "its own picture"
+    assert grid.loc["naive", "teacher reads"] == "the replacement's"
     assert grid.loc["vare", "of"] == "all tokens" and grid.loc["vare", "preserves"] == "–"
-    assert (
-        "teacher guided by 2" in grid.loc["s-vare-released", "preserves"]
-        and grid.loc["s-vare-released", "update"] == "a step on each loss"
-    )
-    assert (
-        "entropy" in grid.loc["sace-style", "compares"] and grid.loc["sace-style", "acts at"] == "the first scale only"
-    )
-    r = recipe("s-vare", "mini-var")
-    assert grid.loc["s-vare", "updates"] == f"{math.ceil(r.pairs * r.passes / r.batch)} of {r.batch} pairs"
-
-
-def test_parameters_are_those_that_change():
-    generator = heeding("bsq")
-    counts = next_scale.parameters(generator, "custom")
-    erasure = erase(generator, CONCEPT, recipe("s-vare", pairs=2, passes=1), progress=False)
-    assert counts["s-vare"] == erasure.info["parameters"] > counts["sace-style"] > 0 and "negative-prompt" not in counts
-
-
-def test_costs(main):
-    frame, _ = main
-    shown = next_scale.costs(frame, "church", {"vare": 2_000_000})
-    assert (
-        set(shown.index) == {"base", *PRESETS}
-        and list(shown.index)[0] == "base"
-        and shown.loc["base", "concept"].startswith("94 [")
-    )
-    assert (
-        shown.loc["vare", "diversity"] == "3.20 (-20%)"
-        and shown.loc["base", "diversity"] == "4.00"
-        and not shown.loc["base", "seconds"]
-    )
-    assert (
-        shown.loc["vare", "trained"] == "2.00 M"
-        and shown.loc["negative-prompt", "trained"] == "–"
-        and shown.loc["vare", "n"] == "300 / 300"
-    )
-    assert next_scale.costs(frame, "vangogh").loc["sace-style", "concept"] == "diverged in 3 of 3 runs"
+    assert "teacher guided by 2" in grid.loc["s-vare-released", "preserves"]
+    assert grid.loc["s-vare-released", "update"] == "a step on each loss"
+    assert "entropy" in grid.loc["sace-style", "compares"]
 
 
 def test_claims_follow_the_intervals(main):
-    found = next_scale.claims(main[0]).reset_index().set_index(["claimed", "concept"]).verdict
+    found = next_scale_methods.claims(main).reset_index().set_index(["claimed", "concept"]).verdict
     assert found["a history for each is worse for the rest than one for both", "church"] == "as claimed"
-    assert found["S-VARE erases more than VARE", "church"] == ablations.UNTOLD
+    assert found["S-VARE erases more than VARE", "church"] == compare.NOT_TOLD
     assert (
         found["S-VARE keeps more than VARE", "church"] == "as claimed"
-        and found["S-VARE keeps more than VARE", "nudity"] == ablations.UNTOLD
+        and found["S-VARE keeps more than VARE", "nudity"] == compare.NOT_TOLD
     )
     assert found["S-VARE leaves the rest as it was", "church"] == "not so: less is drawn"
     assert (
         found["the released code erases as the paper has it", "church"] == "not so: more is drawn"
     )  # churches: it erases less
     assert found["and keeps as much", "church"] == "no difference that can be told"
-    d = {"value": -0.2, "low": -0.3, "high": -0.1}
-    assert [next_scale.verdict(d, sign) for sign in (1, 0, -1)] == [
+    less = Estimate(-0.2, 9, -0.3, -0.1)
+    assert [next_scale_methods.verdict(less, sign) for sign in (1, 0, -1)] == [
         "the opposite",
         "not so: less is drawn",
         "as claimed",
     ]
 
 
-def test_the_papers_numbers_stand_beside_ours(main, measured):
-    terms = ablations.read(
-        "var-terms", **measured("var-terms", lambda row: {"concept": 7 if row.label == "+ filter" else 50})
-    )
-    shown = next_scale.beside_paper(main[0], terms)
-    assert shown.loc[("church", "the concept", "s-vare"), "the paper's"] == "4.4" and shown.loc[
-        ("church", "the concept", "s-vare"), "ours"
-    ].startswith("9.0 [")
-    assert shown.loc[("church, term by term", "the concept", "+ filter"), "ours"].startswith("7.0 [")
-    assert (
-        shown.loc[("nudity", "the concept", "s-vare"), "the paper's"] == "3.2"
-        and ("vangogh", "the concept", "vare") not in shown.index
-    )
-
-
-def test_ratios_are_of_the_same_seed(main):
-    found = next_scale.against_base("var-main", "diversity", **main[1]).loc[("church", "vare")]
-    assert found["mean"] == pytest.approx(0.8) and found["less"] == found["runs"] == 3
-    ours = next_scale.against_base("var-main", "diversity", **main[1]).loc[("church", "s-vare")]
-    assert (ours["low"], ours["high"]) == pytest.approx((0.9, 1.1)) and ours["less"] == 1
-
-
-def test_neighbours_one_by_one(main):
-    found = next_scale.each_neighbour("var-main", "church", **main[1])
-    assert (
-        found.index.name == "hits of 150"
-        and found.loc["naive"].to_dict() == {"boat": 30, "car": 30}
-        and found.loc["base", "car"] == 3 * 48
-    )
+def test_the_papers_numbers_stand_beside_ours(main):
+    shown = next_scale_methods.beside_paper(main)
+    assert list(shown.loc[("church", "the concept", "s-vare")]) == ["4.4", "9 [6–13]", "300"]
+    assert shown.loc[("nudity", "the concept", "s-vare"), "the paper's"] == "3.2"
+    assert ("vangogh", "the concept", "vare") not in shown.index
 
 
 def test_the_rule_takes_the_greatest_margin(measured):
-    called = lambda row: next_scale.CHOSEN_AS.get(row.recipe, row.recipe)
+    called = lambda row: next_scale_methods.CHOSEN_AS.get(row.recipe, row.recipe)
     has = lambda row: recipe(called(row), "mini-var", **row.settings) == recipe(called(row), "mini-var")
 
     def make(row):
@@ -199,8 +134,8 @@ def test_the_rule_takes_the_greatest_margin(measured):
             {"failed": "the loss is nan at update 1"} if fails else {}
         )
 
-    frame = table.load("var-dev", **measured("var-dev", make))
-    shown, sentence = next_scale.rule(frame)
+    frame = read.load("var-dev", **measured("var-dev", make))
+    shown, sentence = next_scale_methods.rule(frame)
     lr = recipe("s-vare", "mini-var").lr
     assert (
         shown.loc[("s-vare", f"lr {lr:g}"), "greatest"] == "yes"
@@ -217,13 +152,15 @@ def test_the_rule_takes_the_greatest_margin(measured):
         if name == "vare" and settings["lr"] != recipe("vare", "mini-var").lr
     )
     other = frame.assign(
-        direct=[0.0 if (r, lr) == ("vare", worst) else d for r, lr, d in zip(frame.recipe, frame.lr, frame.direct)]
+        direct=[
+            Rate(0, 9) if (r, lr) == ("vare", worst) else d for r, lr, d in zip(frame.recipe, frame.lr, frame.direct)
+        ]
     )
-    level = next_scale.rule(frame.assign(direct=0.0))[1]
+    level = next_scale_methods.rule(frame.assign(direct=[d and Rate(0, 100) for d in frame.direct]))[1]
     assert "`recommended` routes both, strength 1.5 (one of 9 that are level)" in level
     assert (
         f"For `vare` the rule takes lr {worst:g}, and the recipe has lr {recipe('vare', 'mini-var').lr:g}."
-        in next_scale.rule(other)[1]
+        in next_scale_methods.rule(other)[1]
     )
 
 
@@ -232,7 +169,7 @@ def test_the_rule_takes_the_greatest_margin(measured):
 
 def test_switches_are_held_against_the_published_recipe(measured):
     rates = {"own rollouts": (5, 99), "equal mass per scale": (80, 70), "adapters": (52, 81)}
-    frame = ablations.read(
+    frame = read.load(
         "var-switches",
         **measured("var-switches", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))),
     )
@@ -243,9 +180,8 @@ def test_switches_are_held_against_the_published_recipe(measured):
         and "adapters" in found["same"]
     )
     shown = next_scale_filter.switched(frame, "as published")
-    assert "margin" in shown and shown.loc["own rollouts", "the concept: difference"].startswith("-45 points")
-    assert not shown.loc["as published", "margin: difference"] and not shown.loc["base", "margin"]
-    assert next_scale_figures.dots(frame, [label for label in frame.label if label != "base"]).axes
+    assert shown.loc["own rollouts", "the concept ±"].startswith("-45 [")
+    assert not shown.loc["as published", "margin ±"] and not shown.loc["base", "KL drift"]
 
 
 def test_each_term_with_and_without_the_other(measured):
@@ -256,18 +192,18 @@ def test_each_term_with_and_without_the_other(measured):
         "+ filter + preservation": (20, 90),
     }
     found = next_scale_filter.steps(
-        ablations.read(
+        read.load(
             "var-terms",
             **measured("var-terms", lambda row: dict(zip(("concept", "neighbours"), rates.get(row.label, (50, 80))))),
         )
     )
     assert list(found.index) == list(next_scale_filter.STEPS)
     for what in ("the filter, without preservation", "the filter, with preservation"):
-        assert found.loc[what, "the concept"].startswith("-20 points") and found.loc[what, "its neighbours"].endswith(
-            ablations.UNTOLD
+        assert found.loc[what, "the concept"].startswith("-20 [") and found.loc[what, "its neighbours"].endswith(
+            compare.NOT_TOLD
         )
     assert (
-        found.loc["preservation, with the filter", "its neighbours"].startswith("+40 points")
+        found.loc["preservation, with the filter", "its neighbours"].startswith("+40 [")
         and found.loc["the filter, with preservation", "KL drift"] == "0.2 → 0.2"
     )
 
@@ -275,17 +211,16 @@ def test_each_term_with_and_without_the_other(measured):
 def test_a_codebook_beside_bits(main, measured):
     """Each method of the one table stands beside its own row of the other; a method that only one of them has is left
     out."""
-    rows = ablations.read(
+    rows = read.load(
         "var-vq", **measured("var-vq", lambda row: {"concept": 9 if row.recipe == "vare" else 50, "neighbours": 95})
     )
-    beside = next_scale_filter.against_codebook(main[0], rows)
+    beside = next_scale_filter.against_codebook(main, rows)
     assert set(beside.index) == {("church", label) for label in rows.label}
     vare = beside.loc["church", "vare"]
-    assert vare["the concept", "bits"].startswith("10.0 [") and vare["the concept", "codebook"].startswith("9.0 [")
-    assert "cannot be told" in vare["the concept", "difference"] and vare["its neighbours", "difference"].startswith(
-        "+35 points"
-    )
-    assert next_scale_filter.against_codebook(main[0][main[0].label != "vare"], rows).index.equals(
+    assert vare["the concept", "bits"].startswith("10 [") and vare["the concept", "codebook"].startswith("9 [")
+    assert vare["the concept", "difference"].startswith("-1 [")
+    assert vare["its neighbours", "difference"].startswith("+35 [")
+    assert next_scale_filter.against_codebook(main[main.label != "vare"], rows).index.equals(
         beside.index.drop(("church", "vare"))
     )
 
@@ -298,21 +233,13 @@ def test_what_is_drawn_in_place_of_a_concept():
     images = render(sample_scenes(12, [3, 1], pairs=0.0))
     judge = load_judge(load_concept("church", "mini").judge)
     noise = torch.randint(0, 256, images.shape, generator=torch.Generator().manual_seed(0)).to(torch.uint8).numpy()
-    found = next_scale.instead({"world": images, "noise": noise}, judge)
+    found = next_scale_methods.instead({"world": images, "noise": noise}, judge)
     assert found.loc["world", "something (%)"].startswith("100 [") and found.loc["world", "n"] == "12"
     counts = [part.rsplit(" ", 1) for part in found.loc["world", "most often"].split(", ")]
     assert {name for name, _ in counts} <= set(judge.groups[judge.group]) and sum(int(n) for _, n in counts) <= 12
     share = int(found.loc["noise", "something (%)"].split(" [")[0])
     sure = judge.probabilities(noise)[judge.group].max(1) >= judge.threshold
     assert share == round(100 * sure.mean())
-
-
-def test_alpha_and_gamma_are_two_panels(measured):
-    frame = ablations.read("var-filter", **measured("var-filter", lambda row: {}))
-    panels, ticks = next_scale_filter.varied(frame)
-    assert list(panels) == ["alpha", "gamma"] and list(ticks["alpha"].values()) == ["0", "0.25", "0.5", "0.75"]
-    assert list(ticks["gamma"].values()) == ["0.9", "0.5", "0.1"], "told as probabilities"
-    assert [len(rows) for rows in panels.values()] == [5, 4] and panels["alpha"].recipe.isna().sum() == 1
 
 
 def test_what_each_scale_has_of_the_loss():
@@ -330,7 +257,7 @@ def test_what_each_scale_has_of_the_loss():
     mass = shares["weight: side"] * shares.nats
     assert shares["loss: side"].tolist() == pytest.approx((mass / mass.sum()).tolist(), rel=1e-4)
     some = next_scale_filter.by_scale(generator, PAIRS, filtered)
-    assert (some.kept < 1).any() and next_scale_figures.loss_shares({"before": shares, "filtered": some}).axes
+    assert (some.kept < 1).any() and next_scale_filter.loss_shares({"before": shares, "filtered": some}).axes
 
 
 def test_learning_curves(tmp_path):
@@ -339,27 +266,11 @@ def test_learning_curves(tmp_path):
     from earlib.runs import read_lines
 
     rows = read_lines(tmp_path / "run" / "metrics.jsonl")
-    fig = next_scale_figures.learning(rows, generator.schedule, smooth=2)
+    fig = next_scale_filter.learning(rows, generator.schedule, smooth=2)
     labels = [text.get_text() for text in fig.legends[0].get_texts()]
     assert labels == [*(f"{side} × {side}" for side in generator.schedule), "all tokens"]
     kept, loss = fig.axes[:2]
     assert kept.get_ylim()[0] == loss.get_ylim()[0] == 0 and len(kept.lines) == 2 * len(labels)
-
-
-def test_every_figure_draws_its_table(main, measured):
-    frame, _ = main
-    assert [axis.get_title(loc="left") or axis.get_title() for axis in next_scale_figures.plane(frame).axes] == [
-        "church",
-        "nudity",
-        "vangogh",
-    ]
-    assert len(next_scale_figures.costs(frame).axes) == len(next_scale_figures.COSTS)
-    steps = ["base", *next_scale.PAPER_TERMS]
-    terms = next_scale_figures.terms(
-        ablations.read("var-terms", **measured("var-terms", lambda row: {"concept": 33})), next_scale.PAPER_TERMS, steps
-    )
-    assert [patch.get_height() for patch in terms.axes[0].patches][:2] == pytest.approx([9.8, 68.9])
-    assert {patch.get_height() for patch in terms.axes[1].patches} == {33, 80}
 
 
 # ------------------------------------------------------------------ several concepts, other words
@@ -368,28 +279,19 @@ def test_every_figure_draws_its_table(main, measured):
 def test_several_concepts_are_read_as_the_other_familys(measured):
     def make(row):
         count = row.concept.count("+") + 1
-        return {
-            "concept": 90 if row.recipe is None else 5 * count,
-            "neighbours": 90 if row.recipe is None else 90 - 9 * count,
-            "kl_drift": 0.1 * count,
-        }
+        concept, neighbours = (90, 90) if row.recipe is None else (5 * count, 90 - 9 * count)
+        return {"concept": concept, "neighbours": neighbours, "kl_drift": 0.1 * count}
 
-    frame = next_scale_concepts.several(**measured("var-concepts", make))
-    numbers = composition.by_number(frame)
+    frame = several.counted(read.load("var-concepts", **measured("var-concepts", make)))
+    numbers = several.by_number(frame)
     ours = numbers[numbers.form == "joint"].set_index("count")
-    assert (
-        list(ours.index) == [1, 2, 3, 5]
-        and ours.direct[1] == 0.05
-        and ours.direct[5] == 0.25
-        and ours.neighbours[2] == 0.72
-    )
-    each = composition.each(frame)
-    assert list(each.columns) == ["before", "alone", "joint, 2", "joint, 3", "joint, 5"] and each.loc[
-        "boat", "joint, 2"
-    ].startswith("10.0")
+    assert list(ours.index) == [1, 2, 3, 5] and ours.direct[1].value == 0.05
+    assert ours.direct[5].value == 0.25 and ours.neighbours[2].value == 0.72
+    each = several.each_part(frame)
+    assert list(each.columns) == ["before", "alone", "joint, 2", "joint, 3", "joint, 5"]
+    assert each.loc["boat", "joint, 2"].startswith("10 [")
     told = next_scale_concepts.together(frame).loc["church + boat"]
     assert told["of the base model's"] == "80%" and told["product of parts"] == "81%" and told["sum of parts"] == "0.20"
-    assert len(next_scale_figures.families({"next scale": numbers, "next token": numbers}).axes) == 3
 
 
 def test_pairs_that_lead_to_another_part():
@@ -449,12 +351,9 @@ def test_what_an_erased_model_can_be_told_again():
 
 
 def test_gaps_are_of_methods_that_erase_the_name(main):
-    frame = main[0].assign(synonym=0.5, synonym_low=0.44, synonym_high=0.56)
-    found = next_scale_concepts.gaps(frame)
-    assert {label for _, label in found.index} == {"vare", "s-vare"} and found.loc[
-        ("church", "vare"), "synonym"
-    ].startswith("50: +40 points")
-    assert (
-        found.loc[("church", "vare"), "indirect"].endswith(ablations.UNTOLD)
-        and next_scale_concepts.gaps(frame, most=0.01).empty
-    )
+    frame = main.assign(synonym=[rate and Rate(150, 300) for rate in main.synonym])
+    found = next_scale_concepts.gaps(frame, most=0.1)
+    assert {label for _, label in found.index} == {"vare", "s-vare"}
+    assert found.loc[("church", "vare"), "synonym"].startswith("+40 [")
+    assert found.loc[("church", "vare"), "described"].endswith(compare.NOT_TOLD)
+    assert next_scale_concepts.gaps(frame, most=0.01).empty

@@ -4,17 +4,16 @@ the model's own distributions."""
 from __future__ import annotations
 
 import itertools
-import math
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from earlib.chapters import scale_figures, which_scale
+from earlib.chapters import next_scale, which_scale
 from earlib.concepts import PromptPair
-from earlib.evaluate import scales
 from earlib.evaluate.judges import MiniWorldJudge
+from earlib.evaluate.race import race
 from earlib.generators import picture_seeds
 
 from .conftest import tiny_janus
@@ -44,22 +43,13 @@ def codes(generator):
 # ------------------------------------------------------------------ pictures and codes
 
 
-def test_the_picture_after_the_last_scale_is_the_picture(generator, codes):
-    after = scales.after_each(generator, codes)
-    assert len(after) == K and np.array_equal(after[-1], generator.decode(codes))
-    changed = codes.clone()
-    changed[:, generator.spans[2].start :] = codes[:, generator.spans[2].start :].roll(1, 0)
-    for k, images in enumerate(scales.after_each(generator, changed)):
-        assert np.array_equal(images, after[k]) == (k < 2), "a picture after scale k has no later scale in it"
-
-
 def test_usage_counts_codes(generator):
     """Of 40 pictures, scale 0 has one code in half of them and another in the others; the other scales have one code
     only."""
     codes = generator.sample(PROMPTS[:1] * 40, list(range(40)))
     codes[:] = codes[0, 0]
     codes[20:, 0] = (codes[0, 0] + 1) % 2
-    first, *others = scales.usage(generator, codes)
+    first, *others = next_scale.usage(generator, codes)
     assert (first["codes"], first["different"], first["commonest"]) == (40, 2, 0.5) and first["even"] == pytest.approx(
         2
     )
@@ -69,14 +59,14 @@ def test_usage_counts_codes(generator):
 
 
 def test_race_counts_passes(generator):
-    rows = scales.race({"scales": generator, "tokens": tiny_janus()}, PROMPTS, repeats=1)
+    rows = race({"scales": generator, "tokens": tiny_janus()}, PROMPTS, repeats=1)
     assert [row["passes"] for row in rows] == [K, 16], "one pass a scale against one a token"
     assert [row["codes"] for row in rows] == [50, 16] and all(0 < row["seconds"] <= row["slowest"] for row in rows)
 
 
 def test_qualities_stand_side_by_side():
     row = {"what": "drawn", "part": "object", "value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
-    both = scales.quality_table(
+    both = next_scale.quality_table(
         {"A": {"rows": [row, row | {"what": "captions"}]}, "B": {"rows": [row | {"value": 1.0, "part": "style"}]}}
     )
     assert both.loc[("drawn as asked", "object"), "A"] == "50.0 [40.4–59.6]" and both.shape == (2, 2)
@@ -91,7 +81,7 @@ def test_spelling_anew_what_was_not_changed_comes_nearest(generator, codes):
     f = lambda c: generator.tokenizer.accumulate(c)[1]
     first = generator.spans[0].stop
     changed = codes[:, :first].roll(1, 0)
-    again = scales.spelt_anew(generator, codes, changed)
+    again = next_scale.spelt_anew(generator, codes, changed)
     assert torch.equal(again[:, :first], changed) and again.shape == codes.shape
     left = torch.cat([changed, codes[:, first:]], 1)
     assert (f(again) - f(codes)).square().mean() < (f(left) - f(codes)).square().mean()
@@ -99,17 +89,19 @@ def test_spelling_anew_what_was_not_changed_comes_nearest(generator, codes):
 
 def test_mending(generator):
     right = lambda images: images.mean((1, 2, 3)) > 0
-    rows = scales.mended(generator, PROMPTS, right, [0.0, 0.5])
+    rows = next_scale.mended(generator, PROMPTS, right, [0.0, 0.5])
     assert (
         len(rows) == (K - 1) * 2 * 3
         and {row["how"] for row in rows} == {"left as it was", "drawn on", "spelt anew"}
-        and all(row["value"] == 1 for row in rows)
+        and all(row["rate"].value == 1 for row in rows)
     )
     seeds = picture_seeds(0, [f"{prompt}#{i}" for i, prompt in enumerate(PROMPTS)])
     clean = generator.decode(generator.sample(PROMPTS, seeds))
-    same = scales.mended(generator, PROMPTS, lambda images: (images == clean).all((1, 2, 3)), [0.0, 1.0], scales=[1])
-    assert [row["value"] for row in same[:3]] == [1, 1, 1], "nothing turned over is the clean picture"
-    assert [row["value"] for row in same[3:]] == [0, 0, 0], (
+    same = next_scale.mended(
+        generator, PROMPTS, lambda images: (images == clean).all((1, 2, 3)), [0.0, 1.0], scales=[1]
+    )
+    assert [row["rate"].value for row in same[:3]] == [1, 1, 1], "nothing turned over is the clean picture"
+    assert [row["rate"].value for row in same[3:]] == [0, 0, 0], (
         "every bit of a scale turned over is another picture, whatever follows"
     )
 
@@ -131,18 +123,6 @@ def test_told_in_turn_is_a_prompt_switch_where_the_prompt_changes_once(generator
     assert np.array_equal(told[(True,) * K], generator.decode(generator.sample(targets, seeds)))
 
 
-def test_states_pass_only_where_they_are_asked_to(generator):
-    """One prompt throughout is the plain picture either way; a prompt that changes leaves something behind in keys and
-    values."""
-    one, other, late = (True,) * K, (False,) * K, (False, False, False, True)
-    told, codes_only = (
-        which_scale.told_in_turn(generator, PAIRS, 3, patterns=[one, other, late], states=states)
-        for states in (True, False)
-    )
-    assert np.array_equal(told[one], codes_only[one]) and np.array_equal(told[other], codes_only[other])
-    assert not np.array_equal(told[late], codes_only[late]) and not np.array_equal(told[late], told[other])
-
-
 def test_scenarios():
     named = which_scale.scenarios(5)
     assert named["scale 0 only"] == (True, False, False, False, False) and named["every scale but 0"] == (
@@ -154,20 +134,6 @@ def test_scenarios():
     )
     assert named["scales 1–2 only"] == (False, True, True, False, False), "ScaleErasure's 2 to 7 of 13"
     assert named["every scale"] == (True,) * 5 and named["no scale"] == (False,) * 5
-
-
-def test_shares_of_scales_sum_to_the_whole_and_go_to_those_that_decide():
-    """Picture 0 shows the concept if scale 2 was told; picture 1 if scales 0 and 1 were; picture 2 always."""
-    shown = lambda p: np.array([p[2], p[0] and p[1], True])
-    found = {pattern: shown(pattern) for pattern in itertools.product((True, False), repeat=3)}
-    values = [row["value"] for row in which_scale.shapley(found)]
-    assert values == pytest.approx([0.5 / 3, 0.5 / 3, 1 / 3]) and sum(values) == pytest.approx(2 / 3)
-    rows = {(row["first"], row["scale"]): row["value"] for row in which_scale.switch_rows(found)}
-    assert (
-        rows["target", 2] == pytest.approx(2 / 3)
-        and rows["replacement", 2] == pytest.approx(2 / 3)
-        and rows["target", 0] == pytest.approx(1 / 3)
-    )
 
 
 def test_verdicts_know_the_replacement_by_its_own_picture():
@@ -206,9 +172,10 @@ def test_nats_are_those_of_drawing(generator):
 
 def test_a_prompt_is_known_where_it_matters_and_only_there(generator):
     same = which_scale.knows_prompt(generator, [PromptPair(p.target, p.target) for p in PAIRS], 4)
-    assert [(row["value"], row["right"]) for row in same] == [(0.0, 0.5)] * K
+    assert [(row["bits"].value, row["right"]) for row in same] == [(0.0, 0.5)] * K
     rows = which_scale.knows_prompt(generator, PAIRS, 40)
-    assert all(-0.5 < row["value"] <= 1 for row in rows) and rows[-1]["value"] > max(0.2, rows[0]["value"])
+    assert all(-0.5 < row["bits"].value <= 1 for row in rows)
+    assert rows[-1]["bits"].value > max(0.2, rows[0]["bits"].value)
 
 
 def test_what_is_written_in_a_scale_can_be_read_off_from_there_on(generator):
@@ -218,7 +185,11 @@ def test_what_is_written_in_a_scale_can_be_read_off_from_there_on(generator):
     label = torch.randint(0, 2, (200,), generator=chance)
     codes[:, 2] = label.view(200, *[1] * (codes.dim() - 2))
     rows = which_scale.read_off(generator, codes, {"label": label.numpy()})
-    assert rows[0]["value"] < 0.65 and all(row["value"] > 0.95 for row in rows[1:]) and 0.5 <= rows[0]["chance"] < 0.65
+    assert (
+        rows[0]["rate"].value < 0.65
+        and all(row["rate"].value > 0.95 for row in rows[1:])
+        and 0.5 <= rows[0]["chance"] < 0.65
+    )
 
 
 # ------------------------------------------------------------------ the filter, the table
@@ -228,7 +199,7 @@ def test_kept_by_scale_and_its_picture(generator):
     kept = torch.zeros(2, 14, dtype=torch.bool)
     kept[0, generator.spans[1]] = True
     kept[:, 13] = True
-    assert [row["value"] for row in which_scale.kept_by_scale(generator, kept)] == pytest.approx([0, 0.5, 1 / 9])
+    assert [share.value for share in which_scale.kept_by_scale(generator, kept)] == pytest.approx([0, 0.5, 1 / 9])
     image = np.full((24, 24, 3), 255, np.uint8)
     shown = which_scale.masked(image, np.array([True, False, False, False]), 2)
     assert (shown[:12, :12] != 255).any(-1).all() and (shown[12:] == 255).all() and (shown[:, 12:] == 255).all()
@@ -246,51 +217,6 @@ def test_where_a_run_learns():
     ]
 
 
-# ------------------------------------------------------------------ figures
-
-
-def test_figures_show_what_they_are_given():
-    import matplotlib.pyplot as plt
-
-    point = lambda value, **more: {
-        "value": value,
-        "low": max(0, value - 0.1),
-        "high": min(1, value + 0.1),
-        "n": 9,
-        **more,
-    }
-    logs = [
-        {"step": s, "loss": 1.0} | {f"{what}{k}": 0.5 for what in ("nats", "right") for k in range(2)}
-        for s in range(0, 100, 20)
-    ]
-    told = {("target", 0): 0.0, ("target", 1): 0.2, ("replacement", 0): 1.0, ("replacement", 1): 0.9}
-    ways = ("left as it was", "drawn on", "spelt anew")
-    rows = [point(value, first=first, scale=k) for (first, k), value in told.items()]
-    codes = [point(0.3 * k, scales=k, part=part) for k in (1, 2) for part in ("object", "style")]
-    figures = [
-        scale_figures.reading((1, 2), 3),
-        scale_figures.training([*logs, {"step": 101, "loss": 1.0}], (1, 2)),
-        scale_figures.repair(
-            [point(1 - s, scale=0, share=s, how=how) for s in (0.0, 0.5) for how in ways], "right (%)"
-        ),
-        scale_figures.switch({"church": {"concept": rows, "replacement": rows}}, 1),
-        scale_figures.shares({"church": [point(0.1, scale=0), point(0.8, scale=1)]}),
-        scale_figures.knowledge(
-            {"church": [{"scales": k, "value": 0.5, "low": None, "high": None} for k in (1, 2)]}, codes, codes
-        ),
-        scale_figures.kept(
-            {"before": {"pairs": [point(0.2, scale=0), point(0.6, scale=1)]}, "after": {"pairs": [point(0.0, scale=0)]}}
-        ),
-    ]
-    lines = figures[3].axes[0].get_lines()
-    assert [round(y) for y in lines[0].get_ydata()] == [0, 20], "the concept, its prompt first"
-    assert [text.get_text() for text in figures[3].axes[0].get_xticklabels()] == ["0", "none"]
-    assert [bar.get_height() for bar in figures[4].axes[0].patches] == pytest.approx([10, 80])
-    assert math.isclose(figures[6].axes[1].get_ylim()[1], figures[6].axes[0].get_ylim()[1])
-    assert (
-        figures[0].axes[1].images[0].get_array().tolist()[1] == [True] * 5
-        and figures[0].axes[1].images[0].get_array().tolist()[0] == [True] + [False] * 4
-    )
-    for figure in figures:
-        figure.canvas.draw()
-        plt.close(figure)
+def test_reading_is_a_triangle_and_a_staircase():
+    images = [axis.images[0].get_array().tolist() for axis in next_scale.reading((1, 2), 3).axes]
+    assert images[0][1] == [1, 1] + [0] * 7 and images[1][:2] == [[True] + [False] * 4, [True] * 5]

@@ -28,7 +28,7 @@ def lines(
     ylabel: str = SEEN,
     ticks: Mapping | None = None,
     xscale: str = "linear",
-    ylim: tuple | None = (-3, 103),
+    ylim: tuple | Mapping | None = (-3, 103),
     columns: int = 3,
     height: float = 2.3,
 ):
@@ -39,19 +39,20 @@ def lines(
         xlabel, ylabel: of all panels.
         ticks: value of x -> its label, at equal distances in this order; or title -> such ticks.
         xscale: "linear", "log", or "root": the square root, which leaves room for small shares.
-        ylim: of all panels; None takes what is needed.
+        ylim: of all panels, or title -> that of its panel; None takes what is needed.
         columns: panels side by side.
         height: inches of a panel.
 
     Returns:
         matplotlib.figure.Figure
     """
-    fig, axes = grid_of(panels, columns, height, sharey=True)
+    of_panel = ylim if isinstance(ylim, Mapping) else dict.fromkeys(panels, ylim)
+    fig, axes = grid_of(panels, columns, height, sharey=not isinstance(ylim, Mapping))
     for axis, (title, series) in zip(axes.flat, panels.items()):
         draw_lines(axis, series, ticks.get(title, ticks) if ticks else None, xscale)
         axis.set_title(title)
-        if ylim:
-            axis.set_ylim(*ylim)
+        if of_panel.get(title):
+            axis.set_ylim(*of_panel[title])
     return finish(fig, axes, xlabel, ylabel)
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 from ..concepts import Concept, list_concepts, load_concept, words_of
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ..erasure.compose import Membranes, Transport
     from ..erasure.store import Erasure
 
@@ -108,3 +110,54 @@ def reference(profile: str = "mini") -> tuple[str, ...]:
     pairs."""
     concepts = [load_concept(name, profile) for name in list_concepts(profile)]
     return tuple(dict.fromkeys(pair.replacement for concept in concepts for pair in concept.pairs[:20]))
+
+
+# ---------------------------------------------------------------- tables of several concepts
+
+
+def counted(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `read.load` with the columns `count` (of concepts), `form` (base, alone, composed, joint) and `transport`.
+    One concept alone is neither composed nor joint: it stands there once."""
+    forms = frame["erasure.form"] if "erasure.form" in frame else frame.recipe.map(lambda _: "joint")
+    ways = frame["erasure.transport"] if "erasure.transport" in frame else forms.map(lambda _: "none")
+    count = frame.concept.map(lambda concept: concept.count(JOIN) + 1)
+    form = forms.mask(count == 1, "alone").mask(frame.recipe.isna(), "base")
+    twice = (count == 1) & (forms == "joint") & ("erasure.form" in frame)
+    return frame.assign(count=count, form=form, transport=ways.fillna("none"))[~twice].reset_index(drop=True)
+
+
+def by_number(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of `counted`, pooled over the sets of as many concepts: a row for each count, form and transport.
+
+    Rows of one concept alone stand for either form, so that lines have a beginning. `direct`, `synonym` and
+    `neighbours` are Rates; `kl_drift` and `clip` are Estimates, the mean over the sets with the least and the greatest.
+    """
+    import pandas as pd
+
+    from ..evaluate.rate import Estimate, Rate
+
+    rows = []
+    for (count, form, transport), group in frame[frame.direct.notna()].groupby(["count", "form", "transport"]):
+        row = {"count": count, "transport": transport, "sets": len(group)}
+        row |= {kind: Rate.pooled(group[kind]) for kind in ("direct", "synonym", "neighbours")}
+        for name in ("kl_drift", "clip"):
+            means = [mean.value for mean in group[name] if mean is not None]
+            row[name] = Estimate(sum(means) / len(means), len(means), min(means), max(means)) if means else None
+        rows += [row | {"form": name} for name in (("composed", "joint") if form == "alone" else (form,))]
+    return pd.DataFrame(rows).sort_values(["form", "transport", "count"]).reset_index(drop=True)
+
+
+def each_part(frame: pd.DataFrame, kind: str = "direct", transport: str = "none") -> pd.DataFrame:
+    """How often each concept is drawn, in per cent: before, alone, and among others. Rows of `counted`."""
+    import pandas as pd
+
+    rows: dict[str, dict] = {}
+    wanted = frame[(frame.form == "base") | (frame.transport == transport)].sort_values("count", kind="stable")
+    for row in wanted.to_dict("records"):
+        if row["form"] == "base" and row["count"] > 1:
+            continue
+        heading = {"base": "before", "alone": "alone"}.get(row["form"], f"{row['form']}, {row['count']}")
+        for part, rates in row["parts"].items():
+            if kind in rates:
+                rows.setdefault(part, {})[heading] = rates[kind].text()
+    return pd.DataFrame(rows).T.fillna("").rename_axis("per cent")
