@@ -49,6 +49,14 @@ def test_thin(entry):
 
 
 @each
+def test_lines_fit_a_page(entry):
+    """120 columns in every cell, but for the badge and rows of Markdown tables, which cannot be broken."""
+    for cell in read(entry).cells:
+        lines = [line for line in cell.source.splitlines() if not line.startswith(("|", "[![Open in Colab]"))]
+        assert max(map(len, lines), default=0) <= 120, f"cell {cell.id}"
+
+
+@each
 def test_one_parameters_cell_and_a_setup_cell(entry):
     tags = [cell.metadata.get("tags", []) for cell in code_cells(entry)]
     assert sum("parameters" in t for t in tags) == 1 and sum("setup" in t for t in tags) == 1
