@@ -24,7 +24,7 @@ from earlib.erasure.training_free import name_of
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import check, compare, legacy, run
+from earlib.sweeps import check, compare, read, run, several
 from earlib.sweeps.measure import choose, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, concept_of, load_sweeps, weights
 from earlib.sweeps.read import flat_records, load, rows
@@ -411,28 +411,20 @@ def test_the_chapters_tables(model, tmp_path):
     (tmp_path / "composition.jsonl").write_text(
         "".join(json.dumps(measured(row)) + "\n" for row in load_sweeps(file)["composition"].rows(model=model))
     )
-    frame = composition.read(folder=tmp_path, sweeps=file, model=model)
+    table = read.load("composition", folder=tmp_path, sweeps=file, model=model)
+    frame = several.counted(table)
     assert list(frame.form) == ["base", "alone", "alone"] * 2 + ["base"] + ["composed"] * 2 + ["joint"] * 2
-    numbers = composition.by_number(frame).set_index(["form", "transport", "count"])
-    assert (
-        numbers.direct["composed", "none", 1] == numbers.direct["joint", "none", 1] == 1 / 8
-        and numbers.direct_n["composed", "none", 1] == 8
-    )
-    assert numbers.direct["composed", "overlap", 2] == 1 / 2 and numbers.direct["base", "none", 2] == 1
+    numbers = several.by_number(frame).set_index(["form", "transport", "count"])
+    assert numbers.direct["composed", "none", 1] == numbers.direct["joint", "none", 1] == Rate(1, 8)
+    assert numbers.direct["composed", "overlap", 2].value == 1 / 2 and numbers.direct["base", "none", 2].value == 1
     told = composition.interference(frame).loc["church + boat"]
-    assert (
-        told["drift, sum of parts"] == pytest.approx(0.2)
-        and told["drift, composed"] == 0.5
-        and told["drift, joint"] == 0.1
-    )
+    assert told["drift, sum of parts"] == pytest.approx(0.2)
+    assert told["drift, composed"] == 0.5 and told["drift, joint"] == 0.1
     assert told["kept, product of parts"] == 0.25 and told["kept, composed"] == 0.5
-    each = composition.each(frame[frame.form != "joint"])
-    assert (
-        each.loc["boat", "composed, 2"].startswith("75.0")
-        and each.loc["boat", "alone"].startswith("25.0")
-        and list(each.columns)[0] == "before"
-    )
-    json.dumps(legacy.flat_records(frame))
+    each = several.each_part(frame[frame.form != "joint"])
+    assert each.loc["boat", "composed, 2"].startswith("75 [") and each.loc["boat", "alone"].startswith("25 [")
+    assert list(each.columns)[0] == "before"
+    json.dumps(read.flat_records(table))
 
 
 # ---------------------------------------------------------------- tables
