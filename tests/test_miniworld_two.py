@@ -11,16 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from earlib.generators import load_generator
+from earlib.generators.base import PromptBatch
+from earlib.generators.janus import JanusGenerator
 from earlib.miniworld.fit import fit, share_of_peak
 from earlib.miniworld.two import make
 from earlib.miniworld.two.captions import describe, descriptions, held_out_lists, plain_caption, vocabulary, words
 from earlib.miniworld.two.eye import GROUPS, answers
 from earlib.miniworld.two.judges import ruined_lesson
-from earlib.miniworld.two.models import build_processor
+from earlib.miniworld.two.models import build_janus, build_processor
 from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
 from earlib.miniworld.two.scenes import NAMES as VALUES
 from earlib.miniworld.two.scenes import OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
-from earlib.miniworld.two.trunk import PROMPT
+from earlib.miniworld.two.trunk import PROMPT, Batches, Lesson, Sizes
 from earlib.miniworld.two.words import FEATURES, LEADS, NAMES
 
 test_prompts.__test__ = False
@@ -196,6 +198,26 @@ def test_one_command_makes_every_model(tmp_path, capsys):
         assert next((tmp_path / folder).glob("*.safetensors")).stat().st_size < 15e6
     run()
     assert capsys.readouterr().out.count(": done") == len(make.STAGES)
+
+
+def test_what_is_trained_is_what_draws():
+    """The loss of a step is that of the log-probabilities that the generator itself gives to those codes."""
+    torch.manual_seed(0)
+    processor = build_processor()
+    model = build_janus(processor.tokenizer, **make.plans()["tiny"].shape)
+    with torch.no_grad():
+        for p in model.model.parameters():
+            p.mul_(3)  # far from uniform, so that a token that sees what it should not would show
+    batches = Batches(processor, model.model.vqmodel, 0, Sizes(drawing=5, seeing=2, chunk=1))
+    model.model.language_model.set_attn_implementation("eager")
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        ids_DP, mask_DP, codes_DT = batches.drawing(0)
+        loss = Lesson(model, batches).losses(0)[0]
+    generator = JanusGenerator(model, processor)
+    logits = generator.image_logits(generator.hidden_states(PromptBatch(ids_DP, mask_DP.long(), ("",) * 5), codes_DT))
+    assert loss.item() == pytest.approx(
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), codes_DT.flatten()).item(), rel=1e-3
+    )
 
 
 def test_an_oracle_never_sees_its_concept():

@@ -145,7 +145,8 @@ class Lesson:
         mask = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
         mask[: len(draw), ..., :PROMPT] &= mask_DP[:, None, None]
         mask |= torch.eye(length, dtype=torch.bool)  # a pad sees itself, or its softmax would be of nothing
-        h = self.trunk(rows, mask)
+        # in numbers, as eager attention adds it
+        h = self.trunk(rows, torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.bfloat16).min).bfloat16())
         logits_DTV = inner.generation_head(h[: len(draw), PROMPT - 1 : draw.shape[1]])
         drawn = F.cross_entropy(logits_DTV.flatten(0, 1).float(), image_DT.flatten())
         answer = slice(ids_SQ.shape[1] - ANSWER - 1, ids_SQ.shape[1] - 1)
