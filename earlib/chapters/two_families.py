@@ -327,7 +327,8 @@ def flat(rows: list[dict], metric: str, generator: Generator, **shared) -> list[
         kind = f"{row['how']}, {row['codes']} of {generator.num_codes} codes given"
         kind += f", {row['first']} first" if "first" in row else ""
         kind += f", {100 * row['damage']:.0f} % wrong" if "damage" in row else ""
-        record = shared | {"kind": kind, "recipe": shared.get("recipe")} | row["rate"].flat()
+        told = {name: row[name] for name in ("how", "codes", "share", "first", "damage", "evidence") if name in row}
+        record = shared | {"kind": kind, "recipe": shared.get("recipe")} | told | row["rate"].flat()
         record["condition"] = "base" if record["recipe"] is None else "erased"
         records.append(record)
         if "gain" in row and row["how"] == "drawn on":
