@@ -251,6 +251,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its warnings are not for the user of this command line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for stream in (sys.stdout, sys.stderr):  # a path that the terminal's encoding lacks is no reason to fail
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
     try:
         top = parser()

@@ -33,6 +33,11 @@ class _Parser(argparse.ArgumentParser):
         return super().parse_known_args(args, namespace)
 
 
+def _path(text: str) -> Path:
+    """`--out=~/x` too: a shell expands ~ only at the beginning of a word."""
+    return Path(text).expanduser()
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"'{text}' is no seed; a seed is a whole number from 0")
@@ -104,14 +109,14 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--prompts",
         required=True,
-        type=Path,
+        type=_path,
         metavar="FILE",
         help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
     )
-    sub.add_argument("--out", required=True, type=Path, metavar="DIR", help="for KEY.png and index.jsonl")
+    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for KEY.png and index.jsonl")
     sub.add_argument("--seed", type=_seed, default=0)
     about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; given several times, adapters are composed"
-    sub.add_argument("--erasure", type=Path, action="append", metavar="DIR", help=about)
+    sub.add_argument("--erasure", type=_path, action="append", metavar="DIR", help=about)
     sub.add_argument(
         "--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept"
     )
@@ -134,7 +139,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
     sub.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="for the erasure and the log of its training"
+        "--out", required=True, type=_path, metavar="DIR", help="for the erasure and the log of its training"
     )
     sub.add_argument(
         "--set",
@@ -149,9 +154,9 @@ def parser() -> argparse.ArgumentParser:
 
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
-    sub.add_argument("--erasure", type=Path, metavar="DIR")
-    sub.add_argument("--json", required=True, type=Path, metavar="FILE", help="where the records go")
-    sub.add_argument("--prompts", type=Path, metavar="FILE", help="test prompts to use in place of the concept's own")
+    sub.add_argument("--erasure", type=_path, metavar="DIR")
+    sub.add_argument("--json", required=True, type=_path, metavar="FILE", help="where the records go")
+    sub.add_argument("--prompts", type=_path, metavar="FILE", help="test prompts to use in place of the concept's own")
     sub.add_argument("--seeds", type=_seed, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     sub.add_argument("--max-prompts", type=_count, metavar="N", help="at most N prompts of each kind")
     sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")
@@ -160,20 +165,20 @@ def parser() -> argparse.ArgumentParser:
         "convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False
     )
     sub.add_argument(
-        "source", type=Path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
+        "source", type=_path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
     )
-    sub.add_argument("target", type=Path, metavar="DST", help="the folder to write, for --model")
+    sub.add_argument("target", type=_path, metavar="DST", help="the folder to write, for --model")
 
     sub = command(
         "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
     )
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
-    sub.add_argument("--erasure", type=Path, metavar="DIR", help="report on this erasure in place of training one")
+    sub.add_argument("--erasure", type=_path, metavar="DIR", help="report on this erasure in place of training one")
     sub.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="for report.html, report.md, results.json and the erasure",
     )
@@ -197,7 +202,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="MODEL",
         help="open_clip's NAME/PRETRAINED or local-dir:FOLDER for CLIP scores; mini brings its own",
     )
-    sub.add_argument("--reference", type=Path, metavar="DIR", help="real pictures for FID and KID; mini brings its own")
+    sub.add_argument(
+        "--reference", type=_path, metavar="DIR", help="real pictures for FID and KID; mini brings its own"
+    )
     sub.add_argument(
         "--show-explicit",
         action="store_true",
@@ -211,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--out",
         required=True,
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="for NAME.json (the kept pairs), report.md, report.json and pictures.png",
     )
@@ -242,7 +249,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--from",
         dest="folder",
-        type=Path,
+        type=_path,
         metavar="FOLDER",
         help="copy the files from here, for machines without a network",
     )
@@ -274,7 +281,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--out",
-        type=Path,
+        type=_path,
         metavar="DIR",
         help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N",
     )
