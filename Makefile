@@ -47,6 +47,7 @@ clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
 
 lint: $(STAMP)  ## ruff over the library, the tests and the notebooks
 	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check earlib tests benchmarks
 
 clean:  ## remove what was built (_build); runs/ and .venv stay
 	@rm -rf _build .pytest_cache .ruff_cache .hypothesis

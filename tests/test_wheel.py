@@ -12,7 +12,7 @@ from earlib import ROOT, __version__
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """A folder with the wheel unpacked, as `pip install --no-deps --target` would; the packages are those of the tests."""
+    """A folder with the wheel unpacked, as `pip install --no-deps --target` would."""
     folder = tmp_path_factory.mktemp("wheel")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
