@@ -43,9 +43,8 @@ def erase(args) -> None:
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
-    from .erasure.methods import erase as train
-    from .erasure.methods import recipe
-    from .erasure.recipe import with_settings
+    from .erasure import erase as train
+    from .erasure.presets import recipe, with_settings
 
     with_settings(recipe(args.recipe, args.model), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
@@ -123,8 +122,7 @@ def report(args) -> None:
         )
     concept = _concept_of_mini(args)
     check_folder(args.out)
-    from .erasure.methods import recipe
-    from .erasure.recipe import with_settings
+    from .erasure.presets import recipe, with_settings
 
     with_settings(recipe(args.recipe, args.model), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
@@ -221,8 +219,7 @@ def _load(args):
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
-    from .erasure.methods import load_erasure
-    from .erasure.store import NoErasure
+    from .erasure.store import Erasure, NoErasure
     from .generators import load_generator
     from .generators.base import NextToken
 
@@ -230,11 +227,12 @@ def _load(args):
     by_prompt = getattr(args, "by_prompt", False)
     if by_prompt and not isinstance(generator, NextToken):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
-    erasures = [load_erasure(folder, generator) for folder in folders]
+    erasures = [Erasure.load(folder, generator) for folder in folders]
     if len(erasures) < 2 and not by_prompt:
         return generator, erasures[0] if erasures else NoErasure()
     from .concepts import load_concept
-    from .erasure.compose import Transport, compose, names_of
+    from .erasure.compose import Transport, compose
+    from .erasure.naming import names_of
 
     transport = None
     if by_prompt:

@@ -14,7 +14,7 @@ from earlib.book.ledger import Ledger
 from earlib.chapters import audit
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
-from earlib.erasure.lessons import lessons
+from earlib.erasure.lessons import Lessons
 from earlib.erasure.presets import EAR, EAR_RELEASED, EAR_SHARED, recipe, with_settings
 from earlib.errors import UserError
 from earlib.miniworld.captions import describe
@@ -55,7 +55,8 @@ def test_words_reach_later_tokens_in_drawing_and_not_in_the_loop(generator, toke
 
 def test_released_pictures_are_those_that_training_draws(generator):
     r = with_settings(EAR_RELEASED, {"windows.length": 4, "guidance": 3})
-    begun = [begin(None) for begin in lessons(generator, CONCEPT.pairs, r, seed=5)]
+    lessons = Lessons(generator, CONCEPT.pairs, r, seed=5)
+    begun = [lessons.begin(i, None) for i in range(len(lessons))]
     assert torch.equal(
         audit.released_pictures(generator, PROMPTS, 5, 3.0), torch.stack([lesson.tokens_T for lesson in begun])
     )

@@ -8,19 +8,23 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+import earlib
 from earlib import ROOT
 from earlib.concepts import Concept, PromptPair
-from earlib.erasure import erase
+from earlib.erasure import erase, presets, window_length
 from earlib.erasure.change import layer_range, switched, tensor_names
-from earlib.erasure.objective import target_states, token_loss, window_loss
+from earlib.erasure.gates import window_loss
+from earlib.erasure.matching import Step, window_steps
+from earlib.erasure.objective import target_states, token_loss
 from earlib.erasure.presets import EAR, EAR_SHARED, recipe, with_settings
 from earlib.erasure.recipe import Gate, Recipe
 from earlib.erasure.store import Erasure, NoErasure
-from earlib.erasure.train import train, window_bounds
+from earlib.erasure.train import train
 from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_target
 from earlib.errors import UserError
 from earlib.generators import draw
@@ -209,10 +213,13 @@ def test_shared_states_leave_the_unconditional_row_alone(generator):
 
 
 def test_windows_cover_a_picture():
-    assert window_bounds(144, 25, "keep")[-1] == (125, 144)
-    assert window_bounds(144, 25, "drop")[-1] == (100, 125)
+    steps = lambda length, tail="keep": window_steps(
+        with_settings(EAR, {"windows.length": length, "windows.tail": tail}), 144, 0, 0
+    )
+    assert steps(25)[-1] == Step(125, 144) and steps(25, "drop")[-1] == Step(100, 125)
+    assert steps("whole") == [Step(0, 144)]
     for length in (1, 7, 12, 144):
-        assert [t for a, b in window_bounds(144, length, "keep") for t in range(a, b)] == list(range(144))
+        assert [t for step in steps(length) for t in range(step.start, step.stop)] == list(range(144))
 
 
 def test_random_order_reads_the_same_prefix(generator, tmp_path):
@@ -229,26 +236,6 @@ def test_random_order_reads_the_same_prefix(generator, tmp_path):
     assert losses["raster"].keys() == losses["random"].keys()
     for key, value in losses["raster"].items():
         assert losses["random"][key] == pytest.approx(value, rel=1e-4)
-
-
-def test_a_refreshed_prefix_is_read_with_the_present_weights(generator, tmp_path):
-    """The first window of a picture has no earlier one; later ones differ as soon as the student has moved, and not
-    before."""
-    losses = {}
-    for lr in (1e-12, 1e-2):
-        for prefix in ("stale", "refresh"):
-            run = Run(tmp_path / f"{lr}-{prefix}", {})
-            train(
-                generator,
-                PAIRS[:1],
-                with_settings(FAST, {"lr": lr, "windows.length": 4, "windows.prefix": prefix}),
-                seed=0,
-                run=run,
-            )
-            losses[lr, prefix] = [row["loss"] for row in run.metrics]
-    assert losses[1e-12, "stale"] == pytest.approx(losses[1e-12, "refresh"], rel=1e-5)
-    moved, fresh = losses[1e-2, "stale"], losses[1e-2, "refresh"]
-    assert moved[0] == pytest.approx(fresh[0], rel=1e-6) and abs(moved[2] / fresh[2] - 1) > 1e-4
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -382,11 +369,23 @@ def test_bad_settings_name_the_field(setting, words):
         with_settings(EAR, [setting])
 
 
+def test_lengths_of_windows_in_words():
+    words = {
+        word: with_settings(EAR, {"windows.length": word}).windows.length for word in ("paper", "whole", "auto", "7")
+    }
+    assert words == {"paper": 0, "whole": -1, "auto": -2, "7": 7} and EAR.windows.length == 0
+    picture, concept = SimpleNamespace(num_codes=144), dataclasses.replace(CONCEPT, paper={"window": 48})
+    tokens = lambda word: window_length(with_settings(EAR, {"windows.length": word}), concept, picture)
+    assert [tokens(word) for word in ("paper", "auto", "whole", 7)] == [12, 12, -1, 7]
+
+
 def test_presets_by_name():
-    assert recipe("ear").lr == 1e-4 and recipe("ear").gate.threshold == 0.05, "the paper's numbers"
+    assert presets.names("mini")[0] == "ear" and {"s-vare", "uce"} <= set(presets.names("mini-var"))
+    assert earlib.recipe("uce").method == "uce" and earlib.recipe("uce", "mini-var").routes == "attention"
+    assert recipe("ear", "custom").lr == 1e-4 and recipe("ear", "custom").gate.threshold == 0.05, "the paper's numbers"
     assert recipe("ear", "mini", **{"windows.length": 6}).windows.length == 6
     with pytest.raises(UserError, match="ear"):
-        recipe("eer")
+        recipe("eer", "custom")
 
 
 def test_pinned_losses(generator, tmp_path):

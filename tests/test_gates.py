@@ -11,7 +11,7 @@ import torch
 
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
-from earlib.erasure.lessons import lessons
+from earlib.erasure.lessons import Lessons
 from earlib.erasure.presets import PRESETS, recipe
 from earlib.erasure.recipe import LIKELIHOOD, Recipe
 from earlib.erasure.store import Erasure
@@ -95,7 +95,7 @@ def test_a_null_concept_is_a_no_op_where_a_method_compares_like_with_like(name):
     if name in MOVE_ANYWAY:
         assert moved.abs().max() > 1e-3, f"{name} compares like with like now: take it out of MOVE_ANYWAY"
     else:  # Adam makes steps of its full length from rounding errors, so that the loss itself is looked at too
-        lesson = lessons(generator, concept.pairs, r, 0)[0](nullcontext)
+        lesson = Lessons(generator, concept.pairs, r, 0).begin(0, nullcontext)
         assert lesson.losses(0, generator.num_codes).abs().max() < 1e-6
 
 
@@ -113,7 +113,7 @@ def test_the_prompt_matters_to_the_last_window_of_training(name):
     generator, r = tiny_janus(seed=3), small(name)
     found = []
     for target in ("a red church on a hill", "a blue church on a hill"):
-        lesson = lessons(generator, (PromptPair(target, "a red house on a hill"),), r, 0)[0](nullcontext)
+        lesson = Lessons(generator, (PromptPair(target, "a red house on a hill"),), r, 0).begin(0, nullcontext)
         T = generator.num_codes
         for part in (
             "tokens_RT",
@@ -181,17 +181,21 @@ CONTRADICTIONS = [
     ("ear", {"divergence": "kl"}, "needs space=logits"),
     ("ear", {"divergence": "ce"}, "needs space=logits"),
     ("obliviate", {"divergence": "ce"}, "needs objective=replacement"),
-    ("concept-ablation", {"divergence": "ce", "prefix": "target"}, "prefix=replacement or null"),
+    (
+        "concept-ablation",
+        {"divergence": "ce", "prefix": "target"},
+        "needs objective=replacement and prefix=replacement",
+    ),
     ("concept-ablation", {"eta": 2}, "eta has no meaning"),
     ("npo", {"windows.length": 12}, "whole pictures"),
     ("npo", {"space": "hidden"}, "needs space=logits"),
-    ("rmu", {"prefix": "null"}, "leave prefix=target"),
+    ("rmu", {"prefix": "replacement"}, "leave prefix=target"),
     ("ear", {"prefix": "replacement"}, "teacher_states=independent"),
     ("ear-released", {"retain.weight": 1}, "context=single"),
     ("ear", {"retain.weight": -1}, "out of range"),
     ("dpo", {"beta": 0}, "out of range"),
     ("spm", {"rank": -1}, "out of range"),
-    ("ear", {"windows.length": -2}, "out of range"),
+    ("ear", {"windows.length": -3}, "out of range"),
 ]
 
 

@@ -12,16 +12,17 @@ import torch.nn.functional as F
 
 from earlib.__main__ import main
 from earlib.concepts import Concept, PromptPair
-from earlib.erasure.scale_methods import PRESETS, erase, recipe
-from earlib.erasure.scale_steering import steered
-from earlib.erasure.scale_train import tensor_names
+from earlib.erasure import erase
+from earlib.erasure.change import tensor_names
+from earlib.erasure.presets import SCALE_PRESETS as PRESETS
+from earlib.erasure.steering import steered
 from earlib.errors import UserError
 from earlib.generators.files.infinity import load_infinity
 from earlib.generators.load import family_of, load_generator
 from earlib.generators.var.config import NextScaleConfig
 from earlib.generators.var.infinity import SCHEDULE, InfinityTrunk
 
-from .test_nextscale import Usual
+from .test_nextscale import Usual, published
 
 WIDTH, HEADS, TEXT, LENGTH, BITS, HIDDEN, CHUNKS, PIXELS = 64, 2, 96, 48, 8, 96, 2, 8
 SIDES = (1, 2, 4)
@@ -309,7 +310,7 @@ def test_what_erases_from_minivar_erases_from_infinity(name, generator):
     if hasattr(PRESETS[name], "passes"):
         changes = {"passes": 2, "lr": 0.02} | ({"retain.prompts": "neutral"} if name == "sace-style" else {})
     base = generator.sample(PROMPTS, [1, 2])
-    erasure = erase(generator, concept, recipe(name, **changes), progress=False)
+    erasure = erase(generator, concept, published(name, **changes), progress=False)
     with erasure.on(generator):
         assert not torch.equal(generator.sample(PROMPTS, [1, 2]), base)
     assert torch.equal(generator.sample(PROMPTS, [1, 2]), base)
@@ -346,7 +347,7 @@ def test_sizes_are_those_of_infinity_2b():
         trunk = InfinityTrunk(config, None)
     assert config.length == 10_521
     assert sum(p.numel() for p in trunk.parameters()) == pytest.approx(2.2e9, rel=0.02)
-    trained = tensor_names(PRESETS["s-vare"], trunk)
+    trained = tensor_names(PRESETS["s-vare"], len(trunk.blocks), trunk)
     assert sum(trunk.get_parameter(n).numel() for n in trained if n.endswith("weight")) == 32 * 12 * 2048**2
 
 

@@ -15,11 +15,11 @@ from earlib.chapters import composition
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
 from earlib.erasure.change import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
-from earlib.erasure.compose import Transport, compose, names_of, pooled_state
+from earlib.erasure.compose import Transport, compose, pooled_state
 from earlib.erasure.files.peft import read_peft, write_peft
-from earlib.erasure.inside import own_words
+from earlib.erasure.naming import names_of
 from earlib.erasure.presets import recipe
-from earlib.erasure.retain import Retained, chances, gate_square, noised
+from earlib.erasure.retain import Retained, chances, gate_square, noised, own_words
 from earlib.erasure.room import trained_parameters
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
@@ -41,7 +41,7 @@ OVERLAP = Transport({"church": ("church", "chapel"), "boat": ("sailing boat",)},
 
 def membrane(generator, concept: str, seed: int, modules="attention", size=0.5, **fields) -> Erasure:
     """A membrane with numbers in it, as if it were trained."""
-    names = tensor_names(recipe("spm", modules=modules), len(generator.decoder_layers))
+    names = tensor_names(recipe("spm", "custom", modules=modules), len(generator.decoder_layers))
     tensors = {n: p.detach() for n, p in student_parameters(generator.trunk, names, rank=1, seed=seed).items()}
     chance = torch.Generator().manual_seed(seed)
     tensors |= {n: size * torch.randn(t.shape, generator=chance) for n, t in tensors.items() if ".lora_B." in n}
@@ -386,7 +386,7 @@ def test_the_vision_tower_learns_nothing_from_drawing(generator):
     eyes = student_parameters(vision.trunk, names, rank=1, seed=1)
     for n, p in eyes.items():
         p.data.normal_(generator=torch.Generator().manual_seed(len(n)))
-    names = tensor_names(recipe("spm"), len(generator.decoder_layers))
+    names = tensor_names(recipe("spm", "custom"), len(generator.decoder_layers))
     mind = student_parameters(generator.trunk, names, rank=1, seed=1)
     tokens = torch.arange(16)[None]
     with applied(vision, eyes), applied(generator, mind):
@@ -415,7 +415,7 @@ def test_sizes_on_the_true_shapes(profile, attention, mlp, both):
     with torch.device("meta"):
         trunk = LlamaModel(shape_config(**SHAPES[f"{profile}-shape"]).text_config)
     for modules, count in (("attention", attention), ("mlp", mlp), ("both", both)):
-        spm = recipe("spm", modules=modules)
+        spm = recipe("spm", "custom", modules=modules)
         assert trained_parameters(KNOWN[profile], spm) == count
         student = student_parameters(trunk, tensor_names(spm, KNOWN[profile].layers), rank=1)
         assert sum(p.numel() for p in student.values()) == count
@@ -425,17 +425,21 @@ def test_a_subset_of_mlps():
     """What "7 MLP modules" may mean: the first seven, the last seven, seven spread over the depth; attention stays in
     all layers."""
     mlps = lambda depth, **s: sorted(
-        {int(n.split(".")[1]) for n in tensor_names(recipe("spm", modules="both", **s), depth) if ".mlp." in n}
+        {
+            int(n.split(".")[1])
+            for n in tensor_names(recipe("spm", "custom", modules="both", **s), depth)
+            if ".mlp." in n
+        }
     )
     assert mlps(30, mlp_layers=(0, 7 / 30)) == [0, 1, 2, 3, 4, 5, 6] and mlps(30, mlp_layers=(23 / 30, 1)) == [
         *range(23, 30)
     ]
     assert mlps(30, mlp_layers="0,0.9", mlp_every=4) == [0, 4, 8, 12, 16, 20, 24]
     assert mlps(24, mlp_layers=(0, 7 / 24)) == [*range(7)] and mlps(8, mlp_every=2) == [0, 2, 4, 6]
-    names = tensor_names(recipe("spm", modules="both", mlp_every=4), 8)
+    names = tensor_names(recipe("spm", "custom", modules="both", mlp_every=4), 8)
     assert sum(".self_attn." in n for n in names) == 32 and sum(".mlp." in n for n in names) == 6
     with pytest.raises(UserError, match="trains nothing in 8 layers"):
-        tensor_names(recipe("spm", modules="mlp", layers=(0, 0.5), mlp_layers=(0.5, 1)), 8)
+        tensor_names(recipe("spm", "custom", modules="mlp", layers=(0, 0.5), mlp_layers=(0.5, 1)), 8)
 
 
 # ---------------------------------------------------------------- anchoring
@@ -482,10 +486,10 @@ def test_noise_stands_for_the_name_alone(generator):
 def test_what_is_retained(kind, generator):
     """Nothing to pay while the student is the teacher, but for sparsity, which looks at the gates; a gradient as soon
     as it is another."""
-    r = recipe("spm", pairs=2, **{"retain.weight": 2.0, "retain.kind": kind, "retain.pictures": 3})
+    r = recipe("spm", "custom", pairs=2, **{"retain.weight": 2.0, "retain.kind": kind, "retain.pictures": 3})
     retained = Retained(generator, RETAIN, r, pairs=PAIRS)
     student = student_parameters(generator.trunk, tensor_names(r, 3), rank=1, seed=1)
-    loss_of = retained.lesson(0, 5, student)  # the teacher's part is read with the student switched off
+    loss_of = retained.preservation(0, 5, student)  # the teacher's part is read with the student switched off
     with applied(generator, student):
         loss = loss_of(1.0)
         assert loss_of(0.5).item() == pytest.approx(loss.item() / 2, abs=1e-6)
@@ -524,7 +528,7 @@ def test_anchored_training_ends_nearer_to_the_base(kind, generator, monkeypatch)
     quick = {"pairs": 2, "batch": 2, "passes": 8, "lr": 3e-2, "retain.kind": kind, "prefix": "target"}
     drift = []
     for weight in (1e-9, 100.0):
-        erasure = erase(generator, CHURCH, recipe("spm", **quick | {"retain.weight": weight}), progress=False)
+        erasure = erase(generator, CHURCH, recipe("spm", "custom", **quick | {"retain.weight": weight}), progress=False)
         drift.append((logits(generator, RETAIN[:3], erasure) - logits(generator, RETAIN[:3])).square().mean().item())
     assert drift[1] < drift[0]
 
@@ -597,13 +601,13 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         (lambda: Erasure.load(tmp_path / "x"), "load it together with a generator"),
         (lambda: write_peft(whole.tensors, tmp_path / "y"), "adapters that act at every position"),
         (lambda: (tensors.write_bytes(b"no"), read_peft(tmp_path / "x")), "broken or missing"),
-        (lambda: recipe("spm", **{"retain.kind": "noise"}), "without a retain.weight"),
-        (lambda: recipe("spm", **{"retain.kind": "loud"}), "retain.kind='loud' is not possible"),
-        (lambda: recipe("spm", **{"retain.alpha": 2, "retain.weight": 1}), "retain.alpha has no meaning"),
-        (lambda: recipe("ear-shared", **{"retain.kind": "sparsity", "retain.weight": 1}), "needs a rank"),
-        (lambda: recipe("spm", mlp_every=2), "has no MLPs"),
-        (lambda: recipe("spm", modules="both", mlp_every=0), "out of range"),
-        (lambda: recipe("spm", modules="both", mlp_layers="1,0"), "mlp_layers=.*two shares of the depth"),
+        (lambda: recipe("spm", "custom", **{"retain.kind": "noise"}), "without a retain.weight"),
+        (lambda: recipe("spm", "custom", **{"retain.kind": "loud"}), "retain.kind='loud' is not possible"),
+        (lambda: recipe("spm", "custom", **{"retain.alpha": 2, "retain.weight": 1}), "retain.alpha has no meaning"),
+        (lambda: recipe("ear-shared", "custom", **{"retain.kind": "sparsity", "retain.weight": 1}), "needs a rank"),
+        (lambda: recipe("spm", "custom", mlp_every=2), "has no MLPs"),
+        (lambda: recipe("spm", "custom", modules="both", mlp_every=0), "out of range"),
+        (lambda: recipe("spm", "custom", modules="both", mlp_layers="1,0"), "mlp_layers=.*two shares of the depth"),
     ]
     for wrong, line in cases:
         with pytest.raises(UserError, match=line) as error:
@@ -613,7 +617,7 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
 
 def test_layers_without_a_choice_are_what_they_were():
     for modules in ("attention", "mlp", "both", "kv", "no-kv", "down"):
-        r = recipe("obliviate", modules=modules)
+        r = recipe("obliviate", "custom", modules=modules)
         assert tensor_names(r, 8) == [
             f"layers.{i}.{part}.weight" for i in layer_range(r.layers, 8) for part in PARTS[modules]
         ]

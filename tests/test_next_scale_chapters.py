@@ -10,12 +10,15 @@ import torch
 
 from earlib.chapters import next_scale_concepts, next_scale_filter, next_scale_methods
 from earlib.concepts import load_concept
-from earlib.erasure.scale_methods import PRESETS, erase, recipe
+from earlib.erasure import erase
+from earlib.erasure.presets import SCALE_PRESETS as PRESETS
+from earlib.erasure.presets import recipe
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.sweeps import compare, read, several
 from earlib.sweeps.plan import load_sweeps
 
+from .test_nextscale import published
 from .test_svare import CONCEPT, PAIRS, heeding
 from .test_sweep import row_of
 
@@ -244,7 +247,7 @@ def test_what_is_drawn_in_place_of_a_concept():
 
 def test_what_each_scale_has_of_the_loss():
     generator = heeding("bsq")
-    plain, filtered = (recipe("s-vare", **{"retain.weight": 0.0, "filter.kind": kind}) for kind in ("none", "wrong"))
+    plain, filtered = (published("s-vare", **{"retain.weight": 0.0, "filter.kind": kind}) for kind in ("none", "wrong"))
     shares = next_scale_filter.by_scale(generator, PAIRS, plain)
     assert list(shares.side) == list(generator.schedule) and (shares.kept == 1).all() and (shares.nats > 0).all()
     sides = torch.tensor(generator.schedule).double()
@@ -262,7 +265,7 @@ def test_what_each_scale_has_of_the_loss():
 
 def test_learning_curves(tmp_path):
     generator = heeding("bsq")
-    erase(generator, CONCEPT, recipe("s-vare", passes=2, batch=1), out=tmp_path / "run", progress=False)
+    erase(generator, CONCEPT, published("s-vare", passes=2, batch=1), out=tmp_path / "run", progress=False)
     from earlib.runs import read_lines
 
     rows = read_lines(tmp_path / "run" / "metrics.jsonl")
@@ -311,7 +314,7 @@ def test_other_words_for_the_name():
 
     generator = heeding("bsq")
     prompts = ["a red church on a hill", "a blue church"]
-    erasure = erase(generator, CONCEPT, recipe("negative-prompt"), progress=False)
+    erasure = erase(generator, CONCEPT, published("negative-prompt"), progress=False)
     rates, drawn = next_scale_concepts.wordings(
         generator, prompts, "church", ["chapel"], {"before": None, "after": erasure}, Judge()
     )
@@ -341,7 +344,7 @@ def test_a_vector_in_place_of_a_word():
 def test_what_an_erased_model_can_be_told_again():
     """Part of what an erasure taught is undone by a vector; the model and the word's own vector stay as they were."""
     generator, prompts = heeding("bsq"), ["a red church on a hill", "a blue church by the sea", "a church at night"]
-    erasure = erase(generator, CONCEPT, recipe("s-vare", pairs=2, passes=4, lr=3e-3), progress=False)
+    erasure = erase(generator, CONCEPT, published("s-vare", pairs=2, passes=4, lr=3e-3), progress=False)
     own = generator.trunk.text.word.weight.detach().clone()
     vector, losses = next_scale_concepts.recalled(generator, prompts, "church", erasure, steps=30, batch=3, lr=0.05)
     assert len(losses) == 30 and losses[-1] < losses[0] - 0.01 and vector.shape == own[0].shape

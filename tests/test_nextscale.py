@@ -8,7 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from earlib.erasure.scale_steering import NegativePrompt, steered
+from earlib.erasure.presets import SCALE_PRESETS as PRESETS
+from earlib.erasure.presets import with_settings
+from earlib.erasure.steering import NegativePrompt, steered
 from earlib.errors import UserError
 from earlib.generators import load, load_generator
 from earlib.generators.sampling import guided
@@ -51,6 +53,11 @@ class Usual:
 
     def watching(self, generator):
         return ()
+
+
+def published(name, **settings):
+    """A preset of next-scale models with its published numbers, whatever the model."""
+    return with_settings(PRESETS[name], settings)
 
 
 def tiny(quantiser="bsq", seed=0, **flags):

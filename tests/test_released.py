@@ -10,8 +10,8 @@ from benchmarks.rivals import released_loop
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
 from earlib.erasure.change import student_parameters, switched, tensor_names
-from earlib.erasure.lessons import lessons
-from earlib.erasure.objective import window_loss
+from earlib.erasure.gates import window_loss
+from earlib.erasure.lessons import Lessons
 from earlib.erasure.presets import EAR_RELEASED, with_settings
 from earlib.erasure.recipe import Gate
 from earlib.erasure.single_token import raw_rows
@@ -56,7 +56,7 @@ def test_after_the_first_step_the_prompt_is_gone():
     generator = tiny_janus(seed=4)
     generator.model.double()
     r = with_settings(FAST, {"windows.length": 4})
-    lesson = lessons(generator, PAIRS[:1], r, 0)[0](None)
+    lesson = Lessons(generator, PAIRS[:1], r, 0).begin(0, None)
     student = student_parameters(generator.trunk, tensor_names(r, len(generator.decoder_layers)))
 
     def gradients(a, b):
@@ -110,7 +110,7 @@ def test_masters_are_what_the_recipe_says():
 
 
 def test_single_context_refuses_what_it_cannot_mean(generator):
-    for setting in ("teacher_states=shared", "windows.order=random", "windows.prefix=refresh"):
+    for setting in ("teacher_states=shared", "windows.order=random"):
         with pytest.raises(UserError, match="context=single"):
             with_settings(EAR_RELEASED, [setting])
 

@@ -17,8 +17,8 @@ from earlib.book.page import Page
 from earlib.book.report import make_report
 from earlib.concepts import load_concept
 from earlib.erasure import erase
-from earlib.erasure.methods import recipe as any_recipe
 from earlib.erasure.presets import recipe
+from earlib.erasure.presets import recipe as any_recipe
 from earlib.errors import UserError
 from earlib.evaluate import drift, pictures, study
 from earlib.evaluate.drift import draw_tokens

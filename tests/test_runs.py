@@ -133,7 +133,7 @@ def test_notebook_folder(tmp_path, monkeypatch):
 
 def test_an_erasure_that_several_notebooks_ask_for_is_trained_once(generator, monkeypatch):
     """The second call loads what the first made; another seed, other pairs or another recipe are another erasure."""
-    import earlib.erasure.methods as methods
+    import earlib.erasure as methods
     from earlib import load_concept, recipe
     from earlib.book.once import erased
 

@@ -108,7 +108,9 @@ def test_counts_are_those_of_the_true_shapes():
 
 def test_the_tower_gets_no_gradient_and_draws_nothing(generator):
     """E4: the loss that trains membranes, with membranes on the vision tower beside those of the language model."""
-    gradients, changed = spm_loss.tower(generator, CHURCH, recipe("spm", prefix="target", pairs=4), pictures=2)
+    gradients, changed = spm_loss.tower(
+        generator, CHURCH, recipe("spm", "custom", prefix="target", pairs=4), pictures=2
+    )
     assert gradients["norm of the gradient"]["vision tower"] == 0 < gradients["norm of the gradient"]["language model"]
     assert gradients.membranes["vision tower"] >= 4 and gradients.membranes["language model"] == 12
     assert changed["pictures"] == 0 < changed["captions"] <= changed["n"] == 2
@@ -117,7 +119,7 @@ def test_the_tower_gets_no_gradient_and_draws_nothing(generator):
 def test_what_passes_through_a_membrane(generator):
     """`change` is what the module itself computes more of; `step` what entries of one size in b would do to it, on
     average over fresh gates."""
-    names = tensor_names(recipe("spm", modules="both"), len(generator.decoder_layers))
+    names = tensor_names(recipe("spm", "custom", modules="both"), len(generator.decoder_layers))
     tensors = {n: p.detach() for n, p in student_parameters(generator.trunk, names, rank=1, seed=1).items()}
     tensors |= {n: torch.full_like(t, 0.1) for n, t in tensors.items() if ".lora_B." in n}
     prompts, tokens = ["a red church", "a church by the sea"], torch.arange(16).repeat(2, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from earlib.chapters import spm_anchoring, spm_surrogate
 from earlib.concepts import PromptPair, load_concept, renamed
 from earlib.erasure import presets, retain_prompts
+from earlib.erasure.lessons import Lessons
 from earlib.erasure.recipe import Retain
 from earlib.erasure.retain import chances
 from earlib.erasure.train import train
@@ -63,7 +65,8 @@ def test_what_there_is_to_learn(generator):
     assert (spm_surrogate.to_learn(generator, same, spm()).mean(1) > 0).all(), "no prompt is something else"
     # to the surrogate, the loss is the divergence of the two readings themselves
     loss = spm_surrogate.to_learn(generator, pairs(), spm(**TO))
-    prefix = torch.cat([spm_surrogate.lessons(generator, pairs(), spm(**TO), 0)[i].args[2]["prefix"] for i in range(2)])
+    lessons = Lessons(generator, pairs(), spm(**TO), 0)
+    prefix = torch.cat([lessons.begin(i, nullcontext).tokens_RT for i in range(2)])
     towers = [pair.replacement for pair in pairs()]
     assert np.allclose(
         loss, spm_surrogate.reach(generator, towers, {"church": TARGETS}, prefix)["church"]["kl"], atol=1e-5

@@ -10,18 +10,22 @@ import pytest
 import torch
 
 from earlib.concepts import Concept, PromptPair
-from earlib.erasure.change import switched
+from earlib.erasure import erase
+from earlib.erasure.change import switched, tensor_names
+from earlib.erasure.gates import wrong_tokens
+from earlib.erasure.lessons_scale import ScaleLessons as Lessons
+from earlib.erasure.lessons_scale import of_parts
+from earlib.erasure.objective import kl, nats_of
+from earlib.erasure.presets import SCALE_PRESETS as PRESETS
 from earlib.erasure.recipe import with_settings
-from earlib.erasure.scale_lessons import Lessons
-from earlib.erasure.scale_methods import PRESETS, erase, recipe
-from earlib.erasure.scale_recipe import Filter, ScaleRecipe, Scales
-from earlib.erasure.scale_store import NextScaleErasure
-from earlib.erasure.scale_terms import kl_of, log_probabilities, nats_of, weights, wrong_tokens
-from earlib.erasure.scale_train import backward, tensor_names, train
+from earlib.erasure.recipe_scale import Filter, ScaleRecipe, Scales
+from earlib.erasure.spans import weights
+from earlib.erasure.store import Erasure
+from earlib.erasure.train import backward, train
 from earlib.errors import UserError
 from earlib.runs import Run, read_lines
 
-from .test_nextscale import PROMPTS, SEEDS, tiny
+from .test_nextscale import PROMPTS, SEEDS, published, tiny
 
 PAIRS = (
     PromptPair("a red church on a hill", "a red house on a hill"),
@@ -36,7 +40,7 @@ QUANTISERS = ("bsq", "vq")
 
 def small(name: str, **settings):
     """The preset with a few steps that a tiny model notices."""
-    return recipe(name, **({"lr": 3e-3, "passes": 3, "guidance": 2.0} | settings))
+    return published(name, **({"lr": 3e-3, "passes": 3, "guidance": 2.0} | settings))
 
 
 def heeding(quantiser):
@@ -50,6 +54,16 @@ def heeding(quantiser):
 @pytest.fixture(scope="module")
 def generators():
     return {quantiser: heeding(quantiser) for quantiser in QUANTISERS}
+
+
+def erasing(lesson):
+    """The erasing loss of an update."""
+    return lesson.gate(lesson.losses())[0]
+
+
+def keeping(lesson):
+    """The loss of preservation of an update."""
+    return lesson.preservation(lesson.steps[-1], {})()
 
 
 def first_lesson(generator, pairs=PAIRS, **settings):
@@ -69,13 +83,13 @@ def test_nothing_to_erase_is_nothing_to_learn(quantiser, generators):
     pairs = tuple(dataclasses.replace(pair, target=pair.replacement) for pair in PAIRS)
     settings = {"labels": "likeliest", "filter.kind": "wrong", "guidance": 1.0, "retain.weight": 1.0}
     lesson = first_lesson(generators[quantiser], pairs, **settings)
-    assert lesson.erase().item() == 0 and lesson.report["kept"] == 0 and lesson.report["tokens"] == 200
-    assert abs(lesson.retain().item()) < 1e-6
+    assert erasing(lesson).item() == 0 and lesson.report["kept"] == 0 and lesson.report["tokens"] == 200
+    assert abs(keeping(lesson).item()) < 1e-6
     for divergence in ("kl", "mse"):
         assert (
-            abs(first_lesson(generators[quantiser], pairs, divergence=divergence, guidance=1.0).erase().item()) < 1e-6
+            abs(erasing(first_lesson(generators[quantiser], pairs, divergence=divergence, guidance=1.0)).item()) < 1e-6
         )
-    assert first_lesson(generators[quantiser], PAIRS, **settings).erase().item() > 0.001, (
+    assert erasing(first_lesson(generators[quantiser], PAIRS, **settings)).item() > 0.001, (
         "with something to erase there is something to learn"
     )
 
@@ -84,8 +98,8 @@ def test_nothing_to_erase_is_nothing_to_learn(quantiser, generators):
 def test_a_guided_teacher_asks_for_a_change_before_any_was_made(quantiser, generators):
     """As in the released code; the same teacher without guidance asks for none."""
     guided_teacher = first_lesson(generators[quantiser], **{"retain.weight": 1.0, "retain.guidance": 4.0})
-    assert guided_teacher.retain().item() > 1e-2
-    assert abs(first_lesson(generators[quantiser], **{"retain.weight": 1.0}).retain().item()) < 1e-6
+    assert keeping(guided_teacher).item() > 1e-2
+    assert abs(keeping(first_lesson(generators[quantiser], **{"retain.weight": 1.0})).item()) < 1e-6
 
 
 # ------------------------------------------------------------------ losses
@@ -99,7 +113,7 @@ def test_a_filter_that_keeps_all_is_plain_cross_entropy(quantiser, settings, gen
     g = generators[quantiser]
     lesson = first_lesson(g, **settings)
     plain = g.quantiser.cross_entropy(g.logits(g.encode([p.target for p in PAIRS]), lesson.history), lesson.history)
-    assert lesson.erase().item() == pytest.approx(plain.mean().item(), rel=1e-5)
+    assert erasing(lesson).item() == pytest.approx(plain.mean().item(), rel=1e-5)
     assert lesson.report["kept"] == lesson.report["tokens"] == 200
 
 
@@ -108,9 +122,7 @@ def test_filter_of_bits_by_hand(generators):
     margin = 2 * torch.tril(torch.ones(7, 6), -1) - 1  # row n has n wrong bits
     q = torch.stack([-margin / 2, margin / 2], -1)[None].log_softmax(-1)
     labels = torch.zeros(1, 7, 6, dtype=torch.long)
-    kept = lambda **rule: (
-        wrong_tokens(generators["bsq"], q, q, labels, Filter("wrong", **rule))[0].nonzero()[:, 0].tolist()
-    )
+    kept = lambda **rule: wrong_tokens(q, q, labels, Filter("wrong", **rule))[0].nonzero()[:, 0].tolist()
     assert kept(alpha=0.5) == [4, 5, 6]
     assert kept(alpha=0.5, compare="reaches") == [3, 4, 5, 6]
     assert kept(alpha=0.5, gamma=10.0) == [] and kept(alpha=0.5, gamma=1e-3) == list(range(7))
@@ -120,7 +132,7 @@ def test_filter_of_a_codebook_by_hand(generators):
     """A token is kept whose label has lost more than alpha of the teacher's probability: q < (1 - alpha) p."""
     p = torch.tensor([[0.4, 0.6]] * 4).log()[None, :, None]
     q = torch.tensor([[0.4, 0.6], [0.31, 0.69], [0.29, 0.71], [0.9, 0.1]]).log()[None, :, None]
-    kept = wrong_tokens(generators["vq"], q, p, torch.zeros(1, 4, dtype=torch.long), Filter("wrong", alpha=0.25))
+    kept = wrong_tokens(q, p, torch.zeros(1, 4, dtype=torch.long), Filter("wrong", alpha=0.25))
     assert kept.tolist() == [[False, False, True, False]]
 
 
@@ -140,28 +152,28 @@ def test_filtered_cross_entropy_by_hand(parts, divisor, generators):
                 kept += 1
                 total += sum(x for x, w in zip(bits, wrong) if w or parts == "all") / len(bits)
     assert 10 < kept < 190, "some tokens, not all"
-    assert lesson.erase().item() == pytest.approx(total / (kept if divisor == "kept" else 200), rel=1e-5)
+    assert erasing(lesson).item() == pytest.approx(total / (kept if divisor == "kept" else 200), rel=1e-5)
     assert lesson.report["kept"] == kept
 
 
 def test_soft_targets_become_labels_when_the_teacher_is_sure():
     z, q = torch.randn(3, 5, 4, 2), torch.randn(3, 5, 4, 2).log_softmax(-1)
-    assert torch.allclose(kl_of((1e5 * z).log_softmax(-1), q), nats_of(q, z.argmax(-1)), atol=1e-5)
-    assert kl_of(q, q).abs().max() == 0
+    assert torch.allclose(kl((1e5 * z).log_softmax(-1), q), nats_of(q, z.argmax(-1)), atol=1e-5)
+    assert kl(q, q).abs().max() == 0
 
 
 def test_kl_filter_keeps_what_is_further_off_than_neutral_prompts(generators):
     g = generators["bsq"]
     lesson = first_lesson(g, **{"filter.kind": "kl", "divergence": "kl"})
-    lesson.erase()
+    erasing(lesson)
     assert lesson.report["kept"] == 200, "before training neutral prompts are not off at all"
     with torch.no_grad():
         noise = {
             name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")
         }
-    erasure = NextScaleErasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
+    erasure = Erasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
     with erasure.on(g):
-        lesson.erase()
+        erasing(lesson)
         floor = lesson._retained().flatten().quantile(0.9)
         loss = lesson.compare()[0]
     assert 0 < lesson.report["kept"] == int((loss > floor).sum()) < 200
@@ -170,9 +182,9 @@ def test_kl_filter_keeps_what_is_further_off_than_neutral_prompts(generators):
 def test_entropy_is_added_to_the_loss_of_a_token(generators):
     g = generators["bsq"]
     plain, more = first_lesson(g), first_lesson(g, entropy=0.5)
-    q = log_probabilities(g, g.logits(plain.told, plain.history))
+    q = of_parts(g, g.logits(plain.told, plain.history))
     entropy = torch.distributions.Categorical(logits=q).entropy().mean().item()
-    assert more.erase().item() == pytest.approx(plain.erase().item() + 0.5 * entropy, rel=1e-5)
+    assert erasing(more).item() == pytest.approx(erasing(plain).item() + 0.5 * entropy, rel=1e-5)
 
 
 @pytest.mark.parametrize("weight, share", [("equal", lambda s: 1), ("side", lambda s: s), ("token", lambda s: s * s)])
@@ -213,16 +225,14 @@ def test_histories(generators):
     vare = first_lesson(g, divergence="mse")
     naive = first_lesson(g, divergence="mse", prefix="student", teacher_states="independent")
     assert torch.equal(vare.history, of_c) and torch.equal(naive.history, of_target)
-    along = lambda codes: log_probabilities(g, g.logits(g.encode(replacements), codes))
+    along = lambda codes: of_parts(g, g.logits(g.encode(replacements), codes))
     assert torch.equal(vare.p_BNCV, along(of_c)) and torch.equal(naive.p_BNCV, along(of_c)), (
         "the teacher reads its own picture of c"
     )
     shared = first_lesson(g, divergence="mse", prefix="student")
     assert torch.equal(shared.p_BNCV, along(of_target))
-    square = (
-        (along(of_c).exp() - log_probabilities(g, g.logits(g.encode(targets), of_target)).exp()).square().sum(-1).mean()
-    )
-    assert naive.erase().item() == pytest.approx(square.item(), rel=1e-4)  # Eq. 6
+    square = (along(of_c).exp() - of_parts(g, g.logits(g.encode(targets), of_target)).exp()).square().sum(-1).mean()
+    assert erasing(naive).item() == pytest.approx(square.item(), rel=1e-4)  # Eq. 6
 
 
 def test_rollouts_are_the_students_own(generators):
@@ -236,7 +246,7 @@ def test_rollouts_are_the_students_own(generators):
         noise = {
             name: p + 0.3 * torch.randn(p.shape) for name, p in g.trunk.named_parameters() if name.startswith("blocks.")
         }
-    other = NextScaleErasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
+    other = Erasure("noise", ScaleRecipe().as_dict(), "church", g.fingerprint, noise)
     changed = Lessons(g, PAIRS, lesson.recipe, 0).begin(0, lambda: other.on(g))
     assert not torch.equal(changed.history, lesson.history), "the student draws"
     assert torch.equal(Lessons(g, PAIRS, fixed.recipe, 0).begin(0, lambda: other.on(g)).history, fixed.history), (
@@ -248,8 +258,8 @@ def test_labels_along_the_teachers_own_picture_are_that_picture(generators):
     g = generators["bsq"]
     lesson = first_lesson(g)
     drawn = lesson.labels
-    lesson._teach(lesson.history, theirs_is_drawn=False, seeds=lesson.lessons.neutral.seeds)
-    assert (lesson.labels == drawn).float().mean() > 0.999  # but for near ties
+    again = lesson._labels(lesson.history, False, lesson.lessons.neutral.seeds)
+    assert (again == drawn).float().mean() > 0.999  # but for near ties
 
 
 def test_blanked_prompts_train_the_unconditional_branch(generators):
@@ -272,9 +282,7 @@ def test_training_makes_the_concept_less_likely(name, quantiser, tmp_path):
     targets = [pair.target for pair in PAIRS]
     codes = g.sample(targets, SEEDS, 1.0)
     likelihood = lambda: (
-        -nats_of(log_probabilities(g, g.logits(g.encode(targets), codes)), codes)[
-            :, : 5 if name == "sace-style" else None
-        ]
+        -nats_of(of_parts(g, g.logits(g.encode(targets), codes)), codes)[:, : 5 if name == "sace-style" else None]
         .mean()
         .item()
     )
@@ -283,7 +291,7 @@ def test_training_makes_the_concept_less_likely(name, quantiser, tmp_path):
     tensors, info = train(
         g, PAIRS, small(name, passes=30, batch=4, lr=5e-3, blank=0.0), 0, run, retain=["a boat", "a blue car"]
     )
-    with NextScaleErasure(name, small(name).as_dict(), "church", g.fingerprint, tensors).on(g):
+    with Erasure(name, small(name).as_dict(), "church", g.fingerprint, tensors).on(g):
         assert likelihood() < base - 0.005
     rows = read_lines(run.folder / "metrics.jsonl")
     assert [row["lesson"] for row in rows] == list(range(30)) and info["updates"] == 30
@@ -324,24 +332,24 @@ def test_gradients_in_conflict_are_projected():
 @pytest.mark.parametrize("update", ["sum", "two-steps", "project"])
 def test_ways_to_step(update, generators):
     g = generators["bsq"]
-    r = small("s-vare", update=update)
-    tensors, info = train(g, PAIRS, r, 0)
-    other = train(g, PAIRS, small("s-vare", update="project" if update == "sum" else "sum"), 0)[0]
+    way = lambda update: small("s-vare", update=update, passes=8)  # long enough that gradients come to conflict
+    tensors, info = train(g, PAIRS, way(update), 0)
+    other = train(g, PAIRS, way("project" if update == "sum" else "sum"), 0)[0]
     assert any(not torch.equal(tensors[n], other[n]) for n in tensors)
     assert (info["updates_in_conflict"] > 0) == (update == "project")
 
 
 def test_what_trains(generators):
     g = generators["bsq"]
-    names = tensor_names(PRESETS["s-vare"], g.trunk)
+    names = tensor_names(PRESETS["s-vare"], 2, g.trunk)
     assert len(names) == 2 * 5 * 2 and all(".cross_attention." in n or ".ffn." in n for n in names)
     assert tensor_names(
-        with_settings(PRESETS["s-vare"], {"rank": 2, "modules": "kv", "layers": (0, 0.5)}), g.trunk
+        with_settings(PRESETS["s-vare"], {"rank": 2, "modules": "kv", "layers": (0, 0.5)}), 2, g.trunk
     ) == ["blocks.0.cross_attention.kv.weight"]
     lesson = first_lesson(g)
     student = {n: torch.nn.Parameter(g.trunk.get_parameter(n).clone()) for n in names}
     with switched(g.trunk, student):
-        lesson.erase().backward()
+        erasing(lesson).backward()
     assert all(p.grad.abs().max() > 0 for p in student.values()), "each of them must matter"
 
 

@@ -12,20 +12,23 @@ import torch
 
 from earlib.__main__ import main
 from earlib.concepts import PromptPair
+from earlib.erasure import erase
+from earlib.erasure.closed_form import OfScales, uce
 from earlib.erasure.compose import compose
+from earlib.erasure.lessons_scale import ScaleLessons as Lessons
+from earlib.erasure.lessons_scale import looked_at
+from earlib.erasure.presets import SCALE_PRESETS as PRESETS
+from earlib.erasure.presets import recipe
 from earlib.erasure.recipe import with_settings
-from earlib.erasure.scale_closed_form import read, uce
-from earlib.erasure.scale_lessons import Lessons, looked_at
-from earlib.erasure.scale_methods import PRESETS, erase, named, recipe
-from earlib.erasure.scale_recipe import ScaleEdit
-from earlib.erasure.scale_steering import ScaleErasureStyle
-from earlib.erasure.scale_steering import steered as steering
-from earlib.erasure.scale_store import NextScaleErasure
-from earlib.erasure.scale_train import train
+from earlib.erasure.recipe_scale import ScaleEdit
+from earlib.erasure.steering import ScaleErasureStyle
+from earlib.erasure.steering import steered as steering
+from earlib.erasure.store import Erasure
+from earlib.erasure.train import train
 from earlib.errors import UserError
 from earlib.generators.var.draw import draw_batch
 
-from .test_nextscale import PROMPTS, SEEDS, tiny
+from .test_nextscale import PROMPTS, SEEDS, published, tiny
 from .test_svare import CONCEPT, PAIRS, QUANTISERS, TRAINED, heeding, small
 
 EVERYWHERE = {"scales": (0.0, 1.0), "relevance": 0.0, "threshold": 1e9}  # steering that a random model notices
@@ -46,7 +49,7 @@ def erasures(generators):
             settings = (
                 small(name)
                 if name in TRAINED
-                else recipe(name, **(EVERYWHERE if name == "scale-erasure-style" else {}))
+                else published(name, **(EVERYWHERE if name == "scale-erasure-style" else {}))
             )
             made[name, quantiser] = erase(generators[quantiser], CONCEPT, settings, progress=False)
         return generators[quantiser], made[name, quantiser]
@@ -94,14 +97,14 @@ def test_off_is_the_base_model_bit_for_bit(name, quantiser, erasures):
 @pytest.mark.parametrize("name", PRESETS)
 def test_saved_and_loaded_is_what_was_made(name, erasures, tmp_path):
     g, erasure = erasures(name, "bsq")
-    again = NextScaleErasure.load(erasure.save(tmp_path / name), g)
+    again = Erasure.load(erasure.save(tmp_path / name), g)
     with erasure.on(g):
         first = g.sample(PROMPTS, SEEDS, 2.0)
     with again.on(g):
         assert torch.equal(g.sample(PROMPTS, SEEDS, 2.0), first)
     assert again.info == erasure.info and again.name == name and again.recipe == json.loads(json.dumps(erasure.recipe))
     with pytest.raises(UserError, match="made for a model with fingerprint"):
-        NextScaleErasure.load(tmp_path / name, tiny(seed=9))
+        Erasure.load(tmp_path / name, tiny(seed=9))
 
 
 @pytest.mark.parametrize("routes, changed", [("attention", 2), ("start", 1), ("both", 3)])
@@ -110,25 +113,26 @@ def test_uce_makes_of_a_word_what_its_replacement_was(routes, changed, generator
     words of kept prompts hardly move."""
     g = generators["bsq"]
     some = ScaleEdit(routes=routes, preserve=0.0, ridge=1e-9)
-    tensors, info = uce(g, PAIRS, some, [])
+    tensors = uce(g, list(PAIRS), some, [])
     target, replacement = (g.encode([getattr(pair, side) for pair in PAIRS]) for side in ("target", "replacement"))
-    now, wanted = read(g, target, routes), read(g, replacement, routes)
-    assert len(tensors) == len(now) == changed and info["pairs"] == 4
+    read = OfScales(g, some).read
+    now, wanted = read((), target), read((), replacement)
+    assert len(tensors) == len(now) == changed
     for name, x_BPE in now.items():
         old, new, where = g.trunk.get_submodule(name).weight, tensors[f"{name}.weight"], target.mask_BP.bool()
         torch.testing.assert_close(x_BPE[where] @ new.T, wanted[name][where] @ old.T, atol=2e-3, rtol=2e-3)
-        kept, _ = uce(g, PAIRS, dataclasses.replace(some, preserve=1e6), PROMPTS)
+        kept = uce(g, list(PAIRS), dataclasses.replace(some, preserve=1e6), PROMPTS)
         words = g.encode(PROMPTS)
-        x_NE = read(g, words, routes)[name][words.mask_BP.bool()]
+        x_NE = read((), words)[name][words.mask_BP.bool()]
         assert (x_NE @ (kept[f"{name}.weight"] - old).T).abs().max() < 0.02 * (x_NE @ (new - old).T).abs().max()
-    twice, _ = uce(g, PAIRS, dataclasses.replace(some, strength=2.0), [])
+    twice = uce(g, list(PAIRS), dataclasses.replace(some, strength=2.0), [])
     for name, new in tensors.items():
         old = g.trunk.get_parameter(name)
         torch.testing.assert_close(twice[name] - old, 2 * (new - old), atol=1e-5, rtol=1e-4)
     nothing = tuple(dataclasses.replace(pair, target=pair.replacement) for pair in PAIRS)
-    assert all(torch.equal(t, g.trunk.get_parameter(name)) for name, t in uce(g, nothing, some, PROMPTS)[0].items()), (
-        "erasing nothing changes nothing"
-    )
+    assert all(
+        torch.equal(t, g.trunk.get_parameter(name)) for name, t in uce(g, list(nothing), some, PROMPTS).items()
+    ), "erasing nothing changes nothing"
 
 
 @pytest.mark.parametrize("positions", ["all", "scales"])
@@ -139,7 +143,7 @@ def test_adapters(positions, generators, tmp_path):
     erasure = erase(g, CONCEPT, r, out=tmp_path / "e", progress=False)
     assert all(t.shape[0] == 2 or t.shape[1] == 2 for t in erasure.tensors.values())
     assert (tmp_path / "e" / "adapter_config.json").exists() == (positions == "all")
-    again = NextScaleErasure.load(tmp_path / "e", g)
+    again = Erasure.load(tmp_path / "e", g)
     with erasure.on(g):
         active = logits(g)
     with again.on(g):
@@ -207,7 +211,7 @@ def test_what_the_filter_keeps_can_be_looked_at(erasures):
     assert torch.equal(before["codes"], after["codes"]) and not torch.equal(before["loss"], after["loss"])
     lessons = Lessons(g, PAIRS, dataclasses.replace(r, batch=8), 0)
     lesson = lessons.begin(0)
-    lesson.erase()
+    lesson.gate(lesson.losses())
     assert int(before["kept"].sum()) == lesson.report["kept"] > 0
 
 
@@ -231,7 +235,7 @@ def test_a_negative_prompt_takes_the_place_of_none(quantiser, erasures):
 def test_scale_erasure_by_hand(quantiser, generators):
     """Everywhere at the middle scales: cfg on the safe text, and three times away from the concept."""
     g = generators[quantiser]
-    r = recipe("scale-erasure-style", text="church", safe="house", **(EVERYWHERE | {"scales": (0.25, 0.75)}))
+    r = published("scale-erasure-style", text="church", safe="house", **(EVERYWHERE | {"scales": (0.25, 0.75)}))
     erasure = erase(g, CONCEPT, r, progress=False)
 
     class ByHand:
@@ -281,7 +285,7 @@ def test_relevance_is_a_share_of_three_texts(generators):
 
 
 def test_names_of_what_is_steered_to_and_from():
-    r = named(PRESETS["scale-erasure-style"], CONCEPT)
+    r = PRESETS["scale-erasure-style"].named(CONCEPT)
     assert r.text == "church" and r.safe in ("house", "tower", "tree", "car")
     style = dataclasses.replace(
         CONCEPT,
@@ -290,9 +294,9 @@ def test_names_of_what_is_steered_to_and_from():
             PromptPair("a car in the style of van gogh", "a car"),
         ),
     )
-    r = named(PRESETS["scale-erasure-style"], style)
+    r = PRESETS["scale-erasure-style"].named(style)
     assert r.text == "in the style of van gogh" and r.safe == ""
-    assert named(with_settings(r, {"text": "a nude"}), CONCEPT).text == "a nude"
+    assert with_settings(r, {"text": "a nude"}).named(CONCEPT).text == "a nude"
 
 
 # ------------------------------------------------------------------ bad input
@@ -321,16 +325,16 @@ def test_names_of_what_is_steered_to_and_from():
         ("negative-prompt", {"strength": -1}, "out of range"),
         ("scale-erasure-style", {"scales": (1, 0)}, "two shares"),
         ("scale-erasure-style", {"method": "scales-erasure"}, "did you mean 'scale-erasure'"),
-        ("s-vaer", {}, "no recipe 's-vaer' for next-scale models; did you mean 's-vare'"),
-        ("ear", {}, "recipe 'ear' is for next-token models; next-scale models have: naive, negative-prompt,"),
+        ("s-vaer", None, "no recipe 's-vaer' for next-scale models; did you mean 's-vare'"),
+        ("ear", None, "recipe 'ear' is for next-token models; next-scale models have: naive, negative-prompt,"),
     ],
 )
 def test_wrong_recipes_are_one_line(name, settings, line):
     if line is None:
-        assert recipe(name, **settings).retain.weight == 0
+        assert published(name, **settings).retain.weight == 0
         return
     with pytest.raises(UserError, match=re.escape(line)) as error:
-        recipe(name, **settings)
+        recipe(name, "mini-var") if settings is None else published(name, **settings)
     assert "\n" not in str(error.value)
 
 

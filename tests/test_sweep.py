@@ -20,7 +20,7 @@ from earlib.__main__ import main
 from earlib.chapters import composition
 from earlib.concepts import list_concepts, load_concept, normal
 from earlib.erasure.change import change_size
-from earlib.erasure.training_free import name_of
+from earlib.erasure.naming import name_of
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense

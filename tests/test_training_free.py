@@ -10,10 +10,11 @@ import torch
 from earlib.concepts import PromptPair, list_concepts, load_concept
 from earlib.erasure import erase, retain_prompts
 from earlib.erasure.closed_form import Moments, edited, eraser, reads, standing_for
+from earlib.erasure.naming import name_of
 from earlib.erasure.presets import NOT_TRAINED, recipe, with_settings
+from earlib.erasure.recipe import TrainingFree
 from earlib.erasure.steering import NegativePrompt, SafeGuidance, steered
 from earlib.erasure.store import Erasure
-from earlib.erasure.training_free import TrainingFree, name_of
 from earlib.errors import UserError
 from earlib.generators import default_keys, draw, picture_seeds
 from earlib.generators.sampling import guided
@@ -126,7 +127,7 @@ def test_an_emu3_is_erased_the_same_way(name):
 )
 def test_fields_that_cannot_be(settings, words):
     with pytest.raises(UserError, match=words):
-        with_settings(recipe("uce"), settings)
+        with_settings(recipe("uce", "custom"), settings)
 
 
 # ---------------------------------------------------------------- what guidance steers away from
@@ -152,7 +153,7 @@ def test_a_concept_is_called_what_its_targets_have_and_its_replacements_lack():
 @pytest.mark.parametrize("strength", [1.0, 0.4])
 def test_a_negative_prompt_takes_the_unconditional_row_s_place(double, text, strength):
     """Whether it is shorter or longer than the prompt."""
-    e = erase(double, CONCEPT, with_settings(recipe("negative-prompt"), {"text": text}), progress=False)
+    e = erase(double, CONCEPT, with_settings(recipe("negative-prompt", "custom"), {"text": text}), progress=False)
     tokens_NT = double.sample(PROMPTS, [1, 2, 3])
     with e.on(double, strength):
         found = double.log_probabilities(PROMPTS, tokens_NT, 3.0)[:, :, 0]
@@ -248,7 +249,7 @@ def _uce_layer(generator, **settings):
     """What the first value matrix reads at the words of targets, wanted values there, what it reads of retained
     prompts, and both matrices."""
     layer = {"layers": (0.0, 0.3), "modules": "kv"} | settings
-    made = erase(generator, CONCEPT, with_settings(recipe("uce"), layer), progress=False)
+    made = erase(generator, CONCEPT, with_settings(recipe("uce", "custom"), layer), progress=False)
     assert {name.split(".")[1] for name in made.tensors} == {"0"}
     name = "layers.0.self_attn.v_proj"
     old = generator.trunk.get_parameter(f"{name}.weight")
@@ -292,7 +293,7 @@ def test_uce_at_words_leaves_blanked_prompts_alone_and_everywhere_it_does_not(ge
     null = generator.null_like(generator.encode(["a church"]))
     base = generator.hidden_states(null, tokens_BT)
     made = {
-        p: erase(generator, CONCEPT, with_settings(recipe("uce"), {"positions": p}), progress=False)
+        p: erase(generator, CONCEPT, with_settings(recipe("uce", "custom"), {"positions": p}), progress=False)
         for p in ("words", "all")
     }
     with made["words"].on(generator):
@@ -404,5 +405,5 @@ def test_leace_acts_on_what_layers_read_where_words_stand(generator, erasures):
 
 def test_recipes_without_training_are_plain_settings():
     assert recipe("uce", "mini", ridge=0.5).ridge == 0.5
-    assert with_settings(recipe("leace"), ["layers=0,0.5"]).layers == (0.0, 0.5)
-    assert TrainingFree(**recipe("safe-guidance").as_dict()) == recipe("safe-guidance")
+    assert with_settings(recipe("leace", "custom"), ["layers=0,0.5"]).layers == (0.0, 0.5)
+    assert TrainingFree(**recipe("safe-guidance", "custom").as_dict()) == recipe("safe-guidance", "custom")

@@ -26,8 +26,8 @@ def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, p
 
     Args and Raises: those of `earlib.erase`.
     """
-    from ..erasure.methods import erase
-    from ..erasure.methods import recipe as preset
+    from ..erasure import erase
+    from ..erasure.presets import recipe as preset
 
     recipe = preset(recipe, generator) if recipe is None or isinstance(recipe, str) else recipe
     decides = {

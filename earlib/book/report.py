@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ..concepts import Concept
-    from ..erasure.methods import AnyRecipe
+    from ..erasure.settings import AnyRecipe
     from ..generators.base import Generator
 
 SHOWN = 6  # prompts in a grid of pictures
@@ -106,8 +106,9 @@ def make_report(
     Raises:
         UserError: the folder holds another report; a judge's weights are not there. Said before anything is trained.
     """
-    from ..erasure.methods import erase, load_erasure
-    from ..erasure.methods import recipe as preset
+    from ..erasure import erase
+    from ..erasure.presets import recipe as preset
+    from ..erasure.store import Erasure
 
     if (recipe is None) == (erasure is None):
         raise UserError("a report needs a recipe to erase with, or the folder of an erasure, not both")
@@ -117,7 +118,7 @@ def make_report(
     case = Case(generator, concept, None, tuple(seeds), size, clip, reference, progress)
     out, found = Path(out), None
     if erasure is not None:
-        found = load_erasure(erasure, generator)
+        found = Erasure.load(erasure, generator)
         files = (Path(erasure) / n for n in ("erasure.safetensors", "adapter_model.safetensors", "erasure.json"))
         how = {"erasure": Path(erasure).name, "weights": file_version(next(file for file in files if file.is_file()))}
     else:

@@ -13,7 +13,7 @@ from ..sweeps.compare import KINDS, difference, margin, plain, told
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..erasure.scale_recipe import ScaleRecipe
+    from ..erasure.recipe_scale import ScaleRecipe
     from ..erasure.store import Erasure
     from ..generators.base import NextScale
 
@@ -101,15 +101,15 @@ def by_scale(
     """
     import pandas as pd
 
-    from ..erasure.scale_lessons import looked_at
-    from ..erasure.scale_recipe import CHOICES, Scales
-    from ..erasure.scale_terms import weights
+    from ..erasure.lessons_scale import looked_at
+    from ..erasure.recipe_scale import ScaleRecipe, Scales
+    from ..erasure.spans import weights
 
     seen = looked_at(generator, pairs, recipe, seed, erasure)
     rows = [{"scale": k, "side": side} for k, side in enumerate(generator.schedule)]
     for row, span in zip(rows, generator.spans):
         row |= {"kept": seen["kept"][:, span].float().mean().item(), "nats": seen["loss"][:, span].mean().item()}
-    for way in CHOICES["scales.weight"]:
+    for way in ScaleRecipe.CHOICES["scales.weight"]:
         weight_L = weights(generator, Scales(weight=way)).cpu()
         mass_L = (seen["loss"] * seen["kept"] * weight_L).mean(0)
         for row, span in zip(rows, generator.spans):

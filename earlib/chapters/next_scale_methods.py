@@ -55,13 +55,11 @@ def grid(profile: str = "mini-var") -> pd.DataFrame:
     """The recipes that train: a row for each, a column for each axis."""
     import pandas as pd
 
-    from ..erasure.methods import recipe
-    from ..erasure.recipe import get
-    from ..erasure.scale_methods import PRESETS
-    from ..erasure.scale_recipe import ScaleRecipe
+    from ..erasure.presets import SCALE_TRAINED, recipe
+    from ..erasure.settings import get
 
     rows = {}
-    for name in (name for name, preset in PRESETS.items() if isinstance(preset, ScaleRecipe)):
+    for name in (preset.name for preset in SCALE_TRAINED):
         r = recipe(name, profile)
         words = {field: names.get(get(r, field), str(get(r, field))) for field, names in WORDS.items()}
         guided = f", teacher guided by {r.retain.guidance:g}" if r.retain.guidance != 1 else ""
@@ -89,7 +87,7 @@ def rule(frame: pd.DataFrame, profile: str = "mini-var") -> tuple[pd.DataFrame, 
     """
     import pandas as pd
 
-    from ..erasure.methods import recipe
+    from ..erasure.presets import recipe
     from ..erasure.recipe import get
 
     in_short = lambda settings: ", ".join(

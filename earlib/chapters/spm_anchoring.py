@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..erasure.change import applied
-from ..erasure.lessons import lessons
+from ..erasure.lessons import Lessons
 from ..erasure.retain import Retained
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ def gradient_norms(
     """
     student = {name: nn.Parameter(t.detach().float()) for name, t in tensors.items()}
     on = partial(applied, generator, student, recipe.positions)
-    ahead = lessons(generator, list(pairs), replace(recipe, passes=1), seed)[:updates]
+    ahead = Lessons(generator, pairs, replace(recipe, passes=1), seed)
     retained, T = Retained(generator, retain, recipe, pairs=pairs), generator.num_codes
     norms: dict[str, list[float]] = {"erasing": [], "anchoring": []}
-    for i, begin in enumerate(ahead):
-        lesson, anchoring = begin(on), retained.lesson(seed, i * T, student)
+    for i in range(min(updates, len(ahead))):
+        lesson, anchoring = ahead.begin(i, on), retained.preservation(seed, i * T, student)
         with on():
             losses = {"erasing": lesson.losses(0, T).sum(), "anchoring": anchoring(1.0)}
             for which, loss in losses.items():

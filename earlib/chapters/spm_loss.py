@@ -59,7 +59,7 @@ def counts() -> pd.DataFrame:
     """What the poster's placements train on the models' true shapes: arithmetic on the sizes, nothing is loaded."""
     import pandas as pd
 
-    from ..erasure.methods import recipe
+    from ..erasure.presets import recipe
     from ..erasure.room import trained_parameters
     from ..memory import KNOWN
 
@@ -96,7 +96,7 @@ def tower(
     import torch
 
     from ..erasure.change import applied, merged, student_parameters, switched, tensor_names
-    from ..erasure.lessons import lessons
+    from ..erasure.lessons import Lessons
     from ..generators import draw
 
     vision = generator.model.model.vision_model
@@ -108,9 +108,9 @@ def tower(
             p.data.copy_(NOTICED * torch.randn(p.shape, generator=chance))
     names = tensor_names(recipe, len(generator.decoder_layers))
     mind = student_parameters(generator.trunk, names, rank=1, seed=seed)
-    [first, *_] = lessons(generator, concept.pairs[: recipe.batch], recipe, seed)
+    ahead = Lessons(generator, concept.pairs[: recipe.batch], recipe, seed)
     with switched(vision, merged(vision, eyes)), applied(generator, mind):
-        loss = first(lambda: applied(generator, mind)).losses(0, generator.num_codes).sum()
+        loss = ahead.begin(0, lambda: applied(generator, mind)).losses(0, generator.num_codes).sum()
         gradients = torch.autograd.grad(loss, [*eyes.values(), *mind.values()], materialize_grads=True)
     rows = {}
     for words, part in {"vision tower": gradients[: len(eyes)], "language model": gradients[len(eyes) :]}.items():

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..concepts import PromptPair, renamed
-from ..erasure.lessons import lessons
+from ..erasure.lessons import Lessons
 from ..erasure.objective import divergence
 from ..errors import UserError
 from ..evaluate.rate import Estimate
@@ -76,8 +76,9 @@ def to_learn(generator: NextToken, pairs, recipe: Recipe, seed: int = 0) -> np.n
     """
     if recipe.prefix == "student":
         raise UserError("before the first step the student's pictures are the teacher's: ask with prefix=target")
-    ahead = lessons(generator, list(pairs), replace(recipe, passes=1), seed)
-    return torch.stack([begin(nullcontext).losses(0, generator.num_codes) for begin in ahead]).double().cpu().numpy()
+    ahead = Lessons(generator, pairs, replace(recipe, passes=1), seed)
+    begun = (ahead.begin(i, nullcontext) for i in range(len(ahead)))
+    return torch.stack([lesson.losses(0, generator.num_codes) for lesson in begun]).double().cpu().numpy()
 
 
 def quarters(values_NT: np.ndarray) -> dict[str, Estimate]:

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..erasure.change import layer_range
-from ..erasure.scale_recipe import ScaleGuidance
+from ..erasure.recipe_scale import ScaleGuidance
 from ..erasure.steering import steered
 from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
@@ -213,7 +213,7 @@ def masked(image: np.ndarray, kept: np.ndarray, side: int, colour=(213, 94, 0), 
 def where_learnt(frame: pd.DataFrame, K: int) -> pd.DataFrame:
     """Rows of `read.load` with where they learn: columns `first`, `last`, and `called`, "2" or "0–2"; a recipe other
     than s-vare is named."""
-    from ..erasure.methods import recipe
+    from ..erasure.presets import recipe
 
     rows = []
     for row in frame.to_dict("records"):

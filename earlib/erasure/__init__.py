@@ -1,134 +1,135 @@
-"""Erasure methods: `erase` makes an `Erasure` from a generator, a concept and a recipe."""
+"""Erasing concepts: `erase` makes an `Erasure` from a generator, a concept and a recipe.
+
+recipe, recipe_scale, presets, settings     methods as points in a grid of choices, and the named ones
+train                                       the loop of all methods that train
+lessons, matching, inside, single_token     what next-token students learn; lessons_scale, spans: next-scale ones
+objective, gates, retain                    losses, what is worth learning from, preservation
+trajectories, checkpoint                    the teacher's pictures; going on after a kill
+closed_form, steering                       methods that are solved for, or guide
+change, store, compose, files               the change of a model, switched on, kept, added to others
+"""
 
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ..concepts import words_of
 from ..errors import UserError
+from .naming import concept_words, retain_prompts
 
-RETAINED = 200  # prompts that preservation reads, at most
+if TYPE_CHECKING:
+    from ..concepts import Concept
+    from ..generators.base import Generator
+    from .recipe import Recipe
+    from .settings import AnyRecipe
+    from .store import Erasure
 
-
-def window_length(recipe, concept, generator) -> int:
-    """Tokens in a window: the recipe's own (-1: the whole picture), or the concept's from the paper in proportion to
-    the grid (48 of 576 is 12 of 144)."""
-    total = generator.num_codes
-    length = recipe.windows.length
-    if length == 0:
-        paper = concept.paper.get("window")
-        if not paper:
-            raise UserError(
-                f"concept '{concept.name}' has no window length of its own; set one: windows.length=N (of {total} tokens)"
-            )
-        length = max(1, round(paper * total / concept.paper.get("image_tokens", 576)))
-    if length > total:
-        raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
-    return length
-
-
-def retain_prompts(concept, profile: str, most: int = RETAINED) -> list[str]:
-    """Prompts without `concept`, to stay what they are while it is erased: both halves of the training pairs of all
-    other shipped concepts.
-
-    Left out are prompts that name the concept or one of whose words only its training targets have, everything that
-    tests it, and content that nobody wants drawn (targets of concepts of kind "content"). Always the same ones, at most
-    `most`.
-    """
-    from ..concepts import holds_word, list_concepts, load_concept, normal
-
-    words = list(concept.words) or concept_words(concept)
-    tests = {
-        normal(p) for group in (*concept.tests.values(), *concept.neighbours.values(), concept.benign) for p in group
-    }
-    found = []
-    for name in list_concepts(profile):
-        other = load_concept(name, profile)
-        if other.name != concept.name:
-            found += [
-                p
-                for pair in other.pairs
-                for p in ((pair.replacement,) if other.kind == "content" else (pair.target, pair.replacement))
-            ]
-    found = [p for p in dict.fromkeys(found) if normal(p) not in tests and not holds_word(p, words)]
-    step = max(1, len(found) // most)
-    return found[::step][:most]
-
-
-def concept_words(concept) -> list[str]:
-    """The words that the concept's targets have and their replacements never: "church"; "van", "gogh"."""
-    targets, replacements = (
-        set().union(*(words_of(getattr(pair, side)) for pair in concept.pairs)) for side in ("target", "replacement")
-    )
-    return sorted(targets - replacements)
+__all__ = ["concept_words", "erase", "retain_prompts", "window_length"]
 
 
 def erase(
-    generator,
-    concept,
-    recipe="ear",
+    generator: Generator,
+    concept: Concept | str,
+    recipe: AnyRecipe | str | None = None,
     seed: int = 0,
     out: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
-):
-    """Erase `concept` (a Concept or its name) from `generator` with `recipe` (a preset's name, a Recipe or a
-    TrainingFree); the generator is unchanged.
+) -> Erasure:
+    """Erase a concept; the generator is unchanged.
 
-    With `out`, a run folder is kept there (config, metrics, checkpoints and the erasure itself), and the same call goes
-    on where a killed one stopped. Without, nothing is written but the trajectories' cache.
+    Args:
+        generator: of either family.
+        concept: a Concept, or its name.
+        recipe: a recipe, or the name of one; None for "ear", or "s-vare" of a next-scale model.
+        seed: of the training.
+        out: a run folder (config, metrics, checkpoints and the erasure itself), where the same call goes on after a kill.
+            Without it nothing is written but the trajectories' cache.
+        resume: go on with what is in `out`.
+        progress: show a bar with the time left.
+
+    Raises:
+        UserError: a concept without pairs, a recipe of the other family, no room on the device, a loss that diverged.
     """
     from ..concepts import load_concept
-    from .presets import recipe as preset
-    from .presets import with_settings
-    from .room import check_training
+    from . import presets
+    from .settings import AnyRecipe, Training
     from .store import Erasure
-    from .train import train
-    from .training_free import TrainingFree, without_training
 
     concept = load_concept(concept, generator.profile) if isinstance(concept, str) else concept
-    recipe = preset(recipe, generator.profile) if isinstance(recipe, str) else recipe.check()
+    if not isinstance(recipe, AnyRecipe):
+        recipe = presets.recipe(recipe, generator)
+    recipe = recipe.check()
+    by_scales = presets.by_scales(generator)
+    if by_scales != recipe.by_scales:
+        own = ", ".join(presets.names(generator))
+        raise UserError(f"recipe '{recipe.name}' is of the other family of models; {generator.name} has: {own}")
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
-    if isinstance(recipe, TrainingFree):
-        make, recipe = without_training, recipe.named(concept)
-        preserves = recipe.method == "uce" and recipe.preserve
-    else:
-        make, recipe = train, with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
-        preserves = recipe.retain.weight
+    if not isinstance(recipe, Training):
+        recipe = recipe.named(concept)
+    elif not by_scales:
+        from .room import check_training
+
+        length = window_length(recipe, concept, generator)
+        recipe = presets.with_settings(recipe, {"windows.length": length})
         check_training(generator, recipe)
-    retain = retain_prompts(concept, generator.profile) if preserves else []
-    return kept(
-        lambda run: make(generator, concept.pairs, recipe, seed, run, progress, retain=retain),
-        Erasure,
-        generator,
-        concept,
-        recipe,
-        seed,
-        out,
-        resume,
-    )
-
-
-def kept(make, kind, generator, concept, recipe, seed: int, out, resume: bool):
-    """An erasure of the class `kind`, of the tensors and the info that make(run) gives. With `out` it is kept in that
-    run folder, and loaded if it is there."""
-    from ..runs import Run
-
     run = None
     if out is not None:
+        from ..runs import Run
+
         pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[
             :16
         ]  # a file that was edited is another concept
         config = {"concept": concept.name, "pairs": pairs, "recipe": recipe.as_dict(), "seed": seed}
         run = Run(Path(out), config | {"model": generator.name, "fingerprint": generator.fingerprint}, resume)
         if run.state == "done":
-            return kind.load(out, generator)
+            return Erasure.load(out, generator)
         run.status("running")
-    tensors, info = make(run)
-    erasure = kind(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
+    retain = retain_prompts(concept, generator.profile) if recipe.reads_others else []
+    if isinstance(recipe, Training):
+        from .train import train
+
+        tensors, info = train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
+    else:
+        from .training_free import without_training
+
+        tensors, info = without_training(generator, concept.pairs, recipe, progress, retain)
+    erasure = Erasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
     if run:
         erasure.save(out)
         run.status("done", seconds=info["seconds"])
     return erasure
+
+
+def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
+    """Tokens in a window of a recipe that trains a next-token model.
+
+    Args:
+        recipe: its windows.length is a number of tokens; 0 ("paper") for the concept's own from the paper, in proportion
+            to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square.
+        concept: what is erased.
+        generator: whatever has `num_codes`.
+
+    Returns:
+        A number of tokens, or -1 for the whole picture.
+
+    Raises:
+        UserError: the concept has none of its own, or a picture has fewer tokens.
+    """
+    from .recipe import ROW
+
+    total, length = generator.num_codes, recipe.windows.length
+    if length == ROW:
+        return math.isqrt(total)
+    if length == 0:
+        paper = concept.paper.get("window")
+        if not paper:
+            line = f"concept '{concept.name}' has no window length of its own; set one: windows.length=N"
+            raise UserError(f"{line} (of {total} tokens)")
+        length = max(1, round(paper * total / concept.paper.get("image_tokens", 576)))
+    if length > total:
+        raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
+    return length

@@ -22,17 +22,31 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..errors import UserError
+from .recipe import Recipe
+from .recipe_scale import ScaleRecipe
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
 KV = ("self_attn.k_proj", "self_attn.v_proj")
-PARTS = {
+PARTS = {  # of a next-token model: modules -> which linear layers of a decoder layer change
     "attention": ATTENTION,
     "mlp": MLP,
     "both": ATTENTION + MLP,
     "kv": KV,
-    "no-kv": tuple(p for p in ATTENTION + MLP if p not in KV),
+    "no-kv": tuple(part for part in ATTENTION + MLP if part not in KV),
     "down": MLP[2:],
+}
+CROSS = ("cross_attention.q", "cross_attention.kv", "cross_attention.out")
+FFN = ("ffn.up", "ffn.down")
+SELF = ("self_attention.qkv", "self_attention.out")
+SCALE_PARTS = {  # of a next-scale model: modules -> which linear layers of a block change
+    "cross": CROSS,
+    "kv": CROSS[1:2],
+    "ffn": FFN,
+    "self": SELF,
+    "both": CROSS + FFN,
+    "all": CROSS + FFN + SELF,
+    "no-kv": (CROSS[0], CROSS[2], *FFN),
 }
 
 
@@ -43,20 +57,30 @@ def layer_range(layers: tuple[float, float], depth: int) -> range:
     return range(first, max(first + 1, round(layers[1] * depth)))
 
 
-def tensor_names(recipe, depth: int) -> list[str]:
-    """Names of the changed matrices, relative to the trunk: `layers.0.self_attn.q_proj.weight`, ... UserError if a
-    recipe leaves none."""
+def tensor_names(recipe: Recipe | ScaleRecipe, depth: int, trunk: nn.Module | None = None) -> list[str]:
+    """Names of the tensors that a recipe trains, relative to the trunk: `layers.0.self_attn.q_proj.weight`,
+    `blocks.0.ffn.up.weight`, ...
+
+    Args:
+        recipe: of either family.
+        depth: number of the model's layers.
+        trunk: a next-scale model's; where its whole layers train everywhere, their biases do, too.
+
+    Raises:
+        UserError: the recipe leaves none.
+    """
+    chosen = layer_range(recipe.layers, depth)
+    if isinstance(recipe, ScaleRecipe):
+        modules = [f"blocks.{i}.{part}" for i in chosen for part in SCALE_PARTS[recipe.modules]]
+        if trunk is None or recipe.rank or recipe.positions == "scales":
+            return [f"{module}.weight" for module in modules]
+        own = dict(trunk.named_parameters())
+        return [name for module in modules for name in (f"{module}.weight", f"{module}.bias") if name in own]
     mlps = layer_range(recipe.mlp_layers, depth)[:: recipe.mlp_every]
-    parts = [
-        (i, part)
-        for i in layer_range(recipe.layers, depth)
-        for part in PARTS[recipe.modules]
-        if part not in MLP or i in mlps
-    ]
+    parts = [(i, part) for i in chosen for part in PARTS[recipe.modules] if part not in MLP or i in mlps]
     if not parts:
-        raise UserError(
-            f"recipe '{recipe.name}' trains nothing in {depth} layers: layers={recipe.layers} and mlp_layers={recipe.mlp_layers} do not meet"
-        )
+        shares = f"layers={recipe.layers} and mlp_layers={recipe.mlp_layers} do not meet"
+        raise UserError(f"recipe '{recipe.name}' trains nothing in {depth} layers: {shares}")
     return [f"layers.{i}.{part}.weight" for i, part in parts]
 
 
@@ -98,7 +122,7 @@ def applied(generator, tensors: dict[str, torch.Tensor], positions: str | slice 
     Raises:
         UserError: positions "scales", which name no codes.
     """
-    if positions == "scales":  # which ones is in the recipe: `scale_store.py` makes a slice of them
+    if positions == "scales":  # which ones is in the recipe: `store.py` makes a slice of them
         raise UserError(
             f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone"
         )

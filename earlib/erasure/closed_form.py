@@ -6,13 +6,18 @@ solutions are in float64.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from difflib import SequenceMatcher
 
 import torch
 import torch.nn.functional as F
 
+from ..concepts import PromptPair
+from ..generators.base import Generator, NextScale, NextToken, PromptBatch
 from .change import PARTS, applied, layer_range
+from .recipe import TrainingFree
+from .recipe_scale import ScaleEdit
 
 AT_ONCE = 32  # prompts in one forward pass
 CONSTANT = 1e-3  # a share of the spread of states below which they count as equal
@@ -22,54 +27,106 @@ CONSTANT = 1e-3  # a share of the spread of states below which they count as equ
 
 
 @torch.no_grad()
-def uce(generator, pairs, recipe, retain: list[str], tokens_NT=None) -> dict[str, torch.Tensor]:
-    """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761, Eq. 7) of every chosen matrix W, layer after
-    layer:
+def uce(
+    generator: Generator,
+    pairs: list[PromptPair],
+    recipe: TrainingFree | ScaleEdit,
+    retain: list[str],
+    tokens_NT: torch.Tensor | None = None,
+) -> dict[str, torch.Tensor]:
+    """Unified Concept Editing (Gandikota et al. 2024, arXiv 2308.14761, Eq. 7) of every chosen matrix W:
 
         W' = ( sum_e v*_e k_e^T + sum_p v_p k_p^T + lambda W ) ( sum_e k_e k_e^T + sum_p k_p k_p^T + lambda I )^-1
 
     k_e is what the matrix reads at a word of a target, v*_e what it makes, in the base model, of the word that stands
-    there in the replacement (0 where none does); k_p and v_p the same for the words of retained prompts. As the layers
-    before it are changed already, k is read anew for each layer (as MEMIT does), while v stays the base model's. The
-    sums are means, the second times `recipe.preserve`; lambda is `recipe.ridge` times the mean square of k.
+    there in the replacement (0 where none does); k_p and v_p the same for the words of retained prompts. The sums are
+    means, the second times `recipe.preserve`; lambda is `recipe.ridge` times the mean square of k.
 
-    With positions "all" every position of the retained prompts counts, of their unconditional twins and of their
-    pictures `tokens_NT`.
+    In a next-token model layers are edited one after the other. As those before are changed already, k is read anew for
+    each layer (as MEMIT does), while v stays the base model's. In a next-scale model cross-attention and the start token
+    read the text encoder's states and nothing else, so that all matrices are edited at once.
+
+    Args:
+        generator: of either family.
+        pairs: of the concept.
+        recipe: which matrices, `preserve` and `ridge`; for next-scale models also the strength.
+        retain: prompts that stay what they are.
+        tokens_NT: pictures of `retain`, for positions="all": then every position of those prompts counts, of their
+            unconditional twins and of their pictures.
+
+    Returns:
+        The new matrices by name.
     """
+    reader = OfScales(generator, recipe) if isinstance(generator, NextScale) else OfTokens(generator, recipe)
     changed: dict[str, torch.Tensor] = {}
-    for i in layer_range(recipe.layers, len(generator.decoder_layers)):
-        names = [f"layers.{i}.{part}" for part in PARTS[recipe.modules]]
+    for names in reader.stages():
         erased, preserved = ({name: Moments() for name in names} for _ in range(2))
         for rows in _batches(len(pairs)):
             target, replacement = (
                 generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")
             )
-            now, base = reads(generator, names, target, changed, recipe.positions), reads(generator, names, replacement)
-            for b, (own, other) in enumerate(_words(generator, target, replacement)):
-                places_NM = standing_for(target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist()).to(
-                    generator.device
-                )
+            now, base = reader.read(names, target, changed), reader.read(names, replacement)
+            for b, (own, other) in enumerate(zip(reader.words(target), reader.words(replacement))):
+                places_NM = standing_for(target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist())
+                places_NM = places_NM.to(generator.device)
                 for name in names:
                     erased[name].add(now[name][b, own], places_NM @ base[name][b, other].double())
         for rows in _batches(len(retain)):
             prompts, tokens_BT = generator.encode(retain[rows]), None
-            if recipe.positions == "all":
-                prompts, tokens_BT = (
-                    prompts.stack(generator.null_like(prompts)),
-                    tokens_NT[rows].repeat(2, 1).to(generator.device),
-                )
-            now = reads(generator, names, prompts, changed, recipe.positions, tokens_BT)
-            base = reads(generator, names, prompts, tokens_BT=tokens_BT) if changed else now
-            where_BP = generator.word_mask(prompts) if tokens_BT is None else prompts.mask_BP.bool()
+            where_BP = reader.words(prompts)
+            if tokens_NT is not None:
+                prompts = prompts.stack(generator.null_like(prompts))
+                tokens_BT, where_BP = tokens_NT[rows].repeat(2, 1).to(generator.device), prompts.mask_BP.bool()
+            now = reader.read(names, prompts, changed, tokens_BT)
+            base = reader.read(names, prompts, None, tokens_BT) if changed else now
             for name in names:  # after the prompts all is read: image tokens, and line ends where a model has them
                 where_BS = F.pad(where_BP, (0, now[name].shape[1] - where_BP.shape[1]), value=True)
                 preserved[name].add(now[name][where_BS], base[name][where_BS])
         for name in names:
             weight = generator.trunk.get_submodule(name).weight
-            changed[f"{name}.weight"] = edited(
-                weight.double(), erased[name], preserved[name], recipe.preserve, recipe.ridge
-            ).to(weight.dtype)
+            new = edited(weight.double(), erased[name], preserved[name], recipe.preserve, recipe.ridge)
+            if isinstance(recipe, ScaleEdit):
+                new = weight + recipe.strength * (new - weight)
+            changed[f"{name}.weight"] = new.to(weight.dtype).contiguous()
     return changed
+
+
+class OfTokens:
+    """What matrices of a next-token model read: layer after layer, at the prompts' words."""
+
+    def __init__(self, generator: NextToken, recipe: TrainingFree):
+        self.generator, self.recipe = generator, recipe
+
+    def stages(self) -> Iterator[list[str]]:
+        """The matrices that are edited together: those of a layer."""
+        for i in layer_range(self.recipe.layers, len(self.generator.decoder_layers)):
+            yield [f"layers.{i}.{part}" for part in PARTS[self.recipe.modules]]
+
+    def read(self, names, prompts, changed=None, tokens_BT=None) -> dict[str, torch.Tensor]:
+        return reads(self.generator, names, prompts, changed, self.recipe.positions, tokens_BT)
+
+    def words(self, prompts: PromptBatch) -> torch.Tensor:
+        return self.generator.word_mask(prompts)
+
+
+class OfScales:
+    """What matrices of a next-scale model read of words: keys and values of every block's cross-attention ("attention"),
+    and what makes the start token ("start"), which modulates every norm too."""
+
+    def __init__(self, generator: NextScale, recipe: ScaleEdit):
+        self.generator, self.routes = generator, recipe.routes
+
+    def stages(self) -> Iterator[list[str]]:
+        yield list(self.read((), self.generator.encode(["a"])))
+
+    def read(self, names, prompts, changed=None, tokens_BT=None) -> dict[str, torch.Tensor]:
+        trunk = self.generator.trunk
+        start, attention = trunk.words_read(prompts.ids_BP, prompts.mask_BP)
+        blocks = {f"blocks.{i}.cross_attention.kv": attention for i in range(len(trunk.blocks))}
+        return (blocks if self.routes != "start" else {}) | (start if self.routes != "attention" else {})
+
+    def words(self, prompts: PromptBatch) -> torch.Tensor:
+        return prompts.mask_BP.bool()
 
 
 class Moments:
@@ -128,7 +185,7 @@ def _aligned(target: list[int], replacement: list[int]):
 
 
 @torch.no_grad()
-def leace(generator, pairs, recipe) -> dict[str, torch.Tensor]:
+def leace(generator: NextToken, pairs: list[PromptPair], recipe: TrainingFree) -> dict[str, torch.Tensor]:
     """LEACE (Belrose et al. 2023, arXiv 2306.03819, Theorem 4.2) on what every chosen layer reads at words, layer after
     layer: see `eraser`.
 
@@ -146,7 +203,7 @@ def leace(generator, pairs, recipe) -> dict[str, torch.Tensor]:
         concept, ids, others, rest = [], [], [], []
         for target, replacement in encoded:
             x, y = (reads(generator, [layer], side, changed)[layer] for side in (target, replacement))
-            for b, (own, other) in enumerate(_words(generator, target, replacement)):
+            for b, (own, other) in enumerate(zip(generator.word_mask(target), generator.word_mask(replacement))):
                 target_ids, other_ids = target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist()
                 named = torch.tensor([i not in common for i in target_ids], dtype=torch.bool)
                 concept.append(x[b, own][named])
@@ -195,7 +252,12 @@ def eraser(concept_ND: torch.Tensor, ids_N: torch.Tensor, other_ND: torch.Tensor
 
 @torch.no_grad()
 def reads(
-    generator, modules: list[str], prompts, changed=None, positions: str = "words", tokens_BT=None
+    generator: NextToken,
+    modules: list[str],
+    prompts: PromptBatch,
+    changed: dict[str, torch.Tensor] | None = None,
+    positions: str = "words",
+    tokens_BT: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """What each of `modules` of the trunk reads, [B, S, D]: at the positions of the prompts, and of `tokens_BT` but the
     last, with `changed` switched on."""
@@ -222,11 +284,6 @@ def reads(
 
 class _Read(Exception):
     """All that was asked for has been read."""
-
-
-def _words(generator, *sides):
-    """For each row of the batches `sides`, where its words stand in each: bool [P]."""
-    return zip(*(generator.word_mask(side) for side in sides))
 
 
 def _batches(count: int) -> list[slice]:

@@ -5,8 +5,8 @@ al. 2024, arXiv 2312.16145, Eq. 9-11).
 
 One pair of stacked matrices does this: A is all A_c above each other, B all B_c side by side, and gamma scales the
 numbers between them. (SPM's released code scales both matrices by gamma and adds them up, which gives gamma squared and
-terms that mix concepts.) How a single adapter is made, switched and merged is in `trainable.py` and `store.py`; files
-for other tools are in `peft_files.py`.
+terms that mix concepts.) How a single adapter is made, switched and merged is in `change.py` and `store.py`; files
+for other tools are in `files/peft.py`.
 
 Letters: B rows, C concepts, R ranks of all concepts together, D width.
 """
@@ -105,14 +105,6 @@ def pooled_state(generator, text: str, layer: float) -> torch.Tensor | None:
     depth = len(generator.decoder_layers)
     module = f"layers.{min(round(layer * depth), depth - 1)}"
     return reads(generator, [module], batch)[module][0][words_P].double().mean(0).cpu()
-
-
-def names_of(concepts) -> dict[str, tuple[str, ...]]:
-    """What prompts call each of `concepts` (`concepts.Concept`): their `words`, or the name that their prompt pairs
-    share."""
-    from .training_free import name_of
-
-    return {concept.name: tuple(concept.words) or (name_of(concept),) for concept in concepts}
 
 
 @dataclass
@@ -311,5 +303,5 @@ class Gates:
         self.texts, self.gamma_BC = texts, gamma_BC
 
     def opening(self, owner_R: torch.Tensor):
-        """gamma_BR for the ranks of one module, or None while shut; see `trainable.applied`."""
+        """gamma_BR for the ranks of one module, or None while shut; see `change.applied`."""
         return lambda: None if self.gamma_BC is None else self.gamma_BC[:, owner_R]

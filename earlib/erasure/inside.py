@@ -12,43 +12,41 @@ from contextlib import ExitStack, contextmanager
 import torch
 import torch.nn.functional as F
 
+from ..concepts import PromptPair
 from .change import layer_range
+from .matching import Material, WindowLesson
+from .retain import own_words
 
 
-class Inside:
+class Inside(WindowLesson):
     """random: the states after the last trained layer become a fixed random direction, eta times as long as they were,
     at the prompt's words and at image tokens (RMU; Li et al. 2024, arXiv 2403.03218, Eq. 1). unattend: the squared
     attention that image tokens pay to the concept's own words, in every trained layer, becomes zero (Forget-Me-Not;
     Zhang et al. 2023, arXiv 2303.17591, Eq. 3: attention re-steering)."""
 
-    def __init__(self, generator, pairs, prefix: dict[str, torch.Tensor], recipe, key: str, student):
-        self.generator, self.recipe = generator, recipe
-        self.prompts, self.tokens_BT = (
-            generator.encode([pair.target for pair in pairs]),
-            prefix["prefix"].to(generator.device),
-        )
-        layers = layer_range(recipe.layers, len(generator.decoder_layers))
+    def __init__(self, material: Material, number: int, pairs: list[PromptPair], prefix: dict[str, torch.Tensor]):
+        super().__init__(material, number, pairs)
+        generator, self.tokens_BT = self.generator, prefix["prefix"].to(self.generator.device)
+        layers = layer_range(self.recipe.layers, len(generator.decoder_layers))
         self.layers = [generator.decoder_layers[i] for i in layers]
         words_BP = generator.word_mask(self.prompts)
-        if recipe.objective == "unattend":
+        if self.recipe.objective == "unattend":
             self.concept_BP = words_BP & own_words(generator, self.prompts, pairs)
         else:
             with torch.no_grad():
                 h_BSD = self._states()
             self.where_BS = F.pad(words_BP, (0, h_BSD.shape[1] - words_BP.shape[1]), value=True)
-            direction_D = torch.randn(
-                h_BSD.shape[-1], generator=torch.Generator().manual_seed(int(key.split("/")[0]))
-            ).to(h_BSD)
-            self.target_D = recipe.eta * h_BSD[self.where_BS].norm(dim=-1).mean() * direction_D / direction_D.norm()
+            chance = torch.Generator().manual_seed(self.seed)
+            direction_D = torch.randn(h_BSD.shape[-1], generator=chance).to(h_BSD)
+            length = self.recipe.eta * h_BSD[self.where_BS].norm(dim=-1).mean()
+            self.target_D = length * direction_D / direction_D.norm()
 
-    def losses(self, a: int, b: int) -> torch.Tensor:
-        """T times the mean over positions, float32 [1]."""
-        loss = (
-            self._attention()
-            if self.recipe.objective == "unattend"
-            else (self._states()[self.where_BS].float() - self.target_D.float()).square().mean()
-        )
-        return (b - a) * loss[None]
+    def losses(self, start: int, stop: int) -> torch.Tensor:
+        """The mean over positions, shared alike by the tokens of the picture."""
+        if self.recipe.objective == "unattend":
+            return self._attention().expand(stop - start)
+        loss = (self._states()[self.where_BS].float() - self.target_D.float()).square().mean()
+        return loss.expand(stop - start)
 
     def _states(self) -> torch.Tensor:
         """States h_BSD after the last trained layer, at every position that is read."""
@@ -78,17 +76,6 @@ class Inside:
             for a_BHSS in found
         ]
         return torch.stack(to_concept).mean()
-
-
-def own_words(generator, targets, pairs) -> torch.Tensor:
-    """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of
-    them where there is no such token."""
-    ids_BP = targets.ids_BP
-    others = [set(generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
-    own = torch.tensor(
-        [[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device
-    )
-    return own | ~own.any(1, keepdim=True)
 
 
 @contextmanager

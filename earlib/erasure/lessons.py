@@ -1,87 +1,86 @@
-"""What student and teacher read while they are compared.
+"""What student and teacher read while a next-token model learns to erase.
 
-A lesson is what one update's prompt pairs teach. `lesson.losses(a, b)` is L_t of the tokens a to b, with the student's
-change switched on; the training loop adds them up. Which model drew the tokens is in `trajectories.py`, the equations
-are in `objective.py`, and lessons that are not about matching the teacher in `likelihood.py` (how likely pictures are),
-`inside.py` (what happens in the layers) and `single_token.py` (the released code of EAR). Preservation is in
-`anchors.py`.
+A lesson is what one update's prompt pairs teach. Lessons of both families have one protocol, which the loop in `train.py`
+walks through:
+
+    lessons.begin(i, student)      lesson i: the teacher's targets are ready
+    lesson.steps                   its optimizer steps: windows of image tokens
+    lesson.losses(start, stop)     L_t of a step's tokens, float [stop - start], with the student's change switched on
+    lesson.gate(losses)            what of it teaches (`gates.py`)
+    lesson.preservation(...)       the loss that keeps everything else as it is (`retain.py`)
+    lesson.rows, lesson.counts     what happened, for the run's log and the erasure's info
+
+Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`. Lessons that look inside the
+decoder layers are in `inside.py`, the released code's in `single_token.py`, all others on tokens in `matching.py`, those
+of next-scale models in `lessons_scale.py`.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 import torch
 
+from ..concepts import PromptPair
 from ..generators import picture_seeds
-from ..generators.base import Past
+from ..generators.base import NextToken
 from .inside import Inside
-from .likelihood import Likelihood
-from .objective import divergence, log_likelihood, token_loss
-from .recipe import INSIDE, LIKELIHOOD
-from .single_token import single_token_lessons
-from .trajectories import all_trajectories, both_rows, teacher_target
+from .matching import Likelihood, Matching, Material, WindowLesson
+from .recipe import INSIDE, LIKELIHOOD, Recipe
+from .retain import Retained
+from .single_token import SingleToken, single_tokens
+from .trajectories import all_trajectories
+
+Student = Callable[[], AbstractContextManager]  # a context in which the generator computes as the student does
 
 
-def lessons(generator, pairs, recipe, seed: int, progress: bool = False) -> list:
-    """For each update's pairs, pass after pass, a function of `student` that begins their lesson; all trajectories are
-    drawn here, ahead of training.
+class Lessons:
+    """All lessons of a run, pass after pass; the teacher's pictures are drawn here, ahead of training."""
 
-    `student()` is a context in which the generator computes as the student does. A lesson holds a cache: let go of it
-    at its end.
-    """
-    if recipe.context == "single":
-        return single_token_lessons(generator, pairs, recipe, seed) * recipe.passes
-    trajectories = all_trajectories(generator, pairs, recipe, seed, progress)
-    kind = Likelihood if recipe.objective in LIKELIHOOD else Inside if recipe.objective in INSIDE else Matching
-    out = []
-    for start in range(0, len(pairs) * recipe.passes, recipe.batch):
-        rows = [i % len(pairs) for i in range(start, min(start + recipe.batch, len(pairs) * recipe.passes))]
-        prefix = {role: tokens[rows] for role, tokens in trajectories.items()}
-        out.append(partial(kind, generator, [pairs[i] for i in rows], prefix, recipe, f"{seed}/{start}"))
-    return out
+    unit = "lesson"
 
+    def __init__(
+        self,
+        generator: NextToken,
+        pairs: Iterable[PromptPair],
+        recipe: Recipe,
+        seed: int,
+        retain: Iterable[str] = (),
+        progress: bool = False,
+    ):
+        self.generator, self.recipe, self.seed = generator, recipe, seed
+        self.pairs, self.positions = list(pairs)[: recipe.pairs], recipe.positions
+        self.counts = dict.fromkeys(("windows_trained", "windows_skipped", "tokens_trained"), 0)
+        self.kind: type[WindowLesson] = Matching
+        if recipe.objective in LIKELIHOOD + INSIDE:
+            self.kind = Likelihood if recipe.objective in LIKELIHOOD else Inside
+        self.drawn: dict[str, Sequence] = {}  # by role, what each pair's lesson reads
+        if recipe.context == "single":
+            self.kind, self.drawn = SingleToken, single_tokens(generator, self.pairs, recipe, seed)
+        else:
+            self.drawn = all_trajectories(generator, self.pairs, recipe, seed, progress)
+        retained = Retained(generator, list(retain), recipe, progress, self.pairs)
+        self.material = Material(generator, recipe, seed, retained)
 
-class Matching:
-    """The student, told of the concept, matches the teacher: it reads its prompt and all tokens before, as when it
-    draws.
+    def __len__(self) -> int:
+        return -(-len(self.pairs) * self.recipe.passes // self.recipe.batch)
 
-    Keys and values of earlier windows are carried as constants.
-    """
-
-    def __init__(self, generator, pairs, prefix: dict[str, torch.Tensor], recipe, key: str, student):
-        self.generator, self.recipe = generator, recipe
-        if recipe.prefix == "student":  # on policy
+    def begin(self, i: int, student: Student) -> WindowLesson:
+        """Lesson i. It holds a cache: let go of it at its end."""
+        start, last = i * self.recipe.batch, len(self.pairs) * self.recipe.passes
+        rows = [j % len(self.pairs) for j in range(start, min(start + self.recipe.batch, last))]
+        pairs = [self.pairs[j] for j in rows]
+        prefix = {role: [each[j] for j in rows] for role, each in self.drawn.items()}
+        if self.kind is not SingleToken:
+            prefix = {role: torch.stack(tokens) for role, tokens in prefix.items()}
+        if self.recipe.prefix == "student":  # on policy
+            seeds = picture_seeds(0, [f"student/{self.seed}/{start}/{k}" for k in range(len(pairs))])
             with student():
-                seeds = picture_seeds(0, [f"student/{key}/{i}" for i in range(len(pairs))])
-                prefix = {"prefix": generator.sample([pair.target for pair in pairs], seeds, recipe.guidance)}
-        target = teacher_target(generator, pairs, prefix, recipe)
-        texts = [pair.target for pair in pairs]
-        self.prompts = both_rows(generator, texts) if recipe.rows == "both" else generator.encode(texts)
-        self.target_RTD = target
-        self.tokens_RT = prefix["prefix"].to(generator.device).repeat(len(self.prompts) // len(pairs), 1)
-        self.past = Past()
+                targets = [pair.target for pair in pairs]
+                prefix = {"prefix": self.generator.sample(targets, seeds, self.recipe.guidance)}
+        return self.kind(self.material, i, pairs, prefix)
 
-    def losses(self, a: int, b: int) -> torch.Tensor:
-        """L_t, float32 [b - a]: one forward pass for the whole window, as its tokens are known and attention is causal."""
-        self.past.detach_()
-        if self.recipe.windows.prefix == "refresh" or self.recipe.windows.order == "random":
-            self.past = self._read(self.tokens_RT[:, :a])
-        tokens_RW = self.tokens_RT[:, a:b]
-        h_RWD = self.generator.hidden_states(self.prompts, tokens_RW, self.past)  # h_t(c), t in the window
-        if self.recipe.space == "hidden":
-            return token_loss(h_RWD, self.target_RTD[:, a:b])  # L_t
-        z_RWV = self.generator.image_logits(h_RWD)
-        if self.recipe.divergence == "mse":
-            return token_loss(z_RWV, self.target_RTD[:, a:b])
-        if self.recipe.divergence == "ce":
-            return -log_likelihood(z_RWV, tokens_RW).mean(0)
-        return divergence(z_RWV, self.target_RTD[:, a:b], self.recipe.divergence).mean(0)
-
-    def _read(self, tokens_RA: torch.Tensor) -> Past:
-        """What lies before a window, read anew with the student's present weights."""
-        past = Past()
-        if tokens_RA.shape[1]:
-            with torch.no_grad():
-                self.generator.hidden_states(self.prompts, tokens_RA, past)
-        return past
+    def summary(self, counts: dict[str, int]) -> dict[str, float]:
+        """What the erasure's info has beside the counts: nothing."""
+        return {}

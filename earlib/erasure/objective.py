@@ -1,12 +1,12 @@
 """What the student should match, and how far it is from it: the equations, one a function.
 
 z stands for what is compared, states h or logits. c is the prompt with the concept, r its replacement, 0 no prompt; a
-star marks the teacher.
+star marks the teacher. p and q are distributions, given by their logarithms. Which tokens count is in `gates.py`.
+
+Letters: B rows, T tokens, L codes of all scales, C parts of a code (bits, or one part for a codebook), V values of a part.
 """
 
 from __future__ import annotations
-
-from functools import reduce
 
 import torch
 import torch.nn.functional as F
@@ -34,22 +34,44 @@ def token_loss(student_BTD: torch.Tensor, target_BTD: torch.Tensor) -> torch.Ten
     return (student_BTD.to(at_least_float) - target_BTD.to(at_least_float)).square().mean((0, 2))
 
 
+def log_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """log softmax over the last dimension, in float32 at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL( p || q ) of log-probabilities [..., V], in nats, float [...]."""
+    return (p.exp() * (p - q)).sum(-1)
+
+
+def square(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """| p - q |^2 of log-probabilities [..., V], float [...]."""
+    return (p.exp() - q.exp()).square().sum(-1)
+
+
+def entropy(q: torch.Tensor) -> torch.Tensor:
+    """-sum q log q of log-probabilities [..., V], in nats, float [...]."""
+    return -(q.exp() * q).sum(-1)
+
+
 def divergence(student_BTV: torch.Tensor, target_BTV: torch.Tensor, kind: str) -> torch.Tensor:
     """KL of two distributions given by their logits, in nats, float32 [B, T]:
 
     kl:          KL( softmax target || softmax student )
     reverse-kl:  KL( softmax student || softmax target )
     """
-    at_least_float = torch.promote_types(student_BTV.dtype, torch.float32)
-    student, target = (z.to(at_least_float).log_softmax(-1) for z in (student_BTV, target_BTV))
-    p, q = (target, student) if kind == "kl" else (student, target)
-    return (p.exp() * (p - q)).sum(-1)
+    student, target = log_probabilities(student_BTV), log_probabilities(target_BTV)
+    return kl(target, student) if kind == "kl" else kl(student, target)
 
 
 def log_likelihood(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor) -> torch.Tensor:
     """log p(x_t | x_<t, c), float32 [B, T]."""
-    at_least_float = torch.promote_types(logits_BTV.dtype, torch.float32)
-    return logits_BTV.to(at_least_float).log_softmax(-1).gather(-1, tokens_BT[..., None])[..., 0]
+    return log_probabilities(logits_BTV).gather(-1, tokens_BT[..., None])[..., 0]
+
+
+def nats_of(q_BLCV: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+    """-log q(code) of codes int64 [B, L, C] or [B, L], given log-probabilities of every part's values: float [B, L, C]."""
+    return -q_BLCV.gather(-1, codes.reshape(*codes.shape[:2], -1, 1))[..., 0]
 
 
 def npo_loss(student_B: torch.Tensor, teacher_B: torch.Tensor, beta: float) -> torch.Tensor:
@@ -69,21 +91,3 @@ def dpo_loss(winner_B: torch.Tensor, loser_B: torch.Tensor, beta: float) -> torc
     Both arguments are log(p / p*), averaged over the tokens of a picture, under the prompt with the concept.
     """
     return -F.logsigmoid(beta * (winner_B - loser_B))
-
-
-def window_loss(loss_T: torch.Tensor, gate) -> tuple[torch.Tensor, bool, int]:
-    """Sum of L_t over a window, whether it may teach (TLM), and how many of its tokens count.
-
-    gate "window": the sum teaches if it exceeds mu (EAR, as published). gate "token": tokens whose own loss does not
-    exceed mu, or that are among the `quantile` of least loss, are dropped; the window is skipped when none is left. The
-    choice itself carries no gradient.
-    """
-    if gate.kind == "token":
-        level = loss_T.detach()
-        keep = level > gate.threshold
-        if gate.quantile > 0:
-            keep &= level > torch.quantile(level, gate.quantile)
-        return (loss_T * keep).sum(), bool(keep.any()), int(keep.sum())
-    half = loss_T.dtype in (torch.bfloat16, torch.float16)  # the released code: rounded sums depend on their order
-    total = reduce(torch.add, loss_T) if half else loss_T.sum()
-    return total, gate.kind == "none" or total.item() > gate.threshold, len(loss_T)

@@ -7,12 +7,12 @@ the next token, summed over the tokens of a picture. The erasing part of an upda
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
 
-from .inside import own_words
 from .objective import divergence
 from .trajectories import draw_trajectories
 
@@ -47,11 +47,13 @@ class Retained:
                 chances(generator, self.prompts, self.pairs, recipe.retain.alpha) if self.kind == "weighted" else None
             )
 
-    def lesson(self, seed: int, step: int, student: dict[str, torch.Tensor]):
+    def preservation(
+        self, seed: int, step: int, student: dict[str, torch.Tensor]
+    ) -> Callable[[float], torch.Tensor] | None:
         """The teacher's part of an update; returns a function that gives lambda times the loss of a window's share of a
-        picture, for the student."""
+        picture, for the student; None where nothing is retained."""
         if not self.prompts:
-            return lambda share: 0.0
+            return None
         g, R, weight = self.generator, self.recipe.retain.pictures, self.recipe.retain.weight
         chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
         if self.kind == "weighted":
@@ -78,6 +80,17 @@ class Retained:
         with torch.no_grad():
             target_RTV = read()
         return lambda share: weight * share * divergence(read(), target_RTV, "kl").mean(0).sum()
+
+
+def own_words(generator, targets, pairs) -> torch.Tensor:
+    """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of
+    them where there is no such token."""
+    ids_BP = targets.ids_BP
+    others = [set(generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
+    own = torch.tensor(
+        [[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device
+    )
+    return own | ~own.any(1, keepdim=True)
 
 
 @torch.no_grad()

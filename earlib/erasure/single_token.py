@@ -9,50 +9,40 @@ in float64.
 
 from __future__ import annotations
 
-from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from ..concepts import PromptPair
 from ..errors import UserError
 from ..generators import picture_seeds
-from ..generators.base import PromptBatch
+from ..generators.base import NextToken, PromptBatch
 from ..generators.sampling import choose
+from .matching import Material, WindowLesson
 from .objective import target_states, token_loss
+from .recipe import Recipe
 
 
-class SingleToken:
+class SingleToken(WindowLesson):
     """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t
     - 1, and nothing else."""
 
-    def __init__(
-        self,
-        generator,
-        rows: PromptBatch,
-        target_2PD: torch.Tensor,
-        tokens_T: torch.Tensor,
-        target_TD: torch.Tensor,
-        student,
-    ):
-        self.generator, self.rows, self.target_2PD, self.tokens_T, self.target_TD = (
-            generator,
-            rows,
-            target_2PD,
-            tokens_T,
-            target_TD,
-        )
+    def __init__(self, material: Material, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
+        super().__init__(material, number, pairs)
+        [[self.prompts, self.target_2PD, self.tokens_T, self.target_TD]] = prefix["released"]
 
-    def losses(self, a: int, b: int) -> torch.Tensor:
-        """L_t [b - a], in the number format of the model, as the loop adds them up in it."""
+    def losses(self, start: int, stop: int) -> torch.Tensor:
+        """L_t, in the number format of the model, as the loop adds them up in it."""
         parts = []
-        if a == 0:
-            h_2PD = read_prompt(self.generator, self.rows)
+        if start == 0:
+            h_2PD = read_prompt(self.generator, self.prompts)
             parts.append(token_loss(h_2PD, self.target_2PD).mean(0, keepdim=True))
-        steps = slice(max(a, 1), b)
-        read_W = self.tokens_T[:-1][max(a, 1) - 1 : b - 1]
+        first = max(start, 1)
+        read_W = self.tokens_T[:-1][first - 1 : stop - 1]
         if len(read_W):
             h_1WD = read_codes(self.generator, read_W)[None]  # both rows of the loop are this one
-            parts.append(token_loss(h_1WD, self.target_TD[None, steps]))
+            parts.append(token_loss(h_1WD, self.target_TD[None, first:stop]))
         return torch.cat(parts).to(self.target_TD.dtype)
 
 
@@ -84,13 +74,19 @@ def raw_rows(generator, prompt: str, length: int | None = None) -> PromptBatch:
 
 
 @torch.no_grad()
-def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096) -> list:
+def single_tokens(
+    generator: NextToken, pairs: list[PromptPair], recipe: Recipe, seed: int, chunk: int = 4096
+) -> dict[str, list[tuple]]:
     """The teacher's side of the released loop for all pairs at once: three chains a pair (concept, replacement, origin)
-    and the targets along them."""
+    and the targets along them.
+
+    Returns:
+        "released": for each pair its prompt's rows, their targets [2, P, D], the concept's chain of tokens [T], and the
+        targets [T, D] along it.
+    """
     if generator.embed_image_tokens is None:
-        raise UserError(
-            f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens: use context=full"
-        )
+        line = f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens"
+        raise UserError(f"{line}: use context=full")
     T, device = generator.num_codes, generator.device
     codes_V = torch.arange(generator.codebook_size, device=device)
     table_VD = torch.cat([read_codes(generator, part) for part in codes_V.split(chunk)])
@@ -123,5 +119,5 @@ def single_token_lessons(generator, pairs, recipe, seed: int, chunk: int = 4096)
         # the state of step t has read token t - 1; row 0 stands for the prompt and is not used
         c, r, origin = (F.pad(table_VD[chains[role][i, :-1]], (0, 0, 1, 0)) for role in roles)
         target_TD = target_states(c, r, origin, recipe.objective, recipe.eta)
-        out.append(partial(SingleToken, generator, rows, target_2PD, chains["concept"][i], target_TD))
-    return out
+        out.append((rows, target_2PD, chains["concept"][i], target_TD))
+    return {"released": out}

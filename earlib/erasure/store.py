@@ -1,9 +1,10 @@
 """An `Erasure`: the tensors that a recipe changed, switchable, kept as safetensors and JSON; adapters in peft's layout
-(`peft_files.py`)."""
+(`files/peft.py`)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,9 +13,12 @@ import torch
 
 from .. import __version__
 from ..errors import UserError
+from ..generators.base import Generator
 from ..runs import read_json, write_bytes, write_json
 from .change import applied, check_adapters, merged, scaled
-from .files.peft import CONFIG, fits_peft, read_foreign, read_peft, write_peft
+from .files.peft import CONFIG, fits_peft, fresh, read_foreign, read_peft, write_peft
+from .recipe_scale import Scales
+from .spans import learning_span
 from .steering import steered, steering_of
 
 
@@ -34,11 +38,13 @@ class Erasure:
     strength: float = 1.0
 
     @contextmanager
-    def on(self, generator, strength: float | None = None):
+    def on(self, generator: Generator, strength: float | None = None) -> Iterator[Generator]:
         """Within the context `generator` draws with the concept erased; afterwards it is the base model again, bit for
         bit.
 
-        `strength` stands in for the erasure's own; it scales the change, of weights or of guidance.
+        Args:
+            generator: the model that the erasure was made for.
+            strength: stands in for the erasure's own; it scales the change, of weights or of guidance.
         """
         self.check(generator)
         strength = strength_of(self.strength if strength is None else strength, f"of '{self.concept}'")
@@ -46,20 +52,26 @@ class Erasure:
         tensors = {n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()}
         with (
             steered(generator, steering_of(self.recipe, strength)),
-            applied(generator, tensors, self.recipe.get("positions", "all")),
+            applied(generator, tensors, self._where(generator)),
         ):
             yield generator
 
-    def merged(self, generator) -> Erasure:
-        """The same erasure with its adapters added into whole matrices. UserError if it acts on words only, or guides:
-        no matrix can do that."""
+    def _where(self, generator: Generator) -> str | slice:
+        """Where the change acts, as `applied` has it."""
+        if self.recipe.get("positions") == "scales":
+            return learning_span(generator, Scales(**self.recipe["scales"]))
+        return self.recipe.get("positions", "all")
+
+    def merged(self, generator: Generator) -> Erasure:
+        """The same erasure with its adapters added into whole matrices. UserError if it acts at some positions only, or
+        guides: no matrix can do that."""
         self.check(generator)
         if steering_of(self.recipe):
             raise UserError(f"erasure '{self.name}' guides and changes no weights; there is nothing to merge")
-        if self.recipe.get("positions") == "words":
-            raise UserError(
-                f"erasure '{self.name}' acts where words stand; whole matrices act everywhere, so that it cannot be merged"
-            )
+        where = {"words": "where words stand", "scales": "at some scales only"}.get(self.recipe.get("positions", ""))
+        if where:
+            line = f"erasure '{self.name}' acts {where}; whole matrices act everywhere, so that it cannot be merged"
+            raise UserError(line)
         return replace(self, tensors=merged(generator.trunk, self.tensors))
 
     def check(self, generator) -> None:
@@ -114,7 +126,7 @@ class Erasure:
         try:
             tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / "erasure.safetensors")
             erasure = cls(
-                tensors=tensors,
+                tensors=fresh(tensors),
                 **{k: about[k] for k in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")},
             )
         except (SafetensorError, OSError, KeyError, TypeError) as error:

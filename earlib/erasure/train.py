@@ -1,133 +1,151 @@
-"""The training loop of every method that trains: lesson after lesson, one update for each window that teaches. For EAR
-a lesson is one prompt pair.
+"""The training loop of every method that trains, of both families: lesson after lesson, a step for whatever teaches.
 
-Read top to bottom. The teacher's pictures are fixed beforehand and attention is causal, so the W tokens of a window are
-one forward pass over the carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9
-in float64). Keys and values of earlier windows are constants, as they are in a rollout; inside a window gradients flow.
-What a lesson compares is in `lessons.py`, by the recipe.
+Read top to bottom. For EAR a lesson is one prompt pair (c, r), and its steps are windows of W image tokens. The teacher's
+pictures are fixed beforehand and attention is causal, so the W tokens of a window are one forward pass over the carried
+key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and values of
+earlier windows are constants, as they are in a rollout; inside a window gradients flow.
+
+What a lesson compares is in `lessons.py` and `matching.py` (`lessons_scale.py` for next-scale models), by the recipe.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import torch
 
+from ..concepts import PromptPair
 from ..errors import UserError
+from ..generators.base import Generator
+from ..runs import Run, progress_bar
 from . import checkpoint
 from .change import applied, student_parameters, tensor_names
-from .lessons import lessons
-from .objective import window_loss
-from .recipe import WHOLE
-from .retain import Retained
+from .lessons import Lessons
+from .lessons_scale import ScaleLessons
+from .settings import Training
 
 FP16_SCALE = 1024.0  # lifts gradients of a few 1e-8 over what float16 rounds to zero; the step divides by it again
 
 
-def window_bounds(tokens: int, length: int, tail: str) -> list[tuple[int, int]]:
-    """First and last (exclusive) token of every window of a picture; a short last window is kept or dropped."""
-    bounds = [(a, min(a + length, tokens)) for a in range(0, tokens, length)]
-    return bounds if tail == "keep" else [(a, b) for a, b in bounds if b - a == length]
-
-
 def train(
-    generator,
-    pairs,
-    recipe,
+    generator: Generator,
+    pairs: Iterable[PromptPair],
+    recipe: Training,
     seed: int,
-    run=None,
+    run: Run | None = None,
     progress: bool = False,
     checkpoint_every: int = 10,
-    retain: list[str] = (),
-):
-    """Erase with `recipe` from `generator`, whose weights stay as they are; returns (changed tensors by name, info).
+    retain: Iterable[str] = (),
+) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Erase with `recipe` from `generator`, whose weights stay as they are.
 
-    `run` (a `runs.Run`) gets metrics.jsonl, one row a window, and a checkpoint every `checkpoint_every` lessons, from
-    which the same call goes on. `retain` are prompts without the concept, read if the recipe has a retain.weight.
-    `recipe.windows.length` must not be 0 here.
+    Args:
+        generator: the teacher.
+        pairs: prompt pairs of the concept.
+        recipe: of the generator's family; a window's length must be one in tokens, or the whole picture.
+        seed: of the training.
+        run: gets metrics.jsonl and a checkpoint every `checkpoint_every` lessons, from which the same call goes on.
+        progress: show a bar with the time left.
+        checkpoint_every: lessons.
+        retain: prompts without the concept, read if the recipe preserves some.
+
+    Returns:
+        Changed tensors by name, in the format in which the trunk computes, and what happened.
+
+    Raises:
+        UserError: a loss that is not finite.
     """
-    from ..runs import progress_bar as tqdm
-
     began = time.perf_counter()
-    pairs = list(pairs)[: recipe.pairs]
-    ahead = lessons(generator, pairs, recipe, seed, progress)
-    retained = Retained(generator, retain, recipe, progress, pairs)
+    lessons_of = ScaleLessons if recipe.by_scales else Lessons
+    ahead = lessons_of(generator, pairs, recipe, seed, retain, progress)
     sampled = time.perf_counter()
 
-    names = tensor_names(recipe, len(generator.decoder_layers))
+    names = tensor_names(recipe, len(generator.decoder_layers), generator.trunk)
     student = student_parameters(generator.trunk, names, recipe.masters, recipe.rank, seed)
-    switched_on = partial(applied, generator, student, recipe.positions)
-    optimizer = torch.optim.Adam(student.values(), lr=recipe.lr, fused=True)
+    switched_on = partial(applied, generator, student, ahead.positions)
+    parameters = list(student.values())
+    optimizer = recipe.optimizer(parameters)
+    counts = ahead.counts
+    first, count = checkpoint.restore(run, student, optimizer, counts), len(ahead)
     scale = FP16_SCALE if generator.dtype == torch.float16 else 1.0
-    counts = {"windows_trained": 0, "windows_skipped": 0, "tokens_trained": 0}
-    first = checkpoint.restore(run, student, optimizer, counts)
-    T = generator.num_codes
-    bounds = window_bounds(T, T if recipe.windows.length == WHOLE else recipe.windows.length, recipe.windows.tail)
 
-    bar = tqdm(
-        range(first, len(ahead)),
-        initial=first,
-        total=len(ahead),
-        unit="lesson",
-        desc="erasing",
-        disable=not progress,
-        leave=False,
-    )
+    about = {"unit": ahead.unit, "desc": "erasing", "disable": not progress, "leave": False}
+    bar = progress_bar(range(first, count), initial=first, total=count, **about)
     for i in bar:
-        lesson = ahead[i](switched_on)
-        rows = []
-        for a, b in visiting_order(bounds, recipe.windows.order, seed, i):
-            keep = retained.lesson(seed, i * T + a, student)
+        lesson = ahead.begin(i, switched_on)  # the teacher's targets along what was drawn
+        for step in lesson.steps:
+            preservation = lesson.preservation(step, student)
             with switched_on():
-                # ------------------------------------------------------------ one window, one forward pass
-                loss_W = lesson.losses(
-                    a, b
-                )  # L_t of its tokens: `lessons.py` reads them, `objective.py` has the equation
-                loss, teaches, kept = window_loss(loss_W, recipe.gate)  # WGA: their sum; TLM: does it exceed mu?
-                if teaches:
+                # ------------------------------------------------ one step: for EAR one window, one forward pass
+                losses = lesson.losses(step.start, step.stop)  # L_t of its tokens
+                loss, teaches, kept = lesson.gate(losses)  # WGA: their sum. TLM: does it exceed mu? Else skip it
+                terms = [loss]
+                if teaches and preservation:
+                    terms.append(preservation())
+                values = [term.item() for term in terms]
+                if not all(map(math.isfinite, values)):
+                    raise UserError(_diverged(sum(values), ahead.unit, i, step.start, generator))
+                terms = [term for term in terms if teaches and term.requires_grad]
+                if terms:
                     optimizer.zero_grad(set_to_none=True)
-                    total = loss + keep((b - a) / T)  # preservation, where the recipe has it
-                    (total * scale).backward()
-            value = loss.item()
-            if not math.isfinite(value):
-                raise UserError(
-                    f"the loss is {value} at lesson {i}, token {a}; use a smaller lr, or a wider --dtype than {generator.dtype}".replace(
-                        "torch.", ""
-                    )
-                )
-            if teaches:
-                if scale != 1:
-                    for p in student.values():
-                        p.grad /= scale
-                optimizer.step()
-                # ------------------------------------------------------------
-            counts["windows_trained" if teaches else "windows_skipped"] += 1
-            counts["tokens_trained"] += kept if teaches else 0
-            rows.append({"lesson": i, "start": a, "tokens": b - a, "loss": value, "kept": kept, "trained": teaches})
-        bar.set_postfix(loss=f"{sum(r['loss'] for r in rows) / len(rows):.3f}", skipped=counts["windows_skipped"])
+                    against = backward(terms, parameters, recipe.update == "project", scale)
+            if terms:
+                if recipe.clip:
+                    torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
+                optimizer.step()  # one Adam step
+                # ------------------------------------------------
+            lesson.note(step, values, teaches, kept, bool(terms) and against)
+        for name, value in lesson.counts.items():
+            counts[name] += value
+        rows = lesson.rows
+        shares = {key: sum(row[key] for row in rows) for key in ("loss", "kept", "tokens")}
+        bar.set_postfix(loss=f"{shares['loss'] / len(rows):.3f}", kept=f"{shares['kept'] / shares['tokens']:.2f}")
         if run:
             for row in rows:
                 run.log(**row)
-            if (i + 1) % checkpoint_every == 0 and i + 1 < len(ahead):
+            if (i + 1) % checkpoint_every == 0 and i + 1 < count:
                 checkpoint.save(run, i + 1, student, optimizer, counts)
 
     done = time.perf_counter()
-    info = counts | {
-        "seconds": round(done - began, 3),
-        "seconds_sampling": round(sampled - began, 3),
-        "seconds_training": round(done - sampled, 3),
-    }
-    changed = {
-        name: p.detach().to(generator.dtype) for name, p in student.items()
-    }  # kept in the format in which the trunk computes
-    return changed, info | {"pairs": len(pairs), "parameters": sum(p.numel() for p in student.values())}
+    info: dict[str, Any] = counts | ahead.summary(counts)
+    info |= {"seconds": round(done - began, 3), "seconds_sampling": round(sampled - began, 3)}
+    info |= {"seconds_training": round(done - sampled, 3), "pairs": len(ahead.pairs) // recipe.pictures}
+    info["parameters"] = sum(p.numel() for p in parameters)
+    return {name: p.detach().to(generator.dtype) for name, p in student.items()}, info
 
 
-def visiting_order(bounds, order: str, seed: int, lesson: int):
-    """The windows of one picture in the order in which they train."""
-    if order == "raster":
-        return bounds
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + lesson)
-    return [bounds[k] for k in torch.randperm(len(bounds), generator=generator)]
+def backward(terms: list[torch.Tensor], parameters: list[torch.Tensor], project: bool, scale: float = 1.0) -> bool:
+    """Gradients of the sum of `terms`, computed `scale` times as large.
+
+    With `project`, g = g_1 + g_2, and g_1 loses its part along g_2 first if g_1 . g_2 < 0 (Yu et al. 2020, arXiv
+    2001.06782, for one of two tasks).
+
+    Returns:
+        Whether the first one's went against the second's, which is only known where `project` asks for it.
+    """
+    if not project or len(terms) < 2:
+        (sum(terms) * scale).backward()
+        if scale != 1:
+            for p in parameters:
+                p.grad /= scale
+        return False
+    of_erasing, of_keeping = (
+        torch.autograd.grad(term, parameters, allow_unused=True, materialize_grads=True) for term in terms
+    )
+    dot = sum((a * b).sum() for a, b in zip(of_erasing, of_keeping))
+    square = sum(b.square().sum() for b in of_keeping)
+    against = (dot < 0).item()
+    part = dot / square if against else 0.0
+    for p, a, b in zip(parameters, of_erasing, of_keeping):
+        p.grad = a - part * b + b
+    return against
+
+
+def _diverged(loss: float, unit: str, lesson: int, token: int, generator: Generator) -> str:
+    where = f"lesson {lesson}, token {token}" if unit == "lesson" else f"{unit} {lesson}"
+    dtype = str(generator.dtype).removeprefix("torch.")
+    return f"the loss is {loss} at {where}; use a smaller lr, or a wider --dtype than {dtype}"

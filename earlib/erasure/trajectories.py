@@ -122,8 +122,6 @@ def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False
         roles["origin"] = replacement
     if recipe.prefix == "target":
         roles["concept"] = target
-    if recipe.prefix == "null":
-        roles["null"] = [""] * len(pairs)
     drawn = draw_trajectories(generator, roles, seed, recipe.guidance, progress)
     source = {"target": "concept", "student": None}.get(recipe.prefix, recipe.prefix)
     return ({"prefix": drawn[source]} if source else {}) | {

@@ -77,7 +77,7 @@ def measure(generator, row: Row) -> dict:
 def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
     """(the erasure that a row asks for, open to all prompts and at strength 1; what training it took of one core, in
     seconds). The LAST ones are kept."""
-    from ..erasure.methods import erase
+    from ..erasure import erase
 
     key = row.training()
     if key not in _trained:

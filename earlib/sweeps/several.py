@@ -100,7 +100,7 @@ def transport_of(concepts: list[str], how: str, profile: str = "mini") -> Transp
 
 def called(concept: str, profile: str = "mini") -> str:
     """What people call a concept: the one name that it is trained with, no synonym."""
-    from ..erasure.training_free import name_of
+    from ..erasure.naming import name_of
 
     return NAMES.get(concept) or name_of(load_concept(concept, profile))
 

@@ -39,7 +39,7 @@ def fits_peft(tensors: dict[str, torch.Tensor], positions: str = "all") -> bool:
 
 
 def write_peft(tensors: dict[str, torch.Tensor], folder: str | Path) -> Path:
-    """Write adapters (`trainable.py`'s names) as peft's two files into `folder`; the ranks of modules may differ."""
+    """Write adapters (`change.py`'s names) as peft's two files into `folder`; the ranks of modules may differ."""
     from safetensors.torch import save
 
     if not fits_peft(tensors):
@@ -116,6 +116,11 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
+def fresh(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in memory of their own: in a file tensors may begin at any byte, and kernels round by how they are aligned."""
+    return {name: t.clone() for name, t in tensors.items()}
+
+
 def read_foreign(folder: str | Path, generator) -> dict:
     """The fields of an `Erasure` from a folder of peft's alone, as other tools write it. It does not say which model it
     changes: `generator` must fit it."""
@@ -123,7 +128,7 @@ def read_foreign(folder: str | Path, generator) -> dict:
 
     if generator is None:
         raise UserError(f"{folder}: does not say which model it changes; load it together with a generator")
-    tensors = read_peft(folder)
+    tensors = fresh(read_peft(folder))
     check_adapters(generator, tensors, f"{folder}:")
     return {
         "name": "peft",
