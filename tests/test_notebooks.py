@@ -13,6 +13,7 @@ import pytest
 
 from earlib import ROOT
 from earlib.book.build import colab_url
+from earlib.book.freshness import closure, core, imported
 from earlib.book.manifest import load_manifest, parameters
 from earlib.book.rerun import rerun
 
@@ -89,6 +90,18 @@ def test_papermill_sees_every_parameter(entry):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
     }
     assert assigned == set(papermill.inspect_notebook(str(ROOT / entry.path)))
+
+
+def test_a_chapter_is_read_by_one_notebook():
+    """A changed figure of a chapter runs one notebook of the book again."""
+    shared, readers = core(ROOT), {file: [] for file in (ROOT / "earlib" / "chapters").glob("[!_]*.py")}
+    for entry in ENTRIES:
+        source = re.sub(r"^(\s*)[%!].*$", r"\1pass", "\n".join(cell.source for cell in code_cells(entry)), flags=re.M)
+        for file in closure(imported(source), ROOT) & readers.keys():
+            readers[file].append(entry.name)
+    assert (
+        not readers.keys() & shared and {file.name: names for file, names in readers.items() if len(names) != 1} == {}
+    )
 
 
 @pytest.fixture(scope="module")
