@@ -210,7 +210,8 @@ class Run:
             old = read_json(config_file)
             if old != self.config:
                 raise UserError(
-                    f"{self.folder}: holds a run of a different configuration ({_difference(old, self.config)}); choose another folder"
+                    f"{self.folder}: holds a run of a different configuration ({_difference(old, self.config)}); "
+                    "choose another folder"
                 )
             if not resume:
                 raise UserError(f"{self.folder}: this run was begun before; resume it, or choose another folder")

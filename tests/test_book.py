@@ -40,7 +40,8 @@ def root(tmp_path):
     write_notebook(tmp_path / "notebooks" / "one.ipynb", "print('hello', count)")
     write_manifest(tmp_path, {"name": "one"})
     (tmp_path / "_toc.yml").write_text(
-        "format: jb-book\nroot: book/index\nchapters: [{file: notebooks/one}, {file: book/claims}, {file: book/contributing}]\n"
+        "format: jb-book\nroot: book/index\n"
+        "chapters: [{file: notebooks/one}, {file: book/claims}, {file: book/contributing}]\n"
     )
     (tmp_path / "book" / "index.md").write_text("# A book\n\nSee {cite}`wilson1927`.\n\n```{bibliography}\n```\n")
     (tmp_path / "book" / "claims.md").write_text(f"# Claims\n\n{CLAIMS_MARK}\n")
@@ -115,8 +116,8 @@ def test_claims():
         ],
     ).splitlines()[2:]
     assert (
-        table[0]
-        == "| Gone (Table 1) | 9 % | 98.0 % [95.7–99.1], n = 300 → 2.0 % [0.9–4.3], n = 300 | not reproduced (at most 0.01). Nearly. |"
+        table[0] == "| Gone (Table 1) | 9 % | 98.0 % [95.7–99.1], n = 300 → 2.0 % [0.9–4.3], n = 300 "
+        "| not reproduced (at most 0.01). Nearly. |"
     )
     assert table[1] == "| Gone (Table 1) | 9 % | no record yet | not measured yet |"
     assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"

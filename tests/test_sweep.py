@@ -86,7 +86,9 @@ def test_the_plan_is_a_product_with_a_base_row(tmp_path):
 def test_a_key_holds_what_decides_the_numbers(tmp_path):
     row = load_sweeps(write_sweeps(tmp_path, one=TINY))["one"].rows()[1]
     changed = [
-        {"concept": "boat"}, {"recipe": "ear"}, {"settings": QUICK | {"windows.length": 5}}, {"seed": 7}, {"split": "dev"}, {"fidelity": True},
+        {"concept": "boat"}, {"recipe": "ear"}, {"settings": QUICK | {"windows.length": 5}},
+        {"seed": 7}, {"split": "dev"},
+        {"fidelity": True},
         {"pictures": row.pictures | {"direct": 5}},
     ]  # fmt: skip
     assert len({row.key(), *(replace(row, **change).key() for change in changed)}) == 1 + len(changed)
@@ -516,7 +518,8 @@ def test_seeds_are_pooled(tables, model):
     records = flat_records(frame)
     rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
     assert len(rate) == 1 and rate[0] | {"settings": 0} == {
-        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8, "low": Rate(1, 8).low,
+        "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8,
+        "low": Rate(1, 8).low,
         "high": Rate(1, 8).high, "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
@@ -616,7 +619,8 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
     }
     file, out = write_sweeps(tmp_path, one=entry, two=shares), tmp_path / "out"
     code = "import sys; from pathlib import Path; from earlib.sweeps.run import sweep\n"
-    code += "if __name__ == '__main__': sweep(['one'], 1, out=Path(sys.argv[1]), sweeps=Path(sys.argv[2]), model=sys.argv[3])"
+    code += "if __name__ == '__main__':\n"
+    code += "    sweep(['one'], 1, out=Path(sys.argv[1]), sweeps=Path(sys.argv[2]), model=sys.argv[3])"
     env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         [sys.executable, "-c", code, out, file, model], env=env, start_new_session=True, stdout=subprocess.DEVNULL

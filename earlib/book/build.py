@@ -113,7 +113,8 @@ def measured(results: list[dict], run: str, fields: dict) -> dict | None:
             if len({str(r[k]) for r in found}) > 1
         ]
         raise UserError(
-            f"book/claims.yml: {fields} in '{run}' fits {len(found)} quantities, which differ in {', '.join(told)}: add that to `select`"
+            f"book/claims.yml: {fields} in '{run}' fits {len(found)} quantities, which differ in {', '.join(told)}: "
+            "add that to `select`"
         )
     return found[0] | {"text": f"{format_value(found[0])}, n = {found[0]['n']}"} if found else None
 

@@ -58,7 +58,8 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
             raise UserError(f"{manifest}: notebook {number} needs a name and a path")
         if unknown := set(item) - set(fields):
             raise UserError(
-                f"{manifest}: notebook '{item['name']}' has an unknown field '{min(unknown)}': {nearest(min(unknown), fields)}"
+                f"{manifest}: notebook '{item['name']}' has an unknown field '{min(unknown)}': "
+                f"{nearest(min(unknown), fields)}"
             )
         entry = Entry(**{**shared, **{k: v for k, v in item.items() if v is not None}})
         if not all(isinstance(d, dict) for d in (entry.parameters, entry.profiles, entry.slurm)):
@@ -121,6 +122,7 @@ def parameters(entry: Entry, profile: str, root: Path = ROOT) -> dict:
                 else ""
             )
             raise UserError(
-                f"{entry.path}: parameter '{name}' must be a {type(default).__name__} like {default!r}, not {value!r}{mend}"
+                f"{entry.path}: parameter '{name}' must be a {type(default).__name__} like {default!r}, "
+                f"not {value!r}{mend}"
             )
     return given

@@ -21,8 +21,10 @@ CACHE = ROOT / ".cache" / "erasures"
 
 
 def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, progress: bool = False) -> Erasure:
-    """`earlib.erase`, whose result is kept for every notebook: the same call trains once, and again when the code of the
-    core changes. A second process that asks for it meanwhile waits; a killed one goes on where it was.
+    """`earlib.erase`, whose result is kept for every notebook.
+
+    The same call trains once, and again when the code of generators or of erasure changes. A second process that asks
+    for it meanwhile waits; a killed one goes on where it was.
 
     Args and Raises: those of `earlib.erase`.
     """

@@ -203,7 +203,7 @@ def fresh(entry: Entry, profile: str, key: str, root: Path = ROOT) -> dict | Non
 
 
 def _slurm(plan: list, profile: str, root: Path) -> list[dict]:
-    """Write one batch script a notebook and submit it. Raises UserError, after writing them, where there is no sbatch."""
+    """Write one batch script a notebook and submit it. UserError, after writing them, where there is no sbatch."""
     statuses = []
     for entry, values, key in plan:
         options = {
@@ -235,7 +235,8 @@ def _slurm(plan: list, profile: str, root: Path) -> list[dict]:
         )
     if statuses and not shutil.which("sbatch"):
         raise UserError(
-            f"no `sbatch` on this machine: the batch scripts are written to {Path(statuses[0]['script']).parent}; submit them where Slurm is"
+            f"no `sbatch` on this machine: the batch scripts are written to {Path(statuses[0]['script']).parent}; "
+            "submit them where Slurm is"
         )
     for status in statuses:
         done = subprocess.run(["sbatch", "--parsable", status["script"]], cwd=root, capture_output=True, text=True)
@@ -257,7 +258,8 @@ def broken(statuses: list[dict]) -> str:
 
     def said(status):
         what = "timed out" if status["state"] == "timeout" else "failed"
-        return f"{status['name']} {what}: {status.get('error', '')} (see _build/executed/{status['profile']}/failed/{status['name']}.ipynb)"
+        there = f"_build/executed/{status['profile']}/failed/{status['name']}.ipynb"
+        return f"{status['name']} {what}: {status.get('error', '')} (see {there})"
 
     return "; ".join(said(s) for s in statuses if s["state"] in ("failed", "timeout"))
 

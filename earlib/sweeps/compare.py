@@ -70,7 +70,7 @@ def in_words(points: Estimate, agree: tuple[int, int] | None = None) -> str:
 
 
 def differences(rows: pd.DataFrame, reference: Row, called: str) -> pd.DataFrame:
-    """`told` against `reference` of the concept and its neighbours: a row for each of `rows`, named by column `called`."""
+    """`told` against `reference`, of the concept and its neighbours: a row for each of `rows`, named by `called`."""
     import pandas as pd
 
     shown = {row[called]: {words: told(reference, row, kind) for kind, words in KINDS.items()} for row in _dicts(rows)}

@@ -105,8 +105,8 @@ class Row:
         return concept_of(self.concept, "test" if self.split == "dev" else self.split)
 
     def preset(self):
-        """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if it is none."""
-        from ..erasure.presets import recipe
+        """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if none."""
+        from ..erasure.methods import recipe
 
         scale = "mini-var" if family_of(self.model) == "next-scale" else PROFILE
         settings, parts = self._without(STRENGTH, *VALUES), self.concept.count(JOIN) + 1

@@ -1,7 +1,7 @@
 """Read the tables of the sweeps: every row of a table, or the rows of all seeds pooled into one with rates and means.
 
-A table is data/sweeps/NAME.jsonl, one JSON line a row, that is one training with one seed (`measure.py`). Notebooks only
-read: all sweeps together take half a day, and `python -m earlib sweep` measures them anew. A line holds
+A table is data/sweeps/NAME.jsonl, one JSON line a row, that is one training with one seed (`measure.py`). Notebooks
+only read: all sweeps together take half a day, and `python -m earlib sweep` measures them anew. A line holds
 
     sweep, label, concept, recipe, settings, seed, split     what was asked for; recipe null is the base model
     key, version, weights, prompts, fingerprint, chosen      what made it; `chosen`: the recipe's fields that are not at
@@ -109,7 +109,8 @@ def rows(
             if then := {row.get(what) for row in found.values()} - {now}:
                 why = f" (its rows are of {what} {then.pop()}, now it is {now})"
         raise UserError(
-            f"{where}: lacks {len(missing)} of the {len(asked)} rows that {short(sweeps)} asks for{why}; run `{command}`"
+            f"{where}: lacks {len(missing)} of the {len(asked)} rows that {short(sweeps)} asks for{why}; "
+            f"run `{command}`"
         )
     return [found[place] | {"model": model} for place in asked if place in found]
 
@@ -216,7 +217,7 @@ def flat_records(frame: pd.DataFrame, table: str | None = None) -> list[dict]:
     """What `load` gave as flat records for results.json, one a number, each with its `concept`, `settings` and `label`.
 
     Args:
-        frame: rows of `load`. A column `paper`, where a notebook adds one, is the paper's number beside the direct rate.
+        frame: rows of `load`. A column `paper`, where a notebook adds one, is the paper's number beside the rate.
         table: if given, a field of every record: so that records of several tables can be told apart.
     """
     from ..evaluate.evaluation import KEYS

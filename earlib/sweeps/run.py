@@ -216,7 +216,8 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
                         answer = pipe.recv()
                     except (EOFError, ConnectionError):
                         raise UserError(
-                            f"a process died at {row.sweep}: {row}, most often for want of memory; use fewer --jobs, {TASK}"
+                            f"a process died at {row.sweep}: {row}, most often for want of memory; "
+                            f"use fewer --jobs, {TASK}"
                         ) from None
                     if "fatal" in answer:
                         raise UserError(answer["fatal"])

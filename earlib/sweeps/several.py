@@ -116,8 +116,8 @@ def reference(profile: str = "mini") -> tuple[str, ...]:
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `read.load` with the columns `count` (of concepts), `form` (base, alone, composed, joint) and `transport`.
-    One concept alone is neither composed nor joint: it stands there once."""
+    """Rows of `read.load` with the columns `count` (of concepts), `form` (base, alone, composed, joint) and
+    `transport`. One concept alone is neither composed nor joint: it stands there once."""
     forms = frame["erasure.form"] if "erasure.form" in frame else frame.recipe.map(lambda _: "joint")
     ways = frame["erasure.transport"] if "erasure.transport" in frame else forms.map(lambda _: "none")
     count = frame.concept.map(lambda concept: concept.count(JOIN) + 1)
