@@ -15,7 +15,9 @@ training.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +26,9 @@ from torch import nn
 from ..errors import UserError
 from .recipe import Recipe
 from .recipe_scale import ScaleRecipe
+
+if TYPE_CHECKING:
+    from ..generators.base import Generator
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -108,7 +113,7 @@ def student_parameters(
 
 
 @contextmanager
-def applied(generator, tensors: dict[str, torch.Tensor], positions: str | slice = "all", opened=None):
+def applied(generator: Generator, tensors: dict[str, torch.Tensor], positions: str | slice = "all", opened: Any = None):
     """Within the context the generator's trunk computes with a change; afterwards it is its own self.
 
     Args:
@@ -181,7 +186,7 @@ def _forward(module: nn.Module, change):
 class _Exchanged:
     """Another weight at the positions that `acting` gives."""
 
-    def __init__(self, acting, weight: torch.Tensor):
+    def __init__(self, acting: Callable[[], torch.Tensor | None] | None, weight: torch.Tensor):
         self.acting, self.weight = acting, weight
 
     def __call__(self, x_BSD, y_BSD, module):
@@ -195,7 +200,9 @@ class _Adapted:
     """A low-rank term beside the weight, everywhere or at the positions that `acting` gives; `opened` may say how far for
     each row."""
 
-    def __init__(self, acting, a: torch.Tensor, b: torch.Tensor, opened=None):
+    def __init__(
+        self, acting: Callable[[], torch.Tensor | None] | None, a: torch.Tensor, b: torch.Tensor, opened: Any = None
+    ):
         self.acting, self.a, self.b, self.opened = acting, a, b, opened
 
     def __call__(self, x_BSD, y_BSD, module):
@@ -214,7 +221,13 @@ class _Adapted:
 class _Erased:
     """A few directions taken out of what a layer reads at the positions that `acting` gives."""
 
-    def __init__(self, acting, left: torch.Tensor, right: torch.Tensor, mean: torch.Tensor):
+    def __init__(
+        self,
+        acting: Callable[[], torch.Tensor | None] | None,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        mean: torch.Tensor,
+    ):
         self.acting, self.left_DR, self.right_RD, self.mean_D = acting, left, right, mean
 
     def __call__(self, layer, args):
@@ -254,7 +267,7 @@ def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) 
     return out
 
 
-def check_adapters(generator, tensors: dict[str, torch.Tensor], whose: str) -> None:
+def check_adapters(generator: Generator, tensors: dict[str, torch.Tensor], whose: str) -> None:
     """UserError, one line that begins with `whose`, if an adapter stands beside a layer that the trunk does not have,
     or does not fit it."""
     modules = dict(generator.trunk.named_modules())

@@ -4,6 +4,7 @@ data, in one file."""
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,10 +13,13 @@ from safetensors.torch import save as to_bytes
 from ..errors import UserError
 from ..runs import write_bytes
 
+if TYPE_CHECKING:
+    from ..runs import Run
+
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def save(run, next_lesson: int, student: dict, optimizer, counts: dict) -> None:
+def save(run: Run | None, next_lesson: int, student: dict, optimizer: torch.optim.Optimizer, counts: dict) -> None:
     """Write checkpoints/last.safetensors atomically; `next_lesson` is the first lesson not yet taught."""
     tensors = {f"student/{name}": p.detach().contiguous() for name, p in student.items()}
     for name, p in student.items():
@@ -27,7 +31,7 @@ def save(run, next_lesson: int, student: dict, optimizer, counts: dict) -> None:
 
 
 @torch.no_grad()
-def restore(run, student: dict, optimizer, counts: dict) -> int:
+def restore(run: Run | None, student: dict, optimizer: torch.optim.Optimizer, counts: dict) -> int:
     """Bring everything back in place and return the lesson to go on with; 0 if there is no run or nothing saved."""
     file = run.checkpoints / "last.safetensors" if run else None
     if file is None or not file.exists():

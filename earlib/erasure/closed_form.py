@@ -6,7 +6,7 @@ solutions are in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, suppress
 from difflib import SequenceMatcher
 
@@ -102,7 +102,13 @@ class OfTokens:
         for i in layer_range(self.recipe.layers, len(self.generator.decoder_layers)):
             yield [f"layers.{i}.{part}" for part in PARTS[self.recipe.modules]]
 
-    def read(self, names, prompts, changed=None, tokens_BT=None) -> dict[str, torch.Tensor]:
+    def read(
+        self,
+        names: Sequence[str],
+        prompts: PromptBatch,
+        changed: dict[str, torch.Tensor] = None,
+        tokens_BT: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
         return reads(self.generator, names, prompts, changed, self.recipe.positions, tokens_BT)
 
     def words(self, prompts: PromptBatch) -> torch.Tensor:
@@ -119,7 +125,13 @@ class OfScales:
     def stages(self) -> Iterator[list[str]]:
         yield list(self.read((), self.generator.encode(["a"])))
 
-    def read(self, names, prompts, changed=None, tokens_BT=None) -> dict[str, torch.Tensor]:
+    def read(
+        self,
+        names: Sequence[str],
+        prompts: PromptBatch,
+        changed: dict[str, torch.Tensor] = None,
+        tokens_BT: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
         trunk = self.generator.trunk
         start, attention = trunk.words_read(prompts.ids_BP, prompts.mask_BP)
         blocks = {f"blocks.{i}.cross_attention.kv": attention for i in range(len(trunk.blocks))}

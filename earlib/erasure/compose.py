@@ -14,9 +14,12 @@ Letters: B rows, C concepts, R ranks of all concepts together, D width.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +29,9 @@ from ..errors import UserError
 from .change import applied
 from .closed_form import reads
 from .store import Erasure, strength_of
+
+if TYPE_CHECKING:
+    from ..generators.base import Generator
 
 RECIPE = "composed"
 
@@ -59,7 +65,7 @@ class Transport:
                 f"facilitated transport reads states at layer={self.layer}, which is no share of the depth from 0 to 1"
             )
 
-    def gamma(self, generator, prompt: str) -> dict[str, float]:
+    def gamma(self, generator: Generator, prompt: str) -> dict[str, float]:
         """gamma_c of one prompt, read alone, so that it cannot hang on a batch; with the model as it is now."""
         words = words_of(prompt)
         found = {
@@ -95,7 +101,7 @@ class Transport:
 
 
 @torch.no_grad()
-def pooled_state(generator, text: str, layer: float) -> torch.Tensor | None:
+def pooled_state(generator: Generator, text: str, layer: float) -> torch.Tensor | None:
     """Mean of what decoder layer round(layer x depth) reads at a text's words, float64 [D] on the CPU; None for a text
     without words."""
     batch = generator.encode([text])
@@ -149,7 +155,7 @@ class Membranes:
         return sum(part.megabytes for part in self.parts)
 
     @contextmanager
-    def on(self, generator, strength: float | None = None):
+    def on(self, generator: Generator, strength: float | None = None):
         """Within the context `generator` draws with all concepts erased; afterwards it is the base model again, bit for
         bit."""
         self.check(generator)
@@ -173,7 +179,7 @@ class Membranes:
                 stack.enter_context(gates.attached(generator))
             yield generator
 
-    def gamma(self, generator, prompt: str) -> dict[str, float]:
+    def gamma(self, generator: Generator, prompt: str) -> dict[str, float]:
         """How far `prompt` opens each concept's membrane; 1 for all without transport."""
         return self.transport.gamma(generator, prompt) if self.transport else {part.concept: 1.0 for part in self.parts}
 
@@ -190,20 +196,22 @@ class Membranes:
         recipe = self.recipe | {"positions": positions.pop()}
         return Erasure(RECIPE, recipe, self.concept, self.generator_fingerprint, self.tensors, self.info, self.seed)
 
-    def merged(self, generator) -> Erasure:
+    def merged(self, generator: Generator) -> Erasure:
         """The same in whole matrices, W + sum_c B_c A_c."""
         return self.together().merged(generator)
 
-    def save(self, folder):
+    def save(self, folder: str | Path):
         return self.together().save(folder)
 
-    def check(self, generator) -> None:
+    def check(self, generator: Generator) -> None:
         """UserError if a part was made for another model, or for layers that this one does not have."""
         for part in self.parts:
             part.check(generator)
 
 
-def compose(erasures, strengths=None, transport: Transport | None = None) -> Membranes:
+def compose(
+    erasures: Sequence[Erasure], strengths: Sequence[float] | None = None, transport: Transport | None = None
+) -> Membranes:
     """Erasures by adapters (rank 1 or more), one a concept, as one: y = W x + sum_c strength_c gamma_c(p) B_c A_c x.
 
     `strengths` stand in for the erasures' own. UserError, one line, for an erasure that is not made of adapters, for
@@ -241,7 +249,7 @@ def compose(erasures, strengths=None, transport: Transport | None = None) -> Mem
     return Membranes(parts, transport)
 
 
-def stacked(parts, factor: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+def stacked(parts: Sequence[Erasure], factor: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
     """(A and B of all parts as one adapter for each module, B times the strengths; module -> which part each of its
     ranks is of)."""
     sides: dict[str, tuple[list, list]] = {}
@@ -268,7 +276,7 @@ class Gates:
         self.texts, self.gamma_BC, self.known = None, None, {}
 
     @contextmanager
-    def attached(self, generator):
+    def attached(self, generator: Generator):
         """Within the context the generator tells this object what it reads."""
         if generator.gates is not None:
             raise UserError("membranes with facilitated transport are switched on already; compose them all into one")
@@ -278,7 +286,7 @@ class Gates:
         finally:
             generator.gates = None
 
-    def read(self, generator, texts: tuple[str, ...]) -> None:
+    def read(self, generator: Generator, texts: tuple[str, ...]) -> None:
         """Called before rows are read."""
         if texts == self.texts and texts:
             return

@@ -79,7 +79,7 @@ class Inside(WindowLesson):
 
 
 @contextmanager
-def attention_weights(trunk):
+def attention_weights(trunk: torch.nn.Module):
     """Within the context the trunk's attention blocks return their weights, which fused kernels never write down."""
     before = trunk.config._attn_implementation
     trunk.set_attn_implementation("eager")

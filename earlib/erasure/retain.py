@@ -7,14 +7,20 @@ the next token, summed over the tokens of a picture. The erasing part of an upda
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from .objective import divergence
 from .trajectories import draw_trajectories
+
+if TYPE_CHECKING:
+    from ..concepts import PromptPair
+    from ..generators.base import Generator, PromptBatch
+    from .recipe import Recipe
 
 
 class Retained:
@@ -35,7 +41,14 @@ class Retained:
 
     BLANK = 4  # every fourth row
 
-    def __init__(self, generator, prompts: list[str], recipe, progress: bool = False, pairs=()):
+    def __init__(
+        self,
+        generator: Generator,
+        prompts: list[str],
+        recipe: Recipe,
+        progress: bool = False,
+        pairs: Sequence[PromptPair] = (),
+    ):
         self.generator, self.recipe, self.kind = generator, recipe, recipe.retain.kind
         self.pairs, role = list(pairs), "retain"
         if self.kind == "noise":
@@ -82,7 +95,7 @@ class Retained:
         return lambda share: weight * share * divergence(read(), target_RTV, "kl").mean(0).sum()
 
 
-def own_words(generator, targets, pairs) -> torch.Tensor:
+def own_words(generator: Generator, targets: PromptBatch, pairs: Sequence[PromptPair]) -> torch.Tensor:
     """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of
     them where there is no such token."""
     ids_BP = targets.ids_BP
@@ -94,7 +107,7 @@ def own_words(generator, targets, pairs) -> torch.Tensor:
 
 
 @torch.no_grad()
-def chances(generator, prompts: list[str], pairs, alpha: float) -> torch.Tensor:
+def chances(generator: Generator, prompts: list[str], pairs: Sequence[PromptPair], alpha: float) -> torch.Tensor:
     """How likely each prompt is drawn, float64 [N], sum 1: (1 - |cos(e(p), e(c))|)^alpha (SPM, Eq. 8), c being all
     words that only `pairs`' targets have."""
     embed = generator.trunk.get_input_embeddings()
@@ -111,7 +124,7 @@ def chances(generator, prompts: list[str], pairs, alpha: float) -> torch.Tensor:
 
 
 @contextmanager
-def noised(generator, where_RP: torch.Tensor, seed: int):
+def noised(generator: Generator, where_RP: torch.Tensor, seed: int):
     """Within the context the embeddings of prompts are random directions where `where_RP` says so, each as long as what
     it stands for; the same for a seed."""
 
@@ -131,7 +144,7 @@ def noised(generator, where_RP: torch.Tensor, seed: int):
 
 
 def gate_square(
-    generator, student: dict[str, torch.Tensor], batch, tokens_RT: torch.Tensor, positions: str
+    generator: Generator, student: dict[str, torch.Tensor], batch: PromptBatch, tokens_RT: torch.Tensor, positions: str
 ) -> torch.Tensor:
     """Mean of (A x)^2 over the adapters' modules, ranks and the positions where they act, along prompts and pictures,
     with the student switched on."""

@@ -9,7 +9,7 @@ in float64.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,9 @@ from ..generators.sampling import choose
 from .matching import Material, WindowLesson
 from .objective import target_states, token_loss
 from .recipe import Recipe
+
+if TYPE_CHECKING:
+    from ..generators.base import Generator
 
 
 class SingleToken(WindowLesson):
@@ -46,19 +49,19 @@ class SingleToken(WindowLesson):
         return torch.cat(parts).to(self.target_TD.dtype)
 
 
-def read_prompt(generator, rows: PromptBatch) -> torch.Tensor:
+def read_prompt(generator: Generator, rows: PromptBatch) -> torch.Tensor:
     """States h_BPD at every position of the prompts; everything is attended to, padding too."""
     h = generator.trunk(inputs_embeds=generator.model.get_input_embeddings()(rows.ids_BP), use_cache=False)
     return h.last_hidden_state
 
 
-def read_codes(generator, codes_N: torch.Tensor) -> torch.Tensor:
+def read_codes(generator: Generator, codes_N: torch.Tensor) -> torch.Tensor:
     """States h_ND of single codes at position 0, without anything before them."""
     x_N1D = generator.embed_image_tokens(codes_N[:, None])
     return generator.trunk(inputs_embeds=x_N1D, use_cache=False).last_hidden_state[:, 0]
 
 
-def raw_rows(generator, prompt: str, length: int | None = None) -> PromptBatch:
+def raw_rows(generator: Generator, prompt: str, length: int | None = None) -> PromptBatch:
     """Both rows of a prompt as the released training encodes it: no conversation format, no begin-of-image token.
 
     With `length` the prompt is cut or filled with padding at its right, and the padding is attended to. The

@@ -8,15 +8,18 @@ of something safe. g is the guidance, a the strength: 0 is the usual guidance, 1
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..generators.base import Generator, Steering
 from .change import layer_range
+
+if TYPE_CHECKING:
+    from ..generators.base import PromptBatch
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class NegativePrompt:
     text: str
     strength: float = 1.0
 
-    def rows(self, generator, prompts, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
         """The prompts, and below them as many rows of the concept's name; unconditional ones between them where the
         strength is not 1."""
         if guidance == 1:  # the origin drops out
@@ -38,7 +41,7 @@ class NegativePrompt:
         twins = [] if self.strength == 1 else [generator.null_like(prompts)]
         return [prompts, *twins, repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits, guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
         if len(logits) == 1:
             return logits[0]
         z_c, z_n = logits[0], logits[-1]
@@ -62,18 +65,18 @@ class SafeGuidance:
     slope: float = 1.0
     threshold: float = 0.0  # in nats
 
-    def rows(self, generator, prompts, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
         """The prompts, their unconditional twins, and as many rows of the concept's name."""
         return [prompts, generator.null_like(prompts), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits, guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
         z_c, z_u, z_n = (z.log_softmax(-1) for z in logits)
         ahead = z_c - z_n
         mu = (self.slope * ahead.abs()).clamp(max=1) * (ahead < self.threshold)
         return z_u + guidance * (z_c - z_u - self.strength * mu * (z_n - z_u))
 
 
-def repeated(generator, text: str, times: int):
+def repeated(generator: Generator, text: str, times: int):
     """`times` rows of one prompt."""
     return generator.encode([text])[[0] * times]
 
@@ -109,13 +112,13 @@ class ScaleErasureStyle:
     def __post_init__(self):
         self.queries: list[torch.Tensor] = []  # of the scale at hand, from the blocks that are watched: [R, N, D]
 
-    def rows(self, generator, prompts, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
         """The prompts, their unconditional twins, and as many rows of the safe text and of the concept's name."""
         null = generator.null_like(prompts)
         told = lambda text: repeated(generator, text, len(prompts)) if text else null
         return [prompts, null, told(self.safe), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits, guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
         z_c, z_u, z_s, z_n = logits
         usual = z_u + guidance * (z_c - z_u)
         # the last ones: scales that are given are read and not drawn
@@ -140,7 +143,7 @@ class ScaleErasureStyle:
             shares.append(scores_BNH3.softmax(-1)[..., 0].mean(-1))
         return torch.stack(shares).mean(0)
 
-    def watching(self, generator):
+    def watching(self, generator: Generator):
         """Read the three texts' keys, and note the queries of the watched blocks whenever the trunk runs; returns the
         hooks' handles."""
         blocks = [generator.trunk.blocks[i] for i in layer_range(self.layers, len(generator.trunk.blocks))]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -74,7 +75,7 @@ class Erasure:
             raise UserError(line)
         return replace(self, tensors=merged(generator.trunk, self.tensors))
 
-    def check(self, generator) -> None:
+    def check(self, generator: Generator) -> None:
         """UserError if this erasure was made for another model, or has adapters for layers that this one does not have."""
         if generator.fingerprint != self.generator_fingerprint:
             raise UserError(
@@ -102,7 +103,7 @@ class Erasure:
         return folder
 
     @classmethod
-    def load(cls, folder: str | Path, generator=None) -> Erasure:
+    def load(cls, folder: str | Path, generator: Generator | None = None) -> Erasure:
         """The erasure kept in `folder`, the EAR authors' in a `.pt` file, or anybody's adapters in a folder of peft's;
         these two need the generator to change.
 
@@ -140,7 +141,7 @@ class Erasure:
         return sum(t.numel() * t.element_size() for t in self.tensors.values()) / 2**20
 
 
-def strength_of(value, whose: str) -> float:
+def strength_of(value: Any, whose: str) -> float:
     """A strength as a finite number; UserError if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise UserError(
@@ -154,8 +155,8 @@ class NoErasure:
 
     name, concept, recipe, info, tensors, seed = "base", "", {}, {}, {}, 0
 
-    def on(self, generator):
+    def on(self, generator: Generator):
         return nullcontext(generator)
 
-    def check(self, generator) -> None:
+    def check(self, generator: Generator) -> None:
         pass

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError
@@ -20,11 +22,16 @@ from ..generators.base import PromptBatch
 from ..runs import write_bytes
 from .objective import target_states
 
+if TYPE_CHECKING:
+    from ..concepts import PromptPair
+    from ..generators.base import Generator
+    from .recipe import Recipe
+
 CACHE = CACHES / "trajectories"
 
 
 def draw_trajectories(
-    generator, roles: dict[str, list[str]], seed: int, guidance: float, progress: bool = False
+    generator: Generator, roles: dict[str, list[str]], seed: int, guidance: float, progress: bool = False
 ) -> dict[str, torch.Tensor]:
     """Image tokens int64 [N, T] of the teacher's pictures for each role ("concept": its prompts, ...); a role has noise
     of its own.
@@ -64,14 +71,16 @@ def draw_trajectories(
     return found
 
 
-def both_rows(generator, prompts: list[str] | str) -> PromptBatch:
+def both_rows(generator: Generator, prompts: list[str] | str) -> PromptBatch:
     """The conditional rows of the prompts, and below them the unconditional ones."""
     batch = generator.encode([prompts] if isinstance(prompts, str) else list(prompts))
     return batch.stack(generator.null_like(batch))
 
 
 @torch.no_grad()
-def teacher_target(generator, pairs, prefix: dict[str, torch.Tensor], recipe) -> torch.Tensor:
+def teacher_target(
+    generator: Generator, pairs: Sequence[PromptPair], prefix: dict[str, torch.Tensor], recipe: Recipe
+) -> torch.Tensor:
     """What the students of these pairs are pulled to: [R, T, D] states, or [R, T, V] logits. R counts the conditional
     rows and, for rows="both", below them the unconditional ones.
 
@@ -111,7 +120,9 @@ def _own(recipe) -> str:
     return "replacement" if recipe.teacher_states == "independent" else "prefix"
 
 
-def all_trajectories(generator, pairs, recipe, seed: int, progress: bool = False) -> dict[str, torch.Tensor]:
+def all_trajectories(
+    generator: Generator, pairs: Sequence[PromptPair], recipe: Recipe, seed: int, progress: bool = False
+) -> dict[str, torch.Tensor]:
     """The teacher's pictures that a recipe reads, image tokens [N, T] by role: "prefix", and "replacement" and "origin"
     where it needs them."""
     target, replacement = ([getattr(pair, side) for pair in pairs] for side in ("target", "replacement"))

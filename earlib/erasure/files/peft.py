@@ -15,11 +15,15 @@ import json
 import math
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...errors import UserError
 from ...runs import read_json, write_bytes, write_json
+
+if TYPE_CHECKING:
+    from ...generators.base import Generator
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -121,7 +125,7 @@ def fresh(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: t.clone() for name, t in tensors.items()}
 
 
-def read_foreign(folder: str | Path, generator) -> dict:
+def read_foreign(folder: str | Path, generator: Generator) -> dict:
     """The fields of an `Erasure` from a folder of peft's alone, as other tools write it. It does not say which model it
     changes: `generator` must fit it."""
     from ..change import check_adapters

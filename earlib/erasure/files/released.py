@@ -11,15 +11,19 @@ import hashlib
 import pickle
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from ...errors import UserError
 
+if TYPE_CHECKING:
+    from ...generators.base import Generator
+
 NAME = re.compile(r"layers\.(\d+)\.(self_attn|mlp)\.\w+$")
 
 
-def read_released(file: str | Path, generator) -> dict:
+def read_released(file: str | Path, generator: Generator) -> dict:
     """The fields of an `Erasure` from the authors' `file`, checked against `generator`, whose fingerprint it gets.
 
     The file does not say which model it belongs to: sizes and layers must fit. Nothing but tensors is unpickled.

@@ -1,0 +1,135 @@
+"""The house: rooms import one way, files make no circle and stay readable, what is promised to installers is one list."""
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from earlib import ROOT
+
+# from the ground up: a room imports from rooms of its own level or below
+LEVELS = (
+    ("errors", "runs", "concepts", "prompts", "device", "memory", ""),
+    ("generators",),
+    ("miniworld", "erasure"),
+    ("evaluate",),
+    ("sweeps",),
+    ("plots",),
+    ("pairs",),
+    ("chapters",),
+    ("book",),
+    ("arguments", "doctor", "__main__"),
+)
+# what a file below may ask of one above it, and why
+ALLOWED = {
+    ("evaluate.quality", "miniworld")  # draws the world's own prompts
+}
+LONGEST = 350  # lines of a file
+# to be split
+TOO_LONG = {f"chapters/{name}.py" for name in ("two_families", "audit")} | {
+    f"miniworld/{name}.py" for name in ("art", "two/art")
+}
+TOO_LONG |= {"plots/panels.py", "sweeps/plan.py"}
+
+
+def module_of(file: Path) -> str:
+    """`erasure.train` of earlib/erasure/train.py; `erasure` of its __init__."""
+    return ".".join(file.relative_to(ROOT / "earlib").with_suffix("").parts).removesuffix("__init__").rstrip(".")
+
+
+FILES = {module_of(file): file for file in sorted((ROOT / "earlib").rglob("*.py"))}
+
+
+def imports(module: str) -> set[str]:
+    """Modules of earlib that a file imports, at its head or inside functions; not those for annotations alone."""
+    file = FILES[module]
+    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)]
+    skipped = {id(inner) for node in typing for inner in ast.walk(node)}
+    found = set()
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or id(node) in skipped:
+            continue
+        if node.level:
+            base = ".".join([*package[: len(package) - node.level + 1], *([node.module] if node.module else [])])
+        elif (node.module or "").split(".")[0] == "earlib":
+            base = node.module.removeprefix("earlib").lstrip(".")
+        else:
+            continue
+        for name in node.names:
+            inner = f"{base}.{name.name}".lstrip(".")
+            found.add(inner if inner in FILES else base)
+    return found - {module}
+
+
+def level_of(module: str) -> int:
+    room = module.split(".")[0]
+    return next(i for i, rooms in enumerate(LEVELS) if room in rooms)
+
+
+def test_rooms_import_one_way():
+    back = {
+        f"{module} -> {other}"
+        for module in FILES
+        for other in imports(module)
+        if level_of(other) > level_of(module) and (module, other.split(".")[0]) not in ALLOWED
+    }
+    assert not back
+
+
+def test_no_circles_between_files():
+    graph = {module: {other for other in imports(module) if other} for module in FILES if module}
+    seen: dict[str, int] = {}
+
+    def visit(module: str, path: tuple[str, ...]):
+        if module in path:
+            pytest.fail("circle: " + " -> ".join([*path[path.index(module) :], module]))
+        if module not in seen:
+            for other in graph.get(module, ()):
+                visit(other, (*path, module))
+            seen[module] = 1
+
+    sys.setrecursionlimit(5000)
+    for module in graph:
+        visit(module, ())
+
+
+def test_chapters_are_imported_by_their_notebooks_only():
+    inside = {f"{m} -> {o}" for m in FILES for o in imports(m) if o.startswith("chapters.")}
+    assert not inside
+
+
+def test_files_can_be_read_at_one_sitting():
+    lengths = {
+        file.relative_to(ROOT / "earlib").as_posix(): len(file.read_text().splitlines()) for file in FILES.values()
+    }
+    assert {name for name, lines in lengths.items() if lines > LONGEST} <= TOO_LONG
+
+
+def test_requirements_are_the_project_s_own():
+    """requirements.txt is what Colab and a checkout install: the library, the notebooks and the book, without torch pins."""
+    about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = about["optional-dependencies"]
+    wanted = {*about["dependencies"], *extras["notebooks"], *extras["book"]}
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    assert {line for line in lines if line and not line.startswith("#")} == wanted
+    assert not any("==" in line for line in wanted), "lower bounds only: another torch is never forced"
+
+
+@pytest.mark.parametrize("room", ["generators", "erasure", "evaluate"])
+def test_public_parameters_of_the_core_are_annotated(room):
+    """Functions and methods that a reader may call: not those inside others, nor private ones."""
+    bare = set()
+    for module in (m for m in FILES if m.split(".")[0] == room):
+        body = ast.parse(FILES[module].read_text(encoding="utf-8")).body
+        body += [inner for node in body if isinstance(node, ast.ClassDef) for inner in node.body]
+        for function in (node for node in body if isinstance(node, ast.FunctionDef)):
+            if function.name.startswith("_") and function.name != "__init__":
+                continue
+            given = [*function.args.posonlyargs, *function.args.args, *function.args.kwonlyargs]
+            named = {a.arg for a in given if a.annotation is None} - {"self", "cls"}
+            bare |= {f"{module}.{function.name}({name})" for name in named}
+    assert not bare
