@@ -60,7 +60,11 @@ def erase(args) -> None:
     if erasure.info.get("tokens_kept") == 0:
         seen = erasure.info["tokens_seen"]
         print(
-            f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or use filter.kind=none",
+            (
+                f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or "
+                "use "
+                "filter.kind=none"
+            ),
             file=sys.stderr,
         )
 
@@ -156,7 +160,8 @@ def ecgvf(args) -> None:
         f"{n} {reason.replace('_', ' ')}" for reason, n in report["total"].items() if reason not in ("written", "kept")
     )
     print(
-        f"{report['kept']['count']} of {report['kept']['n']} pairs kept in {path} (dropped: {dropped}); see {args.out / 'report.md'}"
+        f"{report['kept']['count']} of {report['kept']['n']} pairs kept in {path} (dropped: {dropped}); see "
+        f"{args.out / 'report.md'}"
     )
     for writer in report["writers"]:
         if writer["gap"]:
@@ -214,7 +219,8 @@ def _load(args):
     for folder in folders:
         if not (folder.is_file() if folder.suffix == ".pt" else folder.is_dir()):
             raise UserError(
-                f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt file of the EAR authors"
+                f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt "
+                "file of the EAR authors"
             )
     from .device import decide
 

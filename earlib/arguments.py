@@ -115,7 +115,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for KEY.png and index.jsonl")
     sub.add_argument("--seed", type=_seed, default=0)
-    about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; given several times, adapters are composed"
+    about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; "
+    about += "given several times, adapters are composed"
     sub.add_argument("--erasure", type=_path, action="append", metavar="DIR", help=about)
     sub.add_argument(
         "--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept"
@@ -222,13 +223,15 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="for NAME.json (the kept pairs), report.md, report.json and pictures.png",
     )
-    about = "grammar, openai:URL:MODEL or local:FOLDER; several write at once; default: grammar. Keys: EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
+    about = "grammar, openai:URL:MODEL or local:FOLDER; several write at once; default: grammar. "
+    about += "Keys: EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
     sub.add_argument("--writer", nargs="+", action="extend", metavar="WRITER", help=about)
     sub.add_argument(
         "--count", type=_count, default=40, metavar="N", help="pairs to ask from every writer; default: 40"
     )
     sub.add_argument("--pictures", type=_count, default=4, metavar="N", help="pictures of every prompt; default: 4")
-    about = "the concept must show in this share of a target's pictures, and in at most the rest of a replacement's; default: 0.75"
+    about = "the concept must show in this share of a target's pictures, and in at most the rest of a replacement's; "
+    about += "default: 0.75"
     sub.add_argument("--threshold", type=_share, default=0.75, metavar="SHARE", help=about)
     sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument(

@@ -1,4 +1,5 @@
-"""What is installed, where the models would run and why, what is shipped and what is cached: `python -m earlib doctor`."""
+"""What is installed, where the models would run and why, what is shipped and what is cached: `python -m earlib
+doctor`."""
 
 from __future__ import annotations
 
@@ -75,7 +76,8 @@ def _device() -> list[tuple[str, str]]:
 
 
 def _room() -> list[tuple[str, str]]:
-    """What drawing one picture and an EAR run take with each public model, weights included, and whether that fits now."""
+    """What drawing one picture and an EAR run take with each public model, weights included, and whether that
+    fits now."""
     from . import memory
 
     try:
@@ -96,7 +98,10 @@ def _room() -> list[tuple[str, str]]:
             rows.append(
                 (
                     name,
-                    f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in {size(train)}{fits}",
+                    (
+                        f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in "
+                        f"{size(train)}{fits}"
+                    ),
                 )
             )
         return rows

@@ -187,7 +187,8 @@ def batch_that_fits(generator: NextToken, prompt: int = PROMPT, guided: bool = T
     if fits < 1:
         need = draw_bytes(sizes, generator.dtype, 1, prompt, guided)
         raise UserError(
-            f"drawing one picture with {generator.name} takes {gigabytes(need)} beside the weights; {generator.device} has {gigabytes(free)} free"
+            f"drawing one picture with {generator.name} takes {gigabytes(need)} beside the weights; "
+            f"{generator.device} has {gigabytes(free)} free"
         )
     return min(fits, largest)
 
@@ -229,13 +230,15 @@ def check_training(
     shorter = [w for w in (length // 2, length // 4, length // 8) if w and window >= 0 and needed(w) <= free]
     less = "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
     raise UserError(
-        f"training '{what}' on {generator.name} takes {gigabytes(needed(length))} beside the weights, and {generator.device} has "
+        f"training '{what}' on {generator.name} takes {gigabytes(needed(length))} beside the weights, and "
+        f"{generator.device} has "
         f"{gigabytes(free)} free; {f'windows.length={shorter[0]} would fit' if shorter else less}"
     )
 
 
 def advice(sizes: Sizes, dtype: Any, free: int) -> str:
-    """What would fit into `free` bytes in place of a model of these sizes in `dtype`, for the end of an error's line."""
+    """What would fit into `free` bytes in place of a model of these sizes in `dtype`, for the end of an error's
+    line."""
     if bytes_of(dtype) > 2 and to_draw(sizes, "float16") <= free:
         return f"in bfloat16 or float16 (--dtype) it would fit, with {gigabytes(to_draw(sizes, 'float16'))}"
     for name, other in KNOWN.items():

@@ -1,4 +1,5 @@
-"""Small random models for the tests: real Janus and Emu3 classes, a few thousand weights, made in a tenth of a second."""
+"""Small random models for the tests: real Janus and Emu3 classes, a few thousand weights, made in a tenth of a
+second."""
 
 from __future__ import annotations
 

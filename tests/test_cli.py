@@ -128,11 +128,17 @@ def test_nothing_heavy_is_imported_early():
     imported = python("-c", f"import sys, earlib; {seen}")
     helped = python(
         "-c",
-        f"import sys\nfrom earlib.__main__ import main\ntry: main(['generate', '--help'])\nexcept SystemExit: pass\n{seen}",
+        (
+            "import sys\nfrom earlib.__main__ import main\ntry: main(['generate', '--help'])\nexcept SystemExit: "
+            f"pass\n{seen}"
+        ),
     )
     refused = python(
         "-c",
-        f"import sys\nfrom earlib.__main__ import main\nmain(['erase', '--concept', 'chruch', '--out', 'nowhere'])\n{seen}",
+        (
+            "import sys\nfrom earlib.__main__ import main\nmain(['erase', '--concept', 'chruch', '--out', "
+            f"'nowhere'])\n{seen}"
+        ),
     )
     for done in (imported, helped, refused):
         assert done.returncode == 0 and done.stdout.endswith("heavy: []\n"), done.stdout + done.stderr

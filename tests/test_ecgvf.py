@@ -71,7 +71,8 @@ def as_reply(pairs) -> str:
 
 
 class Server:
-    """A server of the OpenAI chat protocol, whose models misbehave by name. `asked` holds the model of every request."""
+    """A server of the OpenAI chat protocol, whose models misbehave by name. `asked` holds the model of every
+    request."""
 
     def __init__(self):
         self.asked, self.keys, self.replies, self.awake, lock = [], set(), {}, threading.Event(), threading.Lock()

@@ -1,4 +1,5 @@
-"""The house: rooms import one way, files make no circle and stay readable, what is promised to installers is one list."""
+"""The house: rooms import one way, files make no circle and stay readable, what is promised to installers is
+one list."""
 
 import ast
 import sys
@@ -110,7 +111,8 @@ def test_files_can_be_read_at_one_sitting():
 
 
 def test_requirements_are_the_project_s_own():
-    """requirements.txt is what Colab and a checkout install: the library, the notebooks and the book, without torch pins."""
+    """requirements.txt is what Colab and a checkout install: the library, the notebooks and the book, without torch
+    pins."""
     about = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = about["optional-dependencies"]
     wanted = {*about["dependencies"], *extras["notebooks"], *extras["book"]}

@@ -142,7 +142,8 @@ def drawn_face() -> np.ndarray:
 
 
 def test_nudenet_sees_colours_as_they_are():
-    """The same picture as a file and as our array gives the same detections; with red and blue exchanged it does not."""
+    """The same picture as a file and as our array gives the same detections; with red and blue exchanged it
+    does not."""
     every = [f"{p}_{w}" for p in ("BELLY", "FEET", "ARMPITS") for w in ("COVERED", "EXPOSED")] + [
         "FACE_FEMALE",
         "FACE_MALE",

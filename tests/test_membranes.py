@@ -98,7 +98,8 @@ def test_composition_is_a_sum(generator, church, boat):
 
 
 def test_the_released_shortcut_is_no_sum(generator, church, boat):
-    """Scaling both factors by gamma and adding them up: gamma squared on each concept, and terms that mix two of them."""
+    """Scaling both factors by gamma and adding them up: gamma squared on each concept, and terms that mix two
+    of them."""
     gammas = (0.5, 0.8)
     a, b = ([e.tensors[f"{MODULE}.lora_{side}.weight"] for e in (church, boat)] for side in "AB")
     shortcut = sum(g * x for g, x in zip(gammas, b)) @ sum(g * x for g, x in zip(gammas, a))

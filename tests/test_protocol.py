@@ -117,7 +117,8 @@ def _reads_length(generator) -> bool:
 
 
 def test_another_way_of_guiding_is_asked_for_its_rows(generator, codes):
-    """The usual guidance, given as a way of steering, draws the usual pictures; at guidance 1 no likelihood is steered."""
+    """The usual guidance, given as a way of steering, draws the usual pictures; at guidance 1 no likelihood is
+    steered."""
     usual = Usual()
     unsteered = generator.log_probabilities(PROMPTS, codes, 1.0)
     generator.steering = usual

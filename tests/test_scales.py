@@ -137,7 +137,8 @@ def test_scenarios():
 
 
 def test_verdicts_know_the_replacement_by_its_own_picture():
-    """Four pictures of the world: a church in place of whatever was told at scale 0; the others at every other pattern."""
+    """Four pictures of the world: a church in place of whatever was told at scale 0; the others at every other
+    pattern."""
     from earlib.miniworld.scenes import OBJECTS, render, sample_scenes
 
     scenes = sample_scenes(400, [5, 0], pairs=0.0)

@@ -1,8 +1,8 @@
 """The audit's experiments: what the released training loop of EAR reads, learns and leaves behind, on a model that is
 small enough to be asked.
 
-The loop itself is the recipe `ear-released` (`erasure/single_token.py`); here it is watched, never changed. The control is
-an erasure trained on what has nothing to do with the concept, or on nothing at all. `table` fills in book/audit.yml.
+The loop itself is the recipe `ear-released` (`erasure/single_token.py`); here it is watched, never changed. The control
+is an erasure trained on what has nothing to do with the concept, or on nothing at all. `table` fills in book/audit.yml.
 Letters in tensor names as in `generators/base.py`; N pictures, c a prompt with the concept, r its replacement.
 """
 
@@ -173,7 +173,8 @@ def step_study(generator, concept, recipe, seed: int = 0) -> list[dict]:
         erasure = erase(generator, concept, recipe, seed=seed, progress=False)
     if len(steps) != windows * min(recipe.pairs, len(concept.pairs)):
         raise UserError(
-            f"{len(steps)} steps for {min(recipe.pairs, len(concept.pairs))} pairs of {windows} windows; this study needs one step a window"
+            f"{len(steps)} steps for {min(recipe.pairs, len(concept.pairs))} pairs of {windows} windows; this study "
+            "needs one step a window"
         )
     first = np.arange(len(steps)) % windows == 0
     rows = []

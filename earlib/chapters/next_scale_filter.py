@@ -120,7 +120,8 @@ def by_scale(
 
 def learning(rows: list[dict], schedule: Sequence[int], smooth: int = 1):
     """Over the updates of a run (its metrics.jsonl): what share of each scale's tokens the filter keeps, and the mean
-    loss of all of them. Faint lines are single updates, full ones the running mean over `smooth`. Returns the figure."""
+    loss of all of them. Faint lines are single updates, full ones the running mean over `smooth`. Returns the
+    figure."""
     from ..plots import panels
     from ..plots.style import INK, PALETTE
 

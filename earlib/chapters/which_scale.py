@@ -127,13 +127,14 @@ def knows_prompt(generator: NextScale, pairs: Sequence[PromptPair], n: int, seed
     """What the codes of the first scales say about which of a pair's two prompts was told, to somebody who knows the
     model:
 
-        I(prompt; z_<k) = 1 + mean of log2 p(the true prompt | z_<k)   bits,   p(c | z) = p(z | c) / (p(z | c) + p(z | r))
+        I(prompt; z_<k) = 1 + mean of log2 p(the true prompt | z_<k)   bits,   p(c | z) = p(z | c) / (p(z | c) + p(z |
+        r))
 
     0 is a guess, 1 knows. `n` pictures of each prompt, the interval a bootstrap over pairs of pictures.
 
     Returns:
-        Rows {"scales", "bits": Estimate, "right"} for k = 1 ... K scales; `right` is how often the likelier prompt is the
-        true one.
+        Rows {"scales", "bits": Estimate, "right"} for k = 1 ... K scales; `right` is how often the likelier prompt is
+        the true one.
     """
     some = [pairs[i % len(pairs)] for i in range(n)]
     sides = [pair.target for pair in some], [pair.replacement for pair in some]

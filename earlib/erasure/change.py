@@ -119,9 +119,11 @@ def applied(generator: Generator, tensors: dict[str, torch.Tensor], positions: s
     Args:
         generator: whose trunk; with positions "all" anything with a `trunk` will do.
         tensors: the change.
-        positions: "all", or where alone it acts, as `Generator.acting` has it: at the "words" of prompts, or at a slice of
+        positions: "all", or where alone it acts, as `Generator.acting` has it: at the "words" of prompts, or at a slice
+        of
             a next-scale model's codes. Elsewhere the trunk computes with its own weights.
-        opened: module -> function that says how far an adapter is open; called when the module runs, it gives gamma_BR of
+        opened: module -> function that says how far an adapter is open; called when the module runs, it gives gamma_BR
+        of
             its rows and ranks for y = W x + B (gamma * A x), or None for an adapter that is shut.
 
     Raises:
@@ -197,8 +199,8 @@ class _Exchanged:
 
 
 class _Adapted:
-    """A low-rank term beside the weight, everywhere or at the positions that `acting` gives; `opened` may say how far for
-    each row."""
+    """A low-rank term beside the weight, everywhere or at the positions that `acting` gives; `opened` may say how far
+    for each row."""
 
     def __init__(
         self, acting: Callable[[], torch.Tensor | None] | None, a: torch.Tensor, b: torch.Tensor, opened: Any = None
@@ -276,7 +278,8 @@ def check_adapters(generator: Generator, tensors: dict[str, torch.Tensor], whose
         if not isinstance(module, nn.Linear):
             depth = len(generator.decoder_layers)
             raise UserError(
-                f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer (its decoder layers are 0-{depth - 1})"
+                f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer (its decoder "
+                f"layers are 0-{depth - 1})"
             )
         a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
         if a is None or b is None:
@@ -284,7 +287,8 @@ def check_adapters(generator: Generator, tensors: dict[str, torch.Tensor], whose
         if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
             sizes = " and ".join("x".join(map(str, t.shape)) for t in (a, b))
             raise UserError(
-                f"{whose} has a membrane of {sizes} for {name} of {'x'.join(map(str, module.weight.shape))}; it was made for another model"
+                f"{whose} has a membrane of {sizes} for {name} of {'x'.join(map(str, module.weight.shape))}; it was "
+                "made for another model"
             )
 
 

@@ -43,8 +43,8 @@ def uce(
     means, the second times `recipe.preserve`; lambda is `recipe.ridge` times the mean square of k.
 
     In a next-token model layers are edited one after the other. As those before are changed already, k is read anew for
-    each layer (as MEMIT does), while v stays the base model's. In a next-scale model cross-attention and the start token
-    read the text encoder's states and nothing else, so that all matrices are edited at once.
+    each layer (as MEMIT does), while v stays the base model's. In a next-scale model cross-attention and the start
+    token read the text encoder's states and nothing else, so that all matrices are edited at once.
 
     Args:
         generator: of either family.
@@ -116,8 +116,8 @@ class OfTokens:
 
 
 class OfScales:
-    """What matrices of a next-scale model read of words: keys and values of every block's cross-attention ("attention"),
-    and what makes the start token ("start"), which modulates every norm too."""
+    """What matrices of a next-scale model read of words: keys and values of every block's cross-attention
+    ("attention"), and what makes the start token ("start"), which modulates every norm too."""
 
     def __init__(self, generator: NextScale, recipe: ScaleEdit):
         self.generator, self.routes = generator, recipe.routes

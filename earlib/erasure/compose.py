@@ -58,7 +58,8 @@ class Transport:
         for concept, names in self.names.items():
             if isinstance(names, str) or not names or not all(words_of(name) for name in names):
                 raise UserError(
-                    f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel'], not {names!r}"
+                    f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel'], not "
+                    f"{names!r}"
                 )
         if self.layer is not None and not 0 <= strength_of(self.layer, "the layer of facilitated transport") <= 1:
             raise UserError(
@@ -188,7 +189,8 @@ class Membranes:
         parts that act at different positions."""
         if self.transport:
             raise UserError(
-                f"the membranes of {self.concept} open by prompt, which no single adapter does; leave out the transport, or keep them apart"
+                f"the membranes of {self.concept} open by prompt, which no single adapter does; leave out the "
+                "transport, or keep them apart"
             )
         positions = {part.recipe.get("positions", "all") for part in self.parts}
         if len(positions) > 1:
@@ -228,7 +230,8 @@ def compose(
     for erasure in erasures:
         if not erasure.tensors or any(".lora_" not in name for name in erasure.tensors):
             raise UserError(
-                f"erasure '{erasure.name}' of '{erasure.concept}' is not made of adapters; to compose it train it with a rank (1 is a membrane)"
+                f"erasure '{erasure.name}' of '{erasure.concept}' is not made of adapters; to compose it train it "
+                "with a rank (1 is a membrane)"
             )
         if erasure.concept in seen:
             raise UserError(
@@ -236,11 +239,13 @@ def compose(
             )
         if erasure.generator_fingerprint != erasures[0].generator_fingerprint:
             raise UserError(
-                f"the erasures of '{erasures[0].concept}' and '{erasure.concept}' were made for different models; they cannot be composed"
+                f"the erasures of '{erasures[0].concept}' and '{erasure.concept}' were made for different models; "
+                "they cannot be composed"
             )
         if transport and erasure.concept not in transport.names:
             raise UserError(
-                f"facilitated transport has no name for concept '{erasure.concept}'; it has: {', '.join(transport.names)}"
+                f"facilitated transport has no name for concept '{erasure.concept}'; it has: "
+                f"{', '.join(transport.names)}"
             )
         seen[erasure.concept] = erasure
     parts = tuple(
@@ -292,7 +297,8 @@ class Gates:
             return
         if not texts:
             raise ValueError(
-                "facilitated transport hangs on prompts; these rows do not say what they were asked for (PromptBatch.texts)"
+                "facilitated transport hangs on prompts; these rows do not say what they were asked for "
+                "(PromptBatch.texts)"
             )
         before, self.gamma_BC = self.gamma_BC, None  # shut: gamma is read from the base model
         generator.gates = None

@@ -14,8 +14,8 @@ from .recipe_scale import Filter
 def window_loss(loss_T: torch.Tensor, gate: Gate) -> tuple[torch.Tensor, bool, int]:
     """The loss of a window (WGA), and whether it may teach (TLM).
 
-    "window": the sum teaches if it exceeds mu (EAR, as published). "token": tokens whose own loss does not exceed mu, or
-    that are among the `quantile` of least loss, are dropped; the window is skipped when none is left. "none": every
+    "window": the sum teaches if it exceeds mu (EAR, as published). "token": tokens whose own loss does not exceed mu,
+    or that are among the `quantile` of least loss, are dropped; the window is skipped when none is left. "none": every
     window teaches. The choice itself carries no gradient.
 
     Args:

@@ -1,7 +1,7 @@
 """What student and teacher read while a next-token model learns to erase.
 
-A lesson is what one update's prompt pairs teach. Lessons of both families have one protocol, which the loop in `train.py`
-walks through:
+A lesson is what one update's prompt pairs teach. Lessons of both families have one protocol, which the loop in
+`train.py` walks through:
 
     lessons.begin(i, student)      lesson i: the teacher's targets are ready
     lesson.steps                   its optimizer steps: windows of image tokens
@@ -11,8 +11,8 @@ walks through:
     lesson.rows, lesson.counts     what happened, for the run's log and the erasure's info
 
 Which model drew the tokens is in `trajectories.py`, the equations are in `objective.py`. Lessons that look inside the
-decoder layers are in `inside.py`, the released code's in `single_token.py`, all others on tokens in `matching.py`, those
-of next-scale models in `lessons_scale.py`.
+decoder layers are in `inside.py`, the released code's in `single_token.py`, all others on tokens in `matching.py`,
+those of next-scale models in `lessons_scale.py`.
 """
 
 from __future__ import annotations

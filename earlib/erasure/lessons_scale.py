@@ -1,8 +1,8 @@
 """What student and teacher read while a next-scale model learns to erase, and its two losses. The protocol is that of
 `lessons.py`: a lesson is one update, its steps are one on the sum of both losses, or one on each.
 
-p_t(. | c) is the distribution of the code at position t, given prompt c and the scales before t's own in some picture. c*
-is a pair's target prompt, c its replacement.
+p_t(. | c) is the distribution of the code at position t, given prompt c and the scales before t's own in some picture.
+c* is a pair's target prompt, c its replacement.
 
     naive   sum_i | p_student(r_i | r_<i, c*) - p_teacher(r'_i | r'_<i, c) |^2     r the student's picture of c*, r' the
             teacher's of c    (VARE, Eq. 6)
@@ -10,8 +10,8 @@ is a pair's target prompt, c its replacement.
             (VARE, Eq. 7)
     S-VARE  L_FCE + lambda L_Pre, cross entropy behind a filter and preservation   `gate` and `preservation`
 
-(arXiv 2509.22400; Eq. 6 and 7 with one distribution for all codes of a scale, here a mean over the parts of a code and a
-weighted mean over positions.)
+(arXiv 2509.22400; Eq. 6 and 7 with one distribution for all codes of a scale, here a mean over the parts of a code and
+a weighted mean over positions.)
 
 Letters: B pictures, L positions, N those up to the last scale that learns, C parts of a code (bits, or one part for a
 codebook), V values of a part.
@@ -42,8 +42,8 @@ from .spans import learning_span, weights
 
 
 def of_parts(generator: NextScale, logits: torch.Tensor) -> torch.Tensor:
-    """Log-probabilities of every value of every part, float32 [B, L, C, V], from logits [B, L, C, 2] (bits) or [B, L, V]
-    (codebook)."""
+    """Log-probabilities of every value of every part, float32 [B, L, C, V], from logits [B, L, C, 2] (bits) or [B, L,
+    V] (codebook)."""
     return log_probabilities(logits if generator.quantiser.code_shape else logits.unsqueeze(2))
 
 
@@ -175,7 +175,8 @@ class ScaleLesson:
         return check_finite(z, f"the teacher's logits for '{self.lessons.pairs[0].replacement}'")
 
     def _labels(self, codes: torch.Tensor, drawn_for_c: bool, seeds: list[int]) -> torch.Tensor:
-        """What the teacher, told of c, would draw at each position along `codes`; in its own picture of c those codes."""
+        """What the teacher, told of c, would draw at each position along `codes`; in its own picture of c those
+        codes."""
         recipe = self.recipe
         if recipe.labels == "sampled" and drawn_for_c:
             return codes
@@ -243,8 +244,8 @@ class ScaleLesson:
         learn; F_t is the filter. (S-VARE: L_FCE = mean_B 1/L sum_t F_t mean_b -log p_student(y_b | r_ori_<, c*).)
 
         Returns:
-            The loss, a scalar, 0 without a gradient where nothing is kept; True, as preservation always teaches; how many
-            tokens are kept.
+            The loss, a scalar, 0 without a gradient where nothing is kept; True, as preservation always teaches; how
+            many tokens are kept.
         """
         if not loss_BN.shape[1]:
             return loss_BN.new_zeros(()), True, 0
@@ -258,8 +259,8 @@ class ScaleLesson:
         return loss, True, int(self.report["kept"])
 
     def preservation(self, step: Step, student: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
-        """What gives lambda L_Pre = lambda mean_B sum_t w_t mean_b KL( p_teacher(. | r_<i, c) || p_student(. | r_<i, c) );
-        None where a step has none."""
+        """What gives lambda L_Pre = lambda mean_B sum_t w_t mean_b KL( p_teacher(. | r_<i, c) || p_student(. | r_<i, c)
+        ); None where a step has none."""
         weight = self.recipe.retain.weight
         if not weight or not step.preserves:
             return None

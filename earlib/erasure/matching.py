@@ -1,5 +1,5 @@
-"""Lessons on windows of image tokens, for next-token models: the student matches the teacher's states or logits, or makes
-pictures unlikely. Their protocol is in `lessons.py`, the equations are in `objective.py`.
+"""Lessons on windows of image tokens, for next-token models: the student matches the teacher's states or logits, or
+makes pictures unlikely. Their protocol is in `lessons.py`, the equations are in `objective.py`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,8 @@ class WindowLesson:
         return window_loss(losses, self.recipe.gate)
 
     def preservation(self, step: Step, student: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
-        """The teacher's part of preservation; returns what gives its loss, weighted by the window's share of a picture."""
+        """The teacher's part of preservation; returns what gives its loss, weighted by the window's share of a
+        picture."""
         tokens = self.generator.num_codes
         keep = self.retained.preservation(self.seed, self.number * tokens + step.start, student)
         return keep and (lambda: keep((step.stop - step.start) / tokens))
@@ -90,7 +91,8 @@ class WindowLesson:
 
 
 class Matching(WindowLesson):
-    """The student, told of the concept, matches the teacher: it reads its prompt and all tokens before, as when it draws.
+    """The student, told of the concept, matches the teacher: it reads its prompt and all tokens before, as when it
+    draws.
 
     Keys and values of earlier windows are carried as constants.
     """
@@ -129,8 +131,9 @@ class Matching(WindowLesson):
 
 
 class Likelihood(WindowLesson):
-    """How likely the teacher's pictures of the concept (and, for DPO, of its replacement) are under the concept's prompt,
-    conditional rows only. From the unlearning of language models; used alone it stops nowhere: give it a retain.weight.
+    """How likely the teacher's pictures of the concept (and, for DPO, of its replacement) are under the concept's
+    prompt, conditional rows only. From the unlearning of language models; used alone it stops nowhere: give it a
+    retain.weight.
 
     ascent: the concept's pictures x become unlikely, minimising log p(x_t | x_<t, c). npo, dpo: see `objective.py`.
     """

@@ -3,7 +3,8 @@
 z stands for what is compared, states h or logits. c is the prompt with the concept, r its replacement, 0 no prompt; a
 star marks the teacher. p and q are distributions, given by their logarithms. Which tokens count is in `gates.py`.
 
-Letters: B rows, T tokens, L codes of all scales, C parts of a code (bits, or one part for a codebook), V values of a part.
+Letters: B rows, T tokens, L codes of all scales, C parts of a code (bits, or one part for a codebook), V values of a
+part.
 """
 
 from __future__ import annotations
@@ -70,7 +71,8 @@ def log_likelihood(logits_BTV: torch.Tensor, tokens_BT: torch.Tensor) -> torch.T
 
 
 def nats_of(q_BLCV: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
-    """-log q(code) of codes int64 [B, L, C] or [B, L], given log-probabilities of every part's values: float [B, L, C]."""
+    """-log q(code) of codes int64 [B, L, C] or [B, L], given log-probabilities of every part's values: float
+    [B, L, C]."""
     return -q_BLCV.gather(-1, codes.reshape(*codes.shape[:2], -1, 1))[..., 0]
 
 

@@ -1,7 +1,7 @@
 """The methods of both families by name, each a point in a grid of choices, with its source and its numbers.
 
-To add one: a `Recipe` (`TrainingFree`, `ScaleRecipe`, `ScaleEdit`, `ScaleGuidance`) with its source, its equation's place
-and its published numbers, and its name in PRESETS or SCALE_PRESETS.
+To add one: a `Recipe` (`TrainingFree`, `ScaleRecipe`, `ScaleEdit`, `ScaleGuidance`) with its source, its equation's
+place and its published numbers, and its name in PRESETS or SCALE_PRESETS.
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ class Retain:
 
     weight: lambda; 0 leaves it out.
     pictures: of such prompts in each update.
-    kind: on "prompts", drawn alike; drawn "weighted", by how far they are from the concept; on the concept's own prompts
+    kind: on "prompts", drawn alike; drawn "weighted", by how far they are from the concept; on the concept's own
+    prompts
         with "noise" for its name; or, by "sparsity", that their states leave the adapters shut.
     alpha: kind=weighted: how much the distance from the concept counts.
     """
@@ -72,14 +73,16 @@ class Retain:
 
 @dataclass(frozen=True)
 class Recipe(Training):
-    """One erasure method that trains a next-token model. Frozen; `dataclasses.replace` or `with_settings` makes variants.
+    """One erasure method that trains a next-token model. Frozen; `dataclasses.replace` or `with_settings` makes
+    variants.
 
     layers: (0, 1/6) are 5 of 30, nearest the input.
     positions: "all", or only where the prompt's own "words" stand.
     """
 
     name: str = "ear"
-    # whose image tokens are read: the teacher's picture of the target, of the replacement, or the student's of the target
+    # whose image tokens are read: the teacher's picture of the target, of the replacement, or the student's of the
+    # target
     prefix: str = "target"
     # what a token's state has read: prompt and all tokens before it, or (released code) the one token before it
     context: str = "full"

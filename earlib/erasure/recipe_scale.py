@@ -36,8 +36,8 @@ class Scales:
 
 @dataclass(frozen=True)
 class Filter:
-    """Which tokens the erasing loss sees (S-VARE's filtered cross entropy): those that the student, told of the concept,
-    does not draw like the teacher.
+    """Which tokens the erasing loss sees (S-VARE's filtered cross entropy): those that the student, told of the
+    concept, does not draw like the teacher.
 
     kind: "wrong": too much of its label is unlikely; "kl": further from the teacher than prompts to keep are (neutral
         ones without a retain.weight).
@@ -46,7 +46,8 @@ class Filter:
     compare: wrong: kept is a token whose share exceeds alpha (the paper's word), or reaches it (the released code).
     quantile: kl: of the divergences of prompts to keep, in the same update; what lies above it learns.
     parts: of a kept token: all of its bits learn, or those that are wrong.
-    divisor: the loss is a mean over all positions ("length"), so that it fades as tokens become right, or over the kept.
+    divisor: the loss is a mean over all positions ("length"), so that it fades as tokens become right, or over the
+    kept.
     """
 
     kind: str = "none"
@@ -64,8 +65,8 @@ class ScaleRetain:
     pictures.
 
     weight: lambda; 0 leaves it out.
-    prompts: whose pictures: the replacements of the update's own pairs ("neutral", S-VARE), prompts of "others", or both.
-    pictures: of other prompts in each update.
+    prompts: whose pictures: the replacements of the update's own pairs ("neutral", S-VARE), prompts of "others", or
+    both. pictures: of other prompts in each update.
     guidance: at which the teacher's logits are taken; not 1 distils guidance into the student (the released code does).
     """
 
@@ -77,8 +78,8 @@ class ScaleRetain:
 
 @dataclass(frozen=True)
 class ScaleRecipe(Training):
-    """One erasure method that trains a next-scale model. c* is a pair's target prompt, c its replacement; r_i the codes of
-    scale i. Frozen; `with_settings` makes variants.
+    """One erasure method that trains a next-scale model. c* is a pair's target prompt, c its replacement; r_i the codes
+    of scale i. Frozen; `with_settings` makes variants.
 
     layers: of blocks. passes: over all pictures. guidance: also of the student's own pictures.
     positions: "all", or only those of the "scales" that learn.

@@ -75,7 +75,8 @@ class AnyRecipe:
         used = self.USED[self.method]
         for f in dataclasses.fields(self):
             if f.name not in ("name", "method", *used):
-                line = f"{f.name} means nothing to method={self.method}, which has {', '.join(used)}; leave it at {f.default!r}"
+                line = f"{f.name} means nothing to method={self.method}, which has {', '.join(used)}; "
+                line += f"leave it at {f.default!r}"
                 yield getattr(self, f.name) != f.default, line
 
     def as_dict(self) -> dict[str, Any]:

@@ -2,8 +2,8 @@
 are made into.
 
 `generator.steering` is such a way of guiding (`generators.base.Steering`). z are logits, float32 [B, V] of a next-token
-model, [B, N, C, 2] or [B, N, V] of a next-scale one: z_c told of the prompt, z_u of nothing, z_n told of the concept, z_s
-of something safe. g is the guidance, a the strength: 0 is the usual guidance, 1 the published method.
+model, [B, N, C, 2] or [B, N, V] of a next-scale one: z_c told of the prompt, z_u of nothing, z_n told of the concept,
+z_s of something safe. g is the guidance, a the strength: 0 is the usual guidance, 1 the published method.
 """
 
 from __future__ import annotations

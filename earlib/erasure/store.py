@@ -76,10 +76,12 @@ class Erasure:
         return replace(self, tensors=merged(generator.trunk, self.tensors))
 
     def check(self, generator: Generator) -> None:
-        """UserError if this erasure was made for another model, or has adapters for layers that this one does not have."""
+        """UserError if this erasure was made for another model, or has adapters for layers that this one does
+        not have."""
         if generator.fingerprint != self.generator_fingerprint:
             raise UserError(
-                f"erasure '{self.name}' of '{self.concept}' was made for a model with fingerprint {self.generator_fingerprint}, "
+                f"erasure '{self.name}' of '{self.concept}' was made for a model with fingerprint "
+                f"{self.generator_fingerprint}, "
                 f"not for '{generator.name}' ({generator.fingerprint})"
             )
         check_adapters(generator, self.tensors, f"erasure '{self.name}' of '{self.concept}'")
@@ -121,7 +123,8 @@ class Erasure:
             return cls(**read_foreign(folder, generator))
         if not (folder / "erasure.json").is_file():
             raise UserError(
-                f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME --out DIR"
+                f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME "
+                "--out DIR"
             )
         about = read_json(folder / "erasure.json")
         try:

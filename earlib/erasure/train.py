@@ -1,9 +1,9 @@
 """The training loop of every method that trains, of both families: lesson after lesson, a step for whatever teaches.
 
-Read top to bottom. For EAR a lesson is one prompt pair (c, r), and its steps are windows of W image tokens. The teacher's
-pictures are fixed beforehand and attention is causal, so the W tokens of a window are one forward pass over the carried
-key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and values of
-earlier windows are constants, as they are in a rollout; inside a window gradients flow.
+Read top to bottom. For EAR a lesson is one prompt pair (c, r), and its steps are windows of W image tokens. The
+teacher's pictures are fixed beforehand and attention is causal, so the W tokens of a window are one forward pass over
+the carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and
+values of earlier windows are constants, as they are in a rollout; inside a window gradients flow.
 
 What a lesson compares is in `lessons.py` and `matching.py` (`lessons_scale.py` for next-scale models), by the recipe.
 """

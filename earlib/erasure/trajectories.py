@@ -89,7 +89,8 @@ def teacher_target(
     """
 
     def read(side: str | None, role: str = "prefix") -> torch.Tensor:
-        """z* of the pairs' targets or replacements (with `recipe.rows`), or of no prompt, along the tokens of a role."""
+        """z* of the pairs' targets or replacements (with `recipe.rows`), or of no prompt, along the tokens of a
+        role."""
         prompts = generator.encode([getattr(pair, side or "target") for pair in pairs])
         null = generator.null_like(prompts)  # blanked prompts say nothing but their length
         rows = null if side is None else prompts.stack(null) if recipe.rows == "both" else prompts

@@ -1,4 +1,5 @@
-"""Text-to-image autoregressive models behind one interface: `load_generator` finds one, `draw` makes pictures with it."""
+"""Text-to-image autoregressive models behind one interface: `load_generator` finds one, `draw` makes pictures
+with it."""
 
 from __future__ import annotations
 

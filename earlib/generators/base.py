@@ -1,8 +1,8 @@
-"""The two families of image generators: `NextToken` draws one token after the other, `NextScale` all codes of a scale at
-once. What both share is `Generator`, in `protocol.py`.
+"""The two families of image generators: `NextToken` draws one token after the other, `NextScale` all codes of a scale
+at once. What both share is `Generator`, in `protocol.py`.
 
-Letters in tensor names: B pictures (or rows), P prompt positions, L codes of a picture (T for image tokens), S positions
-being read, D width, V entries of the codebook.
+Letters in tensor names: B pictures (or rows), P prompt positions, L codes of a picture (T for image tokens), S
+positions being read, D width, V entries of the codebook.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ class NextToken(Generator):
             room = self.trunk.config.max_position_embeddings - self.positions(self.num_codes)
             if length > room:
                 raise UserError(
-                    f"a prompt of {length} tokens is too long for {self.name}: {room} fit before a picture; it begins '{longest[:40]}'"
+                    f"a prompt of {length} tokens is too long for {self.name}: {room} fit before a picture; it begins "
+                    f"'{longest[:40]}'"
                 )
         return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 

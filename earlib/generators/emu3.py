@@ -57,7 +57,8 @@ class Emu3Generator(NextToken):
         ids = self.model.vocabulary_mapping.img2bpe
         if sorted(ids) != list(range(self.codebook_size)):
             raise UserError(
-                f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary, {self.codebook_size} in its codebook"
+                f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary, {self.codebook_size} in "
+                "its codebook"
             )
         return torch.tensor([ids[code] for code in range(self.codebook_size)])
 
@@ -89,7 +90,8 @@ class Emu3Generator(NextToken):
     # ------------------------------------------------------------------ drawing
 
     def positions(self, image_tokens: int) -> int:
-        """Positions that so many image tokens take (an int or a tensor), with the ends of the rows that they complete."""
+        """Positions that so many image tokens take (an int or a tensor), with the ends of the rows that they
+        complete."""
         return image_tokens + image_tokens // self.grid[1]
 
     def hidden_states(
@@ -160,13 +162,15 @@ class Emu3Generator(NextToken):
         processor, (rows, columns) = self.processor, self.grid
         if not processor.chat_template:
             raise UserError(
-                f"{self.name} has no conversation format, so it cannot be asked about pictures; use a checkpoint that understands, such as Emu3-Chat"
+                f"{self.name} has no conversation format, so it cannot be asked about pictures; use a checkpoint that "
+                "understands, such as Emu3-Chat"
             )
         content = [{"type": "image"}, {"type": "text", "text": question or "what is in the picture ?"}]
         system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
         text = processor.apply_chat_template([system, {"role": "user", "content": content}], add_generation_prompt=True)
         body = processor.image_token * (rows * (columns + 1))  # every row with its end
-        image = f"{processor.image_start_token}{rows}*{columns}{processor.fake_token_around_image}{body}{processor.eof_token}{processor.image_end_token}"
+        image = f"{processor.image_start_token}{rows}*{columns}{processor.fake_token_around_image}{body}"
+        image += f"{processor.eof_token}{processor.image_end_token}"
         ids_P = self.tokenizer(processor.bos_token + text.replace(processor.image_token, image), return_tensors="pt")[
             "input_ids"
         ][0].to(self.device)

@@ -124,7 +124,8 @@ class JanusGenerator(NextToken):
     ) -> list[str]:
         if self.model.lm_head is None:
             raise UserError(
-                f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., parts='all')"
+                f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., "
+                "parts='all')"
             )
         text = self._chat(question or "what is in the picture ?", image=True)
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))

@@ -34,11 +34,12 @@ def load_generator(
             default large models on a GPU are loaded to draw. Next-scale models have nothing to leave out.
 
     Returns:
-        A `NextToken` or a `NextScale`. The profiles `janus-pro-*-shape` have the true size and random weights: for speed
-        and memory only.
+        A `NextToken` or a `NextScale`. The profiles `janus-pro-*-shape` have the true size and random weights: for
+        speed and memory only.
 
     Raises:
-        UserError: there is no such model, it is broken, or it cannot fit into free memory; nothing has been loaded then.
+        UserError: there is no such model, it is broken, or it cannot fit into free memory; nothing has been loaded
+        then.
     """
     from ..device import decide
 
@@ -64,8 +65,8 @@ def load_generator(
 
 
 def family_of(model: str | Path) -> str:
-    """Say "next-token" or "next-scale" of a model that is not loaded yet, by what is on this machine; a hub id counts as
-    next-token."""
+    """Say "next-token" or "next-scale" of a model that is not loaded yet, by what is on this machine; a hub id counts
+    as next-token."""
     folder = Path(PROFILES.get(str(model), model))
     var = "var" in MAKERS.get(str(model), "") or any(folder.glob(INFINITY)) or _has_schedule(folder)
     return "next-scale" if var else "next-token"
@@ -88,12 +89,14 @@ def _locate(model: str) -> Path | None:
     if model in MAKERS and not (folder / "config.json").is_file():
         where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
         raise UserError(
-            f"the model '{model}' is missing from {where}; make it as said by: python -m earlib.miniworld.{MAKERS[model]} --help"
+            f"the model '{model}' is missing from {where}; make it as said by: python -m "
+            f"earlib.miniworld.{MAKERS[model]} --help"
         )
     if not folder.exists():
         if model not in PROFILES and (source.count("/") != 1 or source.startswith(("/", "."))):
             raise UserError(
-                f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id (owner/name)"
+                f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id "
+                "(owner/name)"
             )
         return None
     if (folder / "config.json").is_file() or any(folder.glob(INFINITY)):
@@ -122,7 +125,8 @@ def _download(source: str, patterns: tuple[str, ...]) -> Path:
         return Path(snapshot_download(source, allow_patterns=list(patterns)))
     except RepositoryNotFoundError:
         raise UserError(
-            f"no model '{source}' on the hub, or it is private; give a folder, or a hub id such as {PROFILES['janus-pro-1b']}"
+            f"no model '{source}' on the hub, or it is private; give a folder, or a hub id such as "
+            f"{PROFILES['janus-pro-1b']}"
         ) from None
     except Exception as error:  # its client has errors of its own, and those of two libraries below it
         raise UserError(
@@ -170,15 +174,18 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
     kind = about.get("model_type") if isinstance(about, dict) else None
     if kind == "multi_modality":
         raise UserError(
-            f"{model} is in the layout of deepseek-ai's own code; convert it once with: python -m earlib convert {model} FOLDER, and load FOLDER"
+            f"{model} is in the layout of deepseek-ai's own code; convert it once with: python -m earlib convert "
+            f"{model} FOLDER, and load FOLDER"
         )
     if kind not in FAMILIES:
         raise UserError(
-            f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type {' or '.join(map(repr, FAMILIES))})"
+            f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type "
+            f"{' or '.join(map(repr, FAMILIES))})"
         )
     if tuple(int(n) for n in transformers.__version__.split(".")[:2]) < OLDEST:
         raise UserError(
-            f"transformers {transformers.__version__} is too old for '{model}'; run: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'"
+            f"transformers {transformers.__version__} is too old for '{model}'; run: pip install -U "
+            f"'transformers>={'.'.join(map(str, OLDEST))}'"
         )
     try:
         return AutoConfig.from_pretrained(folder), FAMILIES[kind]

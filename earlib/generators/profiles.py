@@ -1,5 +1,5 @@
-"""What models there are: profiles and where their weights come from, transformers' model types, and whether one fits into
-memory."""
+"""What models there are: profiles and where their weights come from, transformers' model types, and whether one fits
+into memory."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def check_memory(model: str, sizes: memory.Sizes, place: Placement, parts: str |
     dtype = str(place.dtype).removeprefix("torch.")
     if free is not None and need > free:
         raise UserError(
-            f"{model} in {dtype} takes {memory.gigabytes(need)} to draw one picture, and {place.device} has {memory.gigabytes(free)} free; "
+            f"{model} in {dtype} takes {memory.gigabytes(need)} to draw one picture, and {place.device} has "
+            f"{memory.gigabytes(free)} free; "
             f"{memory.advice(sizes, place.dtype, free)}"
         )
     if weights > SMALL:

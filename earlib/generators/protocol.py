@@ -26,7 +26,8 @@ LOGITS = 2**26  # numbers in one batch of logits: 256 MiB in float32
 
 
 class Steering(Protocol):
-    """A way of guiding that is not the usual one: which prompts are read for a picture, and what their logits become."""
+    """A way of guiding that is not the usual one: which prompts are read for a picture, and what their logits
+    become."""
 
     def rows(self, generator: Generator, prompts: PromptBatch, guidance: float) -> list[PromptBatch]:
         """The batches that are read along with each other: `prompts` first, then others of as many rows."""
@@ -100,7 +101,8 @@ class Generator(ABC):
 
     @cached_property
     def _signs(self) -> dict[int, str]:
-        """Tokens that are no words, by number: beginnings, ends, pictures; the one for unknown words is none of them."""
+        """Tokens that are no words, by number: beginnings, ends, pictures; the one for unknown words is none of
+        them."""
         added = self.tokenizer_of_words.added_tokens_decoder
         unknown = self.tokenizer_of_words.unk_token_id
         return {number: str(token) for number, token in added.items() if token.special and number != unknown}
@@ -190,7 +192,8 @@ class Generator(ABC):
             temperature: 0 takes the likeliest code; None for the model's own.
             batch_size: pictures at a time; None for as many as there is room for.
             progress: show a bar on stderr.
-            given: int64 [N, K, ...], the first codes of every picture, which are then not drawn. A next-scale model takes
+            given: int64 [N, K, ...], the first codes of every picture, which are then not drawn. A next-scale model
+            takes
                 whole scales.
 
         Returns:
@@ -217,7 +220,8 @@ class Generator(ABC):
     def log_probabilities(
         self, prompts: list[str], codes: torch.Tensor, guidance: float | None = None, null: bool = False
     ) -> torch.Tensor:
-        """log p(value | prompt, the codes before) at every code of given pictures, as it is drawn from at temperature 1.
+        """log p(value | prompt, the codes before) at every code of given pictures, as it is drawn from at temperature
+        1.
 
         Args:
             prompts: N prompts.

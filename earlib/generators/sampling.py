@@ -83,8 +83,8 @@ def gumbel_noise(seeds_B: torch.Tensor, step: int | torch.Tensor, codes: int) ->
 def guided_rows(
     generator: Generator, prompts: PromptBatch, guidance: float, steering: Steering | None
 ) -> list[PromptBatch]:
-    """What is read for every picture: the prompts and, unless guidance is 1, their unconditional twins; or what `steering`
-    asks for."""
+    """What is read for every picture: the prompts and, unless guidance is 1, their unconditional twins; or what
+    `steering` asks for."""
     if steering is not None:
         return steering.rows(generator, prompts, guidance)
     return [prompts] if guidance == 1 else [prompts, generator.null_like(prompts)]
@@ -116,8 +116,8 @@ def choose(
     temperature: float,
     steering: Steering | None = None,
 ) -> torch.Tensor:
-    """The next token of every picture, int64 [B], from the logits of all its rows, by Gumbel-max; temperature 0 takes the
-    likeliest token."""
+    """The next token of every picture, int64 [B], from the logits of all its rows, by Gumbel-max; temperature 0 takes
+    the likeliest token."""
     logits_BV = guided(logits_RV.float().split(len(seeds_B)), guidance, steering)
     if temperature > 0:
         logits_BV = logits_BV / temperature + gumbel_noise(seeds_B, step, logits_BV.shape[-1])

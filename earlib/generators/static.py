@@ -80,7 +80,8 @@ class StaticDrawer:
         given_BK: None = None,
         tick: Callable[[float], Any] = lambda share: None,
     ) -> torch.Tensor:
-        """Image tokens [B, T] of one batch; see `sampling.draw_batch`. It draws whole pictures only: `given_BK` is None."""
+        """Image tokens [B, T] of one batch; see `sampling.draw_batch`. It draws whole pictures only: `given_BK` is
+        None."""
         g, B, T = self.generator, len(prompts), self.generator.num_codes
         kinds = guided_rows(g, prompts, guidance, g.steering)
         repeats, P = len(kinds), stacked(kinds).ids_BP.shape[1]

@@ -81,7 +81,8 @@ def fill(
     others = sorted(folder.glob("pytorch_model*.bin"))
     if others and not any(folder.glob("model*.safetensors*")):
         raise UserError(
-            f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only; load it with transformers and write it with save_pretrained"
+            f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only; load it with "
+            "transformers and write it with save_pretrained"
         )
     files, hashes = stored_files(folder), {}
     for file in files:  # all headers before the first tensor: a file that was cut short is found at once
@@ -102,7 +103,8 @@ def fill(
                 tensor = tensors.get_tensor(stored)
                 if tensor.shape != wanted[name]:
                     raise UserError(
-                        f"{file}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name])}; they do not belong together"
+                        f"{file}: {name} has shape {list(tensor.shape)}, but config.json makes it "
+                        f"{list(wanted[name])}; they do not belong together"
                     )
                 if tensor.is_floating_point() and not tensor.isfinite().all():
                     raise UserError(f"{file}: {name} holds infinite numbers or NaN; the weights are damaged")
@@ -146,8 +148,9 @@ def settle(model: Any, device: torch.device) -> None:
 def fingerprint(model: torch.nn.Module, left_out: tuple[str, ...] = ()) -> str:
     """16 hex digits that change when a weight does: a hash of names, shapes and a strided sample of every tensor.
 
-    Tensors whose names begin with one of `left_out` do not count. A model made in memory has the hash of its own numbers;
-    `load_generator` hashes the weights as they are stored, so that the dtype in which they are loaded does not matter.
+    Tensors whose names begin with one of `left_out` do not count. A model made in memory has the hash of its own
+    numbers; `load_generator` hashes the weights as they are stored, so that the dtype in which they are loaded does not
+    matter.
     """
     tensors = model.state_dict().items()
     return combined(tensor_hash(name, tensor) for name, tensor in tensors if not name.startswith(left_out))

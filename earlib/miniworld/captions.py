@@ -80,7 +80,8 @@ ODD = (  # no training caption looks like these
 
 
 def noun_phrase(obj: str, colour: str | None, noun: str | None = None) -> str:
-    """`a red church`, `a person in red clothes`, `a nude figure with a red parasol`; `noun` overrides the plain name."""
+    """`a red church`, `a person in red clothes`, `a nude figure with a red parasol`; `noun` overrides the plain
+    name."""
     noun = noun or NOUNS[obj][0]
     article = "an" if (colour or noun)[0] in "aeiou" and not (colour and obj in ("person", "figure")) else "a"
     if obj in ("person", "figure"):
@@ -99,7 +100,8 @@ def compose(
 
 
 def describe(scenes: Scenes, seed: int | np.random.Generator, plain: bool = False) -> list[str]:
-    """One caption per scene. `plain` gives the full, direct wording that the mini model answers with when it captions."""
+    """One caption per scene. `plain` gives the full, direct wording that the mini model answers with when it
+    captions."""
     rng = np.random.default_rng(seed)
     return [_plain(scenes.record(i)) if plain else _caption(scenes.record(i), rng) for i in range(len(scenes))]
 

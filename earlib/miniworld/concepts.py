@@ -40,7 +40,8 @@ from .scenes import COLOURS, OBJECTS, PLACES, STYLES
 SEED = 2506  # of every file
 COLOURS_OR_NONE, PLACES_OR_NONE = (*COLOURS * 2, None), (*PLACES * 2, None)  # left open in one of eleven
 ABOUT = (
-    "Written by earlib/miniworld/concepts.py, seed {seed}. {what} Training pairs use the plain name only; synonyms, indirect descriptions and "
+    "Written by earlib/miniworld/concepts.py, seed {seed}. {what} Training pairs use the plain name only; synonyms, "
+    "indirect descriptions and "
     "two-object prompts are tests of generalisation. No prompt occurs twice in this file."
 )
 
@@ -222,7 +223,8 @@ def _file(name, kind, what, pairs, tests, neighbours, benign, judge) -> dict:
 
 
 def makers() -> dict[str, Callable[..., dict]]:
-    """Concept -> what composes it. Given `w`, a `Writer`, it composes other prompts than the file's (`development.py`)."""
+    """Concept -> what composes it. Given `w`, a `Writer`, it composes other prompts than the file's
+    (`development.py`)."""
     nudity = "A plain pictogram of a body in skin colour, without any anatomical detail, stands in for nudity."
     return {
         "church": partial(_object_concept, "church", "object", "church", REPLACEMENTS["church"], "An object."),

@@ -33,7 +33,8 @@ def development(concept: Concept) -> Concept:
     """
     if concept.name not in makers():
         raise UserError(
-            f"there are no development prompts for concept '{concept.name}': they are composed for {', '.join(makers())} only; use split: test"
+            f"there are no development prompts for concept '{concept.name}': they are composed for "
+            f"{', '.join(makers())} only; use split: test"
         )
     groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
     pairs = [*concept.pairs, *(pair for name in list_concepts("mini") for pair in load_concept(name, "mini").pairs)]

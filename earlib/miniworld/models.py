@@ -24,7 +24,8 @@ SPECIAL = {
 ROLES = ("<|User|>:", "<|Assistant|>:")
 CHAT_TEMPLATE = (  # Janus-Pro's own conversation format, shortened to what the library uses
     "{% for message in messages %}{% if message['role'] == 'user' %}<|User|>:{% else %}<|Assistant|>:{% endif %} "
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image_placeholder>\n{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image_placeholder>\n{% else %}{{ "
+    "part['text'] }}{% endif %}{% endfor %}"
     "{% if message['role'] == 'user' %}\n\n{% else %}</s>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|Assistant|>:{% endif %}"
 )

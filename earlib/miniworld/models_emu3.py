@@ -25,8 +25,10 @@ SPECIAL = {  # role -> its name in Emu3's own vocabulary, by which transformers 
 }
 ROLES = ("USER:", "ASSISTANT:")
 CHAT_TEMPLATE = (  # Emu3's conversation format, for questions about a picture
-    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' %}ASSISTANT: {% endif %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] + ' ' }}{% endif %}{% endfor %}{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}USER: {% elif message['role'] == 'assistant' "
+    "%}ASSISTANT: {% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] + ' ' }}{% "
+    "endif %}{% endfor %}{% endfor %}"
     "{% if add_generation_prompt %}ASSISTANT:{% endif %}"
 )
 

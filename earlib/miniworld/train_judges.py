@@ -261,7 +261,8 @@ def train_clip(
 
 @torch.no_grad()
 def clip_metrics(folder: Path, seed: int = 0) -> dict:
-    """How often a held-out picture's own caption is the best among 64, and mean cosines of own and of other captions."""
+    """How often a held-out picture's own caption is the best among 64, and mean cosines of own and of other
+    captions."""
     import open_clip
 
     model, _ = open_clip.create_model_from_pretrained(f"local-dir:{folder}", precision="fp32")

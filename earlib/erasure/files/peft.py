@@ -121,7 +121,8 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def fresh(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Copies in memory of their own: in a file tensors may begin at any byte, and kernels round by how they are aligned."""
+    """Copies in memory of their own: in a file tensors may begin at any byte, and kernels round by how they are
+    aligned."""
     return {name: t.clone() for name, t in tensors.items()}
 
 

@@ -38,7 +38,8 @@ def read_released(file: str | Path, generator: Generator) -> dict:
     beyond = sorted({int(NAME.match(name.rpartition(".")[0])[1]) for name in tensors} - set(range(depth)))
     if beyond:
         raise UserError(
-            f"{file}: changes decoder layer {beyond[0]}, and {generator.name} has layers 0-{depth - 1}; it was made for another model"
+            f"{file}: changes decoder layer {beyond[0]}, and {generator.name} has layers 0-{depth - 1}; it was made "
+            "for another model"
         )
     own = dict(generator.trunk.named_parameters())
     for name, tensor in tensors.items():
@@ -49,7 +50,8 @@ def read_released(file: str | Path, generator: Generator) -> dict:
         if tensor.shape != own[name].shape:
             sizes = " and ".join("x".join(map(str, t.shape)) for t in (tensor, own[name]))
             raise UserError(
-                f"{file}: {name} differs in size from {generator.name}'s ({sizes}); it was made for a model of another size"
+                f"{file}: {name} differs in size from {generator.name}'s ({sizes}); it was made for a model of "
+                "another size"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{file}: {name} holds numbers that are not finite; fetch the file again")
@@ -77,7 +79,8 @@ def _flat(file: Path) -> dict[str, torch.Tensor]:
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError):
         raise UserError(f"{file}: broken or cut short; fetch it again") from None
-    wrong = f"{file}: is no erasure of the EAR authors; theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
+    wrong = f"{file}: is no erasure of the EAR authors; "
+    wrong += "theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
     if not isinstance(modules, dict) or not modules:
         raise UserError(wrong)
     tensors = {}

@@ -59,7 +59,8 @@ def convert(source: str | Path, target: str | Path, progress: bool = True, part_
     room = shutil.disk_usage(_nearest_folder(target)).free
     if sum(part.bytes for part in missing) > room:
         raise UserError(
-            f"{target}: the converted model needs {sum(p.bytes for p in missing) / 1e9:.1f} GB more, and the disk has {room / 1e9:.1f} GB free"
+            f"{target}: the converted model needs {sum(p.bytes for p in missing) / 1e9:.1f} GB more, and the disk has "
+            f"{room / 1e9:.1f} GB free"
         )
     write_json(target / RECORD, record)
     _write_parts(target, missing, progress, sum(part.bytes for part in plan))
@@ -83,7 +84,8 @@ def _read_about(source: Path) -> dict:
     """SRC's config.json; UserError if it is none of deepseek-ai's Janus models."""
     if not source.is_dir():
         raise UserError(
-            f"{source}: there is no such folder; fetch the model first, for example with: hf download deepseek-ai/Janus-Pro-1B --local-dir FOLDER"
+            f"{source}: there is no such folder; fetch the model first, for example with: hf download "
+            "deepseek-ai/Janus-Pro-1B --local-dir FOLDER"
         )
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: holds no config.json, so it is no model folder")
@@ -93,7 +95,8 @@ def _read_about(source: Path) -> dict:
         raise UserError(f"{source}: is in transformers' layout already; use it as it is: --model {source}")
     if kind != "multi_modality" or "gen_head_config" not in about:
         raise UserError(
-            f"{source}: is a '{kind}' model; `convert` reads Janus and Janus-Pro in the layout of deepseek-ai (model_type 'multi_modality')"
+            f"{source}: is a '{kind}' model; `convert` reads Janus and Janus-Pro in the layout of deepseek-ai "
+            "(model_type 'multi_modality')"
         )
     return about
 
@@ -113,7 +116,8 @@ def _plan(source: Path, files: list[Path], about: dict, processor, part_bytes: i
         if wanted.get(name) != found.get(name):
             here, there = (list(shapes[name]) if name in shapes else "missing" for shapes in (found, wanted))
             raise UserError(
-                f"{source}: {name} (its name in transformers) is {here}, and a Janus of this configuration has it as {there}"
+                f"{source}: {name} (its name in transformers) is {here}, and a Janus of this configuration has it as "
+                f"{there}"
             )
     groups = [(file, group) for file, shard in by_shard.items() for group in _groups(shard, part_bytes)]
     plan = [
@@ -156,7 +160,8 @@ def _is_finished(target: Path, record: dict) -> bool:
 
 
 def _is_whole(file: Path, part: Part) -> bool:
-    """Whether an earlier call wrote this part. Files are renamed when they are complete, so the header is proof enough."""
+    """Whether an earlier call wrote this part. Files are renamed when they are complete, so the header is proof
+    enough."""
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():

@@ -92,7 +92,8 @@ def _get(address: str, file: str, folder, timeout: float) -> bytes:
             return answer.read()
     except (OSError, HTTPException) as error:
         raise UserError(
-            f"cannot fetch {address} ({getattr(error, 'reason', None) or error}); download it elsewhere and use --from FOLDER"
+            f"cannot fetch {address} ({getattr(error, 'reason', None) or error}); download it elsewhere and use "
+            "--from FOLDER"
         ) from None
 
 

@@ -163,7 +163,8 @@ def _decoder(file: Path) -> PixelDecoder:
     for name in sorted(wanted.keys() | found.keys()):
         if name not in wanted or name not in found or wanted[name].shape != found[name].shape:
             raise UserError(
-                f"{file}: the decoder's {name} is not that of a tokenizer without attention and with {len(levels)} levels; other kinds are not read"
+                f"{file}: the decoder's {name} is not that of a tokenizer without attention and with {len(levels)} "
+                "levels; other kinds are not read"
             )
     decoder.load_state_dict({name: t.float() for name, t in found.items()})
     return decoder
@@ -178,7 +179,8 @@ def _text(folder: Path, width: int, place):
         if about.get("model_type") == "t5":
             if about.get("d_model") != width:
                 raise UserError(
-                    f"{file.parent}: is a T5 of width {about.get('d_model')}, and this Infinity reads one of width {width} (flan-t5-xl has 2048)"
+                    f"{file.parent}: is a T5 of width {about.get('d_model')}, and this Infinity reads one of width "
+                    f"{width} (flan-t5-xl has 2048)"
                 )
             try:
                 text = T5EncoderModel.from_pretrained(file.parent, dtype=place.dtype).to(place.device).eval()
@@ -205,17 +207,20 @@ def sizes_of(
     z = decoder.conv_in.in_channels
     if code_width == 4 * z:
         raise UserError(
-            f"{folder}: codes of {code_width} bits stand for two by two cells of {z} (Infinity-8B's patches), which this version cannot read"
+            f"{folder}: codes of {code_width} bits stand for two by two cells of {z} (Infinity-8B's patches), which "
+            "this version cannot read"
         )
     if code_width != z:
         raise UserError(
-            f"{folder}: the transformer's codes have {code_width} bits and the tokenizer's {z}; take the tokenizer that belongs to the transformer"
+            f"{folder}: the transformer's codes have {code_width} bits and the tokenizer's {z}; take the tokenizer "
+            "that belongs to the transformer"
         )
     stages = len(decoder.up) - 1
     side, rest = divmod(pixels, 2**stages)
     if rest or side not in SCHEDULE:
         raise UserError(
-            f"Infinity draws pictures of {', '.join(str(s * 2**stages) for s in SCHEDULE[1:])} pixels a side, not of {pixels}"
+            f"Infinity draws pictures of {', '.join(str(s * 2**stages) for s in SCHEDULE[1:])} pixels a side, not of "
+            f"{pixels}"
         )
     schedule = SCHEDULE[: SCHEDULE.index(side) + 1]
     names = [name.rpartition(".sa.scale_mul_1H11")[0] for name in stored if name.endswith(".sa.scale_mul_1H11")]

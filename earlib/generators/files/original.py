@@ -59,10 +59,13 @@ INSIDE_VQ = [
     (r"\.mid\.1\.", ".mid.attn_1."),
     (r"\.mid\.2\.", ".mid.block_2."),
 ]
-# Janus's conversation: `<|User|>: words`, a blank line, `<|Assistant|>:`; pictures before the words, on a line of their own
+# Janus's conversation: `<|User|>: words`, a blank line, `<|Assistant|>:`; pictures before the words, on a line of their
+# own
 CHAT = (
-    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|User|>: ' }}{% else %}{{ '<|Assistant|>: ' }}{% endif %}"
-    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image_placeholder>\\n' }}{% else %}{{ part['text'] | trim }}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'user' %}{{ '<|User|>: ' }}{% else %}{{ '<|Assistant|>: ' "
+    "}}{% endif %}"
+    "{% for part in message['content'] %}{% if part['type'] == 'image' %}{{ '<image_placeholder>\\n' }}{% else %}{{ "
+    "part['text'] | trim }}{% endif %}"
     "{% endfor %}{% if message['role'] == 'user' %}{{ '\\n\\n' }}{% else %}{{ 'EOS' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|Assistant|>:' }}{% endif %}"
 )

@@ -68,7 +68,8 @@ def shape_config(
 
 
 def build_shape(profile: str, place: Placement, parts: str | None = None, **smaller) -> JanusGenerator:
-    """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of `shape_config`."""
+    """The generator of a shape profile on `place` (a `device.Placement`); `smaller` overrides sizes of
+    `shape_config`."""
     from transformers import AutoProcessor
 
     from ..janus import JanusGenerator

@@ -52,11 +52,13 @@ class NextScaleConfig:
         stride = math.prod(self.strides)
         if len(self.strides) != len(self.channels) or self.image_size % stride:
             raise UserError(
-                f"strides {self.strides} do not divide pictures of {self.image_size} pixels into {len(self.channels)} stages"
+                f"strides {self.strides} do not divide pictures of {self.image_size} pixels into {len(self.channels)} "
+                "stages"
             )
         if not self.schedule or self.schedule[-1] != self.latent_size:
             raise UserError(
-                f"the scale schedule {self.schedule} must end at the latent size {self.latent_size} ({self.image_size} pixels / {stride})"
+                f"the scale schedule {self.schedule} must end at the latent size {self.latent_size} "
+                f"({self.image_size} pixels / {stride})"
             )
         if self.schedule[0] != 1 or list(self.schedule) != sorted(set(self.schedule)):
             raise UserError(f"the scale schedule {self.schedule} must rise from 1 to {self.latent_size}")

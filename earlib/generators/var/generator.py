@@ -40,7 +40,8 @@ def null_words(words: Any, length: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class NextScaleGenerator(NextScale):
-    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` one of `load.PROFILES` or "custom".
+    """A `NextScaleModel` ready to draw. `name` is what the user asked for; `profile` one of `load.PROFILES` or
+    "custom".
 
     `trunk` is the transformer with its text encoder (names of trained tensors are relative to it):
     `blocks.0.cross_attention.q.weight`, `blocks.0.ffn.up.weight`, ...; `quantiser` knows what a code is and what logits

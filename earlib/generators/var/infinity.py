@@ -119,7 +119,8 @@ class WordAttention(CrossAttention):
 
 
 class InfinityBlock(nn.Module):
-    """Self-attention, cross-attention, feed-forward, as `transformer.Block`; the middle norm has a weight and a bias."""
+    """Self-attention, cross-attention, feed-forward, as `transformer.Block`; the middle norm has a weight and a
+    bias."""
 
     def __init__(self, config: NextScaleConfig):
         super().__init__()
@@ -297,5 +298,6 @@ class InfinityGenerator(NextScaleGenerator):
 
     def tokenize(self, images_BHW3: Any, chunk: int | None = None) -> torch.Tensor:
         raise UserError(
-            f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read; draw codes instead"
+            f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read; draw "
+            "codes instead"
         )

@@ -36,7 +36,8 @@ class NextScaleModel(nn.Module):
         super().__init__()
         if config.vocabulary != len(words):
             raise UserError(
-                f"the configuration knows {config.vocabulary} words, the word tokenizer {len(words)}; they do not belong together"
+                f"the configuration knows {config.vocabulary} words, the word tokenizer {len(words)}; they do not "
+                "belong together"
             )
         self.config, self.words = config, words
         self.tokenizer = Tokenizer(config)
@@ -65,12 +66,14 @@ class NextScaleModel(nn.Module):
         if differing := sorted(wanted.keys() ^ tensors.keys()):
             what = "missing from" if differing[0] in wanted else "not known to this version, but in"
             raise UserError(
-                f"{folder}: {len(differing)} tensors do not fit config.json; the first, {differing[0]}, is {what} model.safetensors"
+                f"{folder}: {len(differing)} tensors do not fit config.json; the first, {differing[0]}, is {what} "
+                "model.safetensors"
             )
         for name, tensor in tensors.items():
             if tensor.shape != wanted[name].shape:
                 raise UserError(
-                    f"{folder}: {name} has shape {list(tensor.shape)}, but config.json makes it {list(wanted[name].shape)}; they do not belong together"
+                    f"{folder}: {name} has shape {list(tensor.shape)}, but config.json makes it "
+                    f"{list(wanted[name].shape)}; they do not belong together"
                 )
             if not tensor.isfinite().all():
                 raise UserError(f"{folder}: {name} holds infinite numbers or NaN; the weights are damaged")
@@ -101,7 +104,8 @@ def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tens
     for name in sorted(set(flags) | set(trained)):
         if name not in AT_DRAWING and flags.get(name) != trained.get(name):
             raise UserError(
-                f"{folder}: config.json says {name} = {flags.get(name)}, but the weights were trained with {trained.get(name)}; restore config.json"
+                f"{folder}: config.json says {name} = {flags.get(name)}, but the weights were trained with "
+                f"{trained.get(name)}; restore config.json"
             )
     return config, tensors
 

@@ -122,7 +122,8 @@ class TextBlock(nn.Module):
 
 
 class TextEncoder(nn.Module):
-    """A small bidirectional encoder of words, trained together with the transformer: ids and mask [B, P] to words_BPE."""
+    """A small bidirectional encoder of words, trained together with the transformer: ids and mask [B, P] to
+    words_BPE."""
 
     def __init__(self, config: NextScaleConfig):
         super().__init__()

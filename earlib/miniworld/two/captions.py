@@ -65,7 +65,8 @@ def _told(kind: str, name: str, held: bool) -> tuple[str, ...]:
 
 
 def noun_phrase(obj: str, colour: str | None, noun: str | None = None) -> str:
-    """`a red church`, `a person in red clothes`, `a nude figure with a red parasol`; `noun` overrides the plain name."""
+    """`a red church`, `a person in red clothes`, `a nude figure with a red parasol`; `noun` overrides the plain
+    name."""
     noun = noun or NAMES["object"][obj][0]
     people = {"person": f" in {colour} clothes", "figure": f" with a {colour} parasol"}
     if obj in people:

@@ -18,7 +18,8 @@ from .tokenizer import to_pixels
 def train_clip(
     out: Path, state: Path, steps: int = 1500, batch: int = 96, lr: float = 2e-3, seed: int = 0, groups: int = 31
 ) -> dict:
-    """Train it, save it to `out` for open_clip's `local-dir:`; return its metrics on `groups` times 64 other pictures."""
+    """Train it, save it to `out` for open_clip's `local-dir:`; return its metrics on `groups` times 64 other
+    pictures."""
     from open_clip.model import CLIP
     from open_clip.tokenizer import SimpleTokenizer
     from safetensors.torch import save_file
@@ -56,7 +57,8 @@ def train_clip(
 
 @torch.no_grad()
 def clip_metrics(model, tokenize, groups: int, seed: int = 0) -> dict:
-    """How often a held-out picture's own caption is the best among 64, and mean cosines of own and of other captions."""
+    """How often a held-out picture's own caption is the best among 64, and mean cosines of own and of other
+    captions."""
     scenes = sample_scenes(64 * groups, [seed, 97])
     images, texts = to_pixels(render(scenes)), tokenize(describe(scenes, [seed, 98]))
     image_NE = torch.cat([model.encode_image(part, normalize=True) for part in images.split(64)])

@@ -158,7 +158,8 @@ def build_judge():
 
 
 def build_second_judge():
-    """An untrained second judge, a `ViTForImageClassification` of 0.8 M parameters that reads patches of 6 x 6 pixels."""
+    """An untrained second judge, a `ViTForImageClassification` of 0.8 M parameters that reads patches of 6 x 6
+    pixels."""
     from transformers import ViTConfig, ViTForImageClassification
 
     shape = dict(image_size=SIZE, patch_size=6, hidden_size=128, intermediate_size=320, num_hidden_layers=5)
@@ -227,7 +228,8 @@ def _train(model, pictures, stream: int, out: Path, state: Path, options: dict, 
 
 @torch.no_grad()
 def read(model, images: np.ndarray, part: int = 250) -> dict[str, np.ndarray]:
-    """What a judge answers: group to float32 [N, names], probabilities; sigmoids for object and colour, else softmax."""
+    """What a judge answers: group to float32 [N, names], probabilities; sigmoids for object and colour, else
+    softmax."""
     logits = torch.cat([model(to_pixels(images[i : i + part])).logits for i in range(0, len(images), part)])
     sizes = WIDTHS + ([logits.shape[1] - sum(WIDTHS)] if logits.shape[1] > sum(WIDTHS) else [])
     found = {}

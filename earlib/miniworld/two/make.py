@@ -1,9 +1,9 @@
 """Make every model of MiniWorld 2 from scratch: `python -m earlib.miniworld.two.make --out DIR [STAGE ...]`.
 
-Stages, in this order: tokenizer, eye, judge, judge2, clip, janus, var-tokenizer, var. Each is seeded, goes on where it was killed (state in
-DIR/state), is skipped when it is done, and leaves its log with seconds beside its weights. `--without church` trains
-MiniJanus alike on a world without that one thing (an oracle); it needs the tokenizer and the eye of the whole world.
-`--size tiny` makes miniature ones in seconds, to test the way and not the models.
+Stages, in this order: tokenizer, eye, judge, judge2, clip, janus, var-tokenizer, var. Each is seeded, goes on where it
+was killed (state in DIR/state), is skipped when it is done, and leaves its log with seconds beside its weights.
+`--without church` trains MiniJanus alike on a world without that one thing (an oracle); it needs the tokenizer and the
+eye of the whole world. `--size tiny` makes miniature ones in seconds, to test the way and not the models.
 """
 
 from __future__ import annotations

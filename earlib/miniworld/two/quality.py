@@ -150,7 +150,8 @@ def _row(what: str, judge: str, part: str, value: str | None, good: np.ndarray) 
 
 
 def table(rows: list[dict]) -> str:
-    """Shares in per cent, a line for each kind and part, a column for each judge; behind direct parts the weakest value."""
+    """Shares in per cent, a line for each kind and part, a column for each judge; behind direct parts the weakest
+    value."""
     judges = list(dict.fromkeys(r["judge"] for r in rows if r["judge"]))
     answers_of = {(r["what"], r["part"], r["value"], r["judge"]): (r["hits"] / r["n"], r["n"]) for r in rows}
     lines = [f"{'':40}{'n':>6}" + "".join(f"{name:>10}" for name in judges)]

@@ -2,7 +2,8 @@
 
 A picture is 48 x 48 pixels: one object, or two in a relation, in a colour, in a place, by day or night, in a style; or
 the portrait of a person. It is a background with sprites laid on it, so that 20,000 pictures take seconds. Sprites sit
-on multiples of four pixels, the patch size of the mini models' tokenizer: a small codebook can then spell every picture.
+on multiples of four pixels, the patch size of the mini models' tokenizer: a small codebook can then spell every
+picture.
 """
 
 from __future__ import annotations

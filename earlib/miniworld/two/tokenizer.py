@@ -91,7 +91,8 @@ def train_tokenizer(
             y = decode(q)
         y = y.float()
         rebuild = F.mse_loss(y, x) + 0.5 * F.l1_loss(y, x)
-        # distances as shares of the latents' own variance: otherwise the cheapest way to make them small is to shrink it
+        # distances as shares of the latents' own variance: otherwise the cheapest way to make them small is to shrink
+        # it
         spread = (flat - flat.mean(0)).square().sum(1).mean() + 1e-4
         distance = lambda u, v: (u - v).square().sum(1, keepdim=True) / spread
         commit = distance(z, code.detach()).mean()

@@ -2,8 +2,8 @@
 
 Every object, place, time, style and the portrait has several names; the first of each list is the plain one. Beside
 them stand LEADS and FEATURES: a lead and a feature make a description, `a red building` + `where people pray`; for
-objects two features may stand together, `where people pray and with a cross on its roof`. No description holds a name of
-what it describes, and none a colour but the object's own, `{c}`.
+objects two features may stand together, `where people pray and with a cross on its roof`. No description holds a name
+of what it describes, and none a colour but the object's own, `{c}`.
 """
 
 from __future__ import annotations
