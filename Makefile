@@ -46,8 +46,8 @@ clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
 	@$(PY) -c 'from earlib.book.build import clear; clear()'
 
 lint: $(STAMP)  ## ruff over the library, the tests and the notebooks
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check earlib tests benchmarks
+	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
 
 clean:  ## remove what was built (_build); runs/ and .venv stay
 	@rm -rf _build .pytest_cache .ruff_cache .hypothesis

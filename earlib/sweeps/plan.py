@@ -106,7 +106,7 @@ class Row:
 
     def preset(self):
         """The recipe that is trained; of several concepts at once it takes the pairs of all. UserError if none."""
-        from ..erasure.methods import recipe
+        from ..erasure.presets import recipe
 
         scale = "mini-var" if family_of(self.model) == "next-scale" else PROFILE
         settings, parts = self._without(STRENGTH, *VALUES), self.concept.count(JOIN) + 1
