@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+import yaml
 
 from earlib import ROOT
 from earlib.book.build import colab_url
@@ -62,6 +63,17 @@ def test_one_parameters_cell_and_a_setup_cell(entry):
     tags = [cell.metadata.get("tags", []) for cell in code_cells(entry)]
     assert sum("parameters" in t for t in tags) == 1 and sum("setup" in t for t in tags) == 1
     assert tags.index(next(t for t in tags if "setup" in t)) < tags.index(next(t for t in tags if "parameters" in t))
+
+
+def test_set_up_is_one_text():
+    """What Colab lacks is what pyproject.toml says: lower bounds, so that its own torch stays and an old transformers
+    is replaced."""
+    [source] = {
+        cell.source for entry in ENTRIES for cell in code_cells(entry) if "setup" in cell.metadata.get("tags", [])
+    }
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    assert f"git clone --quiet --depth 1 {repository} " in source
+    assert '%pip install -q -e ".[notebooks]"' in source
 
 
 @each
