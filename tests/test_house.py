@@ -2,6 +2,8 @@
 one list."""
 
 import ast
+import re
+import shlex
 import sys
 import tomllib
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from earlib import ROOT
+from earlib.arguments import parser
 
 # from the ground up: a room imports from rooms of its own level or below
 LEVELS = (
@@ -135,3 +138,24 @@ def test_public_parameters_of_the_core_are_annotated(room):
             named = {a.arg for a in given if a.annotation is None} - {"self", "cls"}
             bare |= {f"{module}.{function.name}({name})" for name in named}
     assert not bare
+
+
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("*.yml"), *(ROOT / "book").glob("*.md"), *(ROOT / "book").glob("*.yml")]
+DOCUMENTS = [file for file in DOCUMENTS if file.name not in ("CHANGELOG.md", "log.md")]  # these tell of what was
+
+
+@pytest.mark.parametrize("file", [*DOCUMENTS, *(ROOT / "notebooks").glob("*.ipynb")], ids=lambda file: file.name)
+def test_documents_name_files_that_exist(file):
+    text = file.read_text(encoding="utf-8")
+    named = set(re.findall(r"(?<![\w/-])(?:earlib|tests|benchmarks|book|data|notebooks)/[\w./-]*\w\.\w+", text))
+    assert not {path for path in named if not (ROOT / path).exists() and "NAME" not in path}
+    modules = set(re.findall(r"python -m (earlib\.[\w.]*\w)", text))
+    assert {module.removeprefix("earlib.") for module in modules} <= FILES.keys()
+
+
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "book/index.md"])
+def test_documents_name_commands_that_parse(file):
+    lines = re.findall(r"python -m earlib +([a-z].*)", (ROOT / file).read_text(encoding="utf-8"))
+    assert lines
+    for line in lines:
+        parser().parse_args(shlex.split(line.split("`")[0], comments=True))
