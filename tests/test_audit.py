@@ -64,12 +64,8 @@ def test_released_pictures_are_those_that_training_draws(generator):
 
 def test_three_streams_are_unrelated(mini):
     pairs = load_concept("church").pairs[:30]
-    found = audit.three_streams(mini, pairs, 0, 1.75)
-    assert (
-        found["loss"]["low"] < 6 < found["loss"]["high"] + 0.5
-        and 0.8 < found["same"]["value"] < 1.1
-        and found["variance"] > 0
-    )
+    loss, same_prompt = audit.three_streams(mini, pairs, 0, 1.75)
+    assert loss.low < 6 < loss.high + 0.5 and 0.8 < same_prompt.value < 1.1
 
 
 def test_every_step_is_watched():
@@ -92,14 +88,6 @@ def test_every_step_is_watched():
     )
     with pytest.raises(UserError, match="one step a window"):
         audit.step_study(generator, CONCEPT, with_settings(EAR_SHARED, FAST | {"batch": 3}))
-
-
-def test_bfloat16_loses_small_steps():
-    assert audit.rounded_away(torch.ones(10), 1e-4) == 1 and audit.rounded_away(torch.zeros(10), 1e-4) == 0
-    assert (
-        audit.rounded_away(torch.full((10,), 0.03), 1e-4) == 0
-        and audit.rounded_away(torch.full((10,), 0.04), 1e-4) == 1
-    )
 
 
 def test_control_sets_name_the_concept_only_where_they_should():
@@ -132,9 +120,10 @@ def test_control_in_small(mini, tmp_path, monkeypatch):
     sets = audit.control_concepts(church, load_concept("boat"), 1)
     stream = audit.released_pictures(mini, PROMPTS, 0, 1.75)
     wanted = {name: sets[name] for name in ("church", "nothing")}
-    base = audit.rates(mini, church, None, 0, 2, 1)
+    caps = {"direct": 2, "neighbours": 1}
+    base = audit.rates(mini, church, None, 0, caps)
     records, rows, erasures = audit.control(
-        mini, church, wanted, recipe("ear-shared", "mini", pairs=1), [0], 2, 1, stream, tmp_path
+        mini, church, wanted, recipe("ear-shared", "mini", pairs=1), [0], caps, stream, tmp_path
     )
     assert (
         set(erasures) == {("church", 0), ("nothing", 0)}
@@ -152,48 +141,22 @@ def test_control_in_small(mini, tmp_path, monkeypatch):
     )
 
 
-def test_survivals_are_shares_of_the_fall():
-    record = lambda metric, value, trained_on=None: {"metric": metric, "value": value, "trained_on": trained_on}
-    base = [record("concept_rate", 0.9), record("neighbour_rate", 0.8)]
-    after = [
-        record("concept_rate", 0.1, "church"),
-        record("neighbour_rate", 0.8, "church"),
-        record("concept_rate", 0.7, "nothing"),
-    ]
-    found = audit.survivals(base, [*after, record("neighbour_rate", 0.5, "nothing")], "church")
-    assert found == {"church_survives": "25 %", "neighbours_survives": "–"}
-
-
 def test_scores_fall_when_pictures_stand_beside_other_prompts():
     scenes = sample_scenes(24, [3], pairs=0.0)
     images, prompts = render(scenes), describe(scenes, 0, plain=True)
-    mixed = audit.pairings(images, prompts, audit.image_ids(len(images)))
+    chance = np.random.default_rng(0)
+    mixed = audit.pairings(images, prompts, np.stack([chance.permutation(len(images)) for _ in range(200)]))
     in_order = audit.pairings(images, prompts, np.arange(len(images))[None])
     assert mixed["by key"].mean() > 0.6 > 0.4 > mixed["as released"].mean()
     assert np.allclose(in_order["as released"], mixed["by key"]) and np.allclose(in_order["by key"], mixed["by key"])
-    ids = audit.image_ids(50)
-    assert ids.shape == (200, 50) and all(len(set(row)) == 50 for row in ids)
 
 
 def test_padding_that_is_read_shifts_predictions(generator, tokens):
-    found = audit.padding_drift(
-        generator, ["a church", "a red church on a hill by the sea", "a church by the sea"], tokens
-    )
-    assert found["value"] > 0 and found["n"] == 2 and found["padded"] == pytest.approx(2 / 3)
+    prompts = ["a church", "a red church on a hill by the sea", "a church by the sea"]
+    found, padded = audit.padding_drift(generator, prompts, tokens)
+    assert found.value > 0 and found.n == 2 and padded == pytest.approx(2 / 3)
     with pytest.raises(UserError, match="equally long"):
         audit.padding_drift(generator, ["a church", "a house"], tokens[:2])
-
-
-def test_small_scripts(generator):
-    twice = audit.softmax_twice(np.eye(20)[:3])
-    assert twice.max(1) == pytest.approx(np.e / (np.e + 19)) and np.allclose(twice.sum(1), 1)
-    pairs = [
-        PromptPair("a red church", "a red house"),
-        PromptPair("a church by the sea", "a house"),
-        PromptPair("a church", "a big blue house"),
-    ]
-    assert audit.unequal_lengths(generator, pairs).tolist() == [0, -3, 2]
-    assert audit.different_replacements(pairs) == 2
 
 
 def test_ledger_keeps_records_and_words():

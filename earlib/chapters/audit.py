@@ -1,5 +1,4 @@
-"""The audit's experiments: what the released training loop of EAR reads, learns and leaves behind, on a model that is
-small enough to be asked.
+"""Chapter 17, the audit: what the released training loop of EAR reads, learns and leaves behind, on a small model.
 
 The loop itself is the recipe `ear-released` (`erasure/single_token.py`); here it is watched, never changed. The control
 is an erasure trained on what has nothing to do with the concept, or on nothing at all. `table` fills in book/audit.yml.
@@ -9,8 +8,10 @@ Letters in tensor names as in `generators/base.py`; N pictures, c a prompt with 
 from __future__ import annotations
 
 import dataclasses
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,11 +21,12 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from .. import ROOT
 from ..concepts import Concept, PromptPair, holds_word
 from ..erasure import erase, window_length
+from ..erasure.objective import divergence
 from ..erasure.presets import with_settings
 from ..erasure.single_token import raw_rows, read_codes, read_prompt
 from ..errors import UserError
 from ..evaluate.clip import MINI_CLIP, concept_phrases, load_clip
-from ..evaluate.evaluation import Note
+from ..evaluate.evaluation import Note, choose_prompts, judge_of, judged
 from ..evaluate.judges import describe, load_judge
 from ..evaluate.pictures import draw_sets
 from ..evaluate.rate import Estimate, Rate
@@ -33,30 +35,38 @@ from ..generators.base import PromptBatch
 from ..generators.sampling import choose
 from ..runs import read_lines
 
+if TYPE_CHECKING:
+    from ..erasure.recipe import Recipe
+    from ..erasure.store import Erasure
+    from ..generators.base import NextToken
+
 # ---------------------------------------------------------------- what a state has read (D1, D3, D4, D7)
 
 
 @torch.no_grad()
-def full_states(generator, prompts: list[str], tokens_NT: torch.Tensor) -> torch.Tensor:
-    """States h_NTD that predict each token when the model draws: prompt and all tokens before it have been read."""
-    return generator.hidden_states(generator.encode(list(prompts)), tokens_NT.to(generator.device))
-
-
-@torch.no_grad()
-def released_states(generator, prompts: list[str], tokens_NT: torch.Tensor) -> torch.Tensor:
+def released_states(generator: NextToken, prompts: list[str], tokens_NT: torch.Tensor) -> torch.Tensor:
     """States h_NTD that the released loop compares: the first has read the raw prompt, every later one the token before
     it and nothing else."""
     first_N1D = torch.cat([read_prompt(generator, raw_rows(generator, prompt))[:1, -1:] for prompt in prompts])
     return torch.cat([first_N1D, read_alone(generator, tokens_NT[:, :-1])], 1)
 
 
-def divergences(generator, p_BTD: torch.Tensor, q_BTD: torch.Tensor) -> np.ndarray:
+@torch.no_grad()
+def read_alone(generator: NextToken, tokens: torch.Tensor) -> torch.Tensor:
+    """States [..., D] of image tokens [...] that are read one by one, with nothing before them."""
+    codes, where = tokens.unique(return_inverse=True)
+    states_KD = torch.cat([read_codes(generator, part) for part in codes.to(generator.device).split(4096)])
+    return states_KD[where.to(generator.device)]
+
+
+def apart(generator: NextToken, p_BTD: torch.Tensor, q_BTD: torch.Tensor) -> np.ndarray:
     """KL(p || q) in nats of the distributions over codes that two sets of states predict: float64 [B, T]."""
-    p, q = (generator.image_logits(h).float().log_softmax(-1) for h in (p_BTD, q_BTD))
-    return (p.exp() * (p - q)).sum(-1).double().cpu().numpy()
+    p, q = generator.image_logits(p_BTD), generator.image_logits(q_BTD)
+    return divergence(q, p, "kl").double().cpu().numpy()
 
 
-def reach(generator, pairs, tokens_NT: torch.Tensor) -> dict[str, np.ndarray]:
+@torch.no_grad()
+def reach(generator: NextToken, pairs: Sequence[PromptPair], tokens_NT: torch.Tensor) -> dict[str, np.ndarray]:
     """What the words of the prompt change at token t, along pictures `tokens_NT` of the targets: float64 [N, T] each.
 
         full       KL( p(x_t | x_<t, c) || p(x_t | x_<t, r) ) when the model draws
@@ -67,94 +77,61 @@ def reach(generator, pairs, tokens_NT: torch.Tensor) -> dict[str, np.ndarray]:
 
     All but the last in nats.
     """
-    c, r = [p.target for p in pairs], [p.replacement for p in pairs]
-    full, single = full_states(generator, c, tokens_NT), released_states(generator, c, tokens_NT)
+    c, r = [pair.target for pair in pairs], [pair.replacement for pair in pairs]
+    drawing = lambda prompts: generator.hidden_states(generator.encode(prompts), tokens_NT.to(generator.device))
+    full, single = drawing(c), released_states(generator, c, tokens_NT)
     return {
-        "full": divergences(generator, full, full_states(generator, r, tokens_NT)),
-        "released": divergences(generator, single, released_states(generator, r, tokens_NT)),
-        "apart": divergences(generator, full, single),
+        "full": apart(generator, full, drawing(r)),
+        "released": apart(generator, single, released_states(generator, r, tokens_NT)),
+        "apart": apart(generator, full, single),
         "distance": ((single - full).norm(dim=-1) / full.norm(dim=-1)).double().cpu().numpy(),
     }
 
 
 @torch.no_grad()
-def released_pictures(generator, prompts: list[str], seed: int, guidance: float, role: str = "concept") -> torch.Tensor:
+def released_pictures(
+    generator: NextToken, prompts: list[str], seed: int, guidance: float, role: str = "concept"
+) -> torch.Tensor:
     """Image tokens [N, T] of the teacher's pictures as the released loop draws them: the first from the raw prompt,
     each later one from its predecessor alone.
 
     `role` ("concept", "replacement", "origin") names the noise, as in training.
     """
-    seeds = torch.tensor(
-        picture_seeds(seed, [f"released/{role}/{i}/{prompt}" for i, prompt in enumerate(prompts)]),
-        device=generator.device,
-    )
+    seeds = picture_seeds(seed, [f"released/{role}/{i}/{prompt}" for i, prompt in enumerate(prompts)])
+    seeds_N = torch.tensor(seeds, device=generator.device)
     last_2ND = torch.stack([read_prompt(generator, raw_rows(generator, prompt))[:, -1] for prompt in prompts], 1)
     logits_RV = generator.image_logits(last_2ND.flatten(0, 1)[:, None])[:, 0]
-    tokens = [choose(logits_RV, seeds, 0, guidance, 1.0)]
+    tokens = [choose(logits_RV, seeds_N, 0, guidance, 1.0)]
     logits_VV = generator.image_logits(read_alone(generator, torch.arange(generator.codebook_size))[:, None])[:, 0]
     for t in range(1, generator.num_codes):  # both rows are one from here on, so that guidance changes nothing
-        tokens.append(choose(logits_VV[tokens[-1]], seeds, t, 1.0, 1.0))
+        tokens.append(choose(logits_VV[tokens[-1]], seeds_N, t, 1.0, 1.0))
     return torch.stack(tokens, 1).cpu()
 
 
-@torch.no_grad()
-def read_alone(generator, tokens: torch.Tensor) -> torch.Tensor:
-    """States [..., D] of image tokens [...] that are read one by one, with nothing before them."""
-    codes, where = tokens.unique(return_inverse=True)
-    states_KD = torch.cat([read_codes(generator, part) for part in codes.to(generator.device).split(4096)])
-    return states_KD[where.to(generator.device)]
+def three_streams(
+    generator: NextToken, pairs: Sequence[PromptPair], seed: int, guidance: float
+) -> tuple[Estimate, Estimate]:
+    """How unrelated the released loop's three pictures of a pair are, token by token, before anything is trained.
 
+    Returns:
+        Means over pairs of two numbers; the first token, which has read the prompt, is left out.
 
-def three_streams(generator, pairs, seed: int, guidance: float) -> dict[str, dict]:
-    """How unrelated the released loop's three pictures of a pair are, token by token, before anything is trained;
-    intervals over pairs.
-
-        loss     L_t in units of the states' variance: 6 for three unrelated tokens, as L = || 2 h(c) - h(r) - h(r')
-                 ||^2 / D
-        same     ||h(r) - h(r')||^2 in units of twice the variance: 1 for unrelated tokens, though both belong to one
-                 prompt
-
-    The first token, which has read the prompt, is left out.
+        L_t in units of the states' variance: 6 for three unrelated tokens, as L = || 2 h(c) - h(r) - h(r') ||^2 / D
+        || h(r) - h(r') ||^2 in units of twice the variance: 1 for unrelated tokens, though both belong to one prompt
     """
-    texts = {
-        "concept": [p.target for p in pairs],
-        "replacement": [p.replacement for p in pairs],
-        "origin": [p.replacement for p in pairs],
-    }
-    c, r, o = (
-        read_alone(generator, released_pictures(generator, t, seed, guidance, role)[:, :-1])
-        for role, t in texts.items()
-    )
+    texts = {"concept": [pair.target for pair in pairs], "replacement": [pair.replacement for pair in pairs]}
+    texts["origin"] = texts["replacement"]
+    drawn = (released_pictures(generator, prompts, seed, guidance, role) for role, prompts in texts.items())
+    c, r, o = (read_alone(generator, tokens_NT[:, :-1]) for tokens_NT in drawn)
     variance = torch.cat([c, r, o]).flatten(0, 1).var(0).mean()
-    per_picture = lambda x_NTD: (x_NTD.square().mean((1, 2)) / variance).double().cpu().numpy()
-    return {
-        "loss": Estimate.mean(per_picture(2 * c - r - o)).flat(),
-        "same": Estimate.mean(per_picture(r - o) / 2).flat(),
-        "variance": float(variance),
-    }
+    of = lambda x_NTD: Estimate.mean((x_NTD.square().mean((1, 2)) / variance).double().cpu().numpy())
+    return of(2 * c - r - o), of((r - o) / 2**0.5)
 
 
 # ---------------------------------------------------------------- gradients and steps (D2, D17)
 
 
-@contextmanager
-def watched_steps():
-    """Within the context every optimizer step adds to the list that is yielded: (gradients, values before the step), a
-    list of tensors each."""
-    steps = []
-
-    def note(optimizer, *_):
-        trained = [p for group in optimizer.param_groups for p in group["params"]]
-        steps.append(([p.grad.detach().clone() for p in trained], [p.detach().clone() for p in trained]))
-
-    hook = register_optimizer_step_pre_hook(note)
-    try:
-        yield steps
-    finally:
-        hook.remove()
-
-
-def step_study(generator, concept, recipe, seed: int = 0) -> list[dict]:
+def step_study(generator: NextToken, concept: Concept, recipe: Recipe, seed: int = 0) -> list[dict]:
     """Erase with no threshold and watch each step: a row for each trained matrix, with its `tensor` and `part` and
 
         first, later   median norm of its gradient in the first window of a picture, and in the others
@@ -169,13 +146,21 @@ def step_study(generator, concept, recipe, seed: int = 0) -> list[dict]:
     recipe = with_settings(recipe, {"gate.threshold": 0.0})  # so that steps can be counted off against windows
     T, length = generator.num_codes, window_length(recipe, concept, generator)
     windows = T // length if recipe.windows.tail == "drop" else -(-T // length)
-    with watched_steps() as steps:
+    pairs = min(recipe.pairs, len(concept.pairs))
+    steps: list[tuple[list, list]] = []  # the gradients, and the values before the step, of every trained matrix
+
+    def watch(optimizer, *_):
+        trained = [p for group in optimizer.param_groups for p in group["params"]]
+        steps.append(([p.grad.detach().clone() for p in trained], [p.detach().clone() for p in trained]))
+
+    hook = register_optimizer_step_pre_hook(watch)
+    try:
         erasure = erase(generator, concept, recipe, seed=seed, progress=False)
-    if len(steps) != windows * min(recipe.pairs, len(concept.pairs)):
-        raise UserError(
-            f"{len(steps)} steps for {min(recipe.pairs, len(concept.pairs))} pairs of {windows} windows; this study "
-            "needs one step a window"
-        )
+    finally:
+        hook.remove()
+    if len(steps) != windows * pairs:
+        steps_seen = f"{len(steps)} steps for {pairs} pairs of {windows} windows"
+        raise UserError(f"{steps_seen}; this study needs one step a window")
     first = np.arange(len(steps)) % windows == 0
     rows = []
     for k, name in enumerate(erasure.tensors):
@@ -183,28 +168,15 @@ def step_study(generator, concept, recipe, seed: int = 0) -> list[dict]:
         start, end = values[0], erasure.tensors[name].to(values[0])
         norms = np.array([float(g.float().norm()) for g in gradients])
         moves = [after.float() - before.float() for before, after in zip(values, [*values[1:], end])]
-        path, total = np.array([float(m.norm()) for m in moves]), (end.float() - start.float())
-        replayed = (
-            replay(
-                start, [g if is_first else torch.zeros_like(g) for g, is_first in zip(gradients, first)], recipe.lr
-            ).float()
-            - start.float()
-        )
-        row = {
-            "tensor": name,
-            "part": name.split(".")[-2],
-            "first": float(np.median(norms[first])),
-            "later": float(np.median(norms[~first])),
-        }
-        row |= {
-            "later_path": float(path[~first].sum() / path.sum()),
-            "moved": float(total.norm() / start.float().norm()),
-        }
-        row |= {
-            "noise": float((total - replayed).norm() / total.norm()),
-            "stuck": float(np.mean([(m == 0).float().mean() for m in moves])),
-        }
-        rows.append(row)
+        path, total = np.array([float(m.norm()) for m in moves]), end.float() - start.float()
+        kept = [g if is_first else torch.zeros_like(g) for g, is_first in zip(gradients, first)]
+        replayed = replay(start, kept, recipe.lr).float() - start.float()
+        row = {"tensor": name, "part": name.split(".")[-2]}
+        row |= {"first": float(np.median(norms[first])), "later": float(np.median(norms[~first]))}
+        row |= {"later_path": float(path[~first].sum() / path.sum())}
+        row |= {"stuck": float(np.mean([(m == 0).float().mean() for m in moves]))}
+        ratios = {"moved": total.norm() / start.float().norm(), "noise": (total - replayed).norm() / total.norm()}
+        rows.append(row | {key: float(ratio) for key, ratio in ratios.items()})
     return rows
 
 
@@ -218,22 +190,7 @@ def replay(start: torch.Tensor, gradients: list[torch.Tensor], lr: float) -> tor
     return parameter.detach()
 
 
-def rounded_away(weights: torch.Tensor, step: float) -> float:
-    """Share of bfloat16 weights that stay as they are when `step` is added or subtracted: half the distance to their
-    neighbour is more than it."""
-    w = weights.flatten().to(torch.bfloat16)
-    return float(torch.stack([(w + s) == w for s in (step, -step)]).float().mean())
-
-
-# ---------------------------------------------------------------- scripts of the evaluation (D14, D15, D19) and of the
-# data (D8, D9)
-
-
-def image_ids(count: int, files: int = 200, seed: int = 0) -> np.ndarray:
-    """Distinct six-digit numbers in no order, as COCO's image ids stand in a file of prompts: int64 [files, count], a
-    row for each such file."""
-    rng = np.random.default_rng(seed)
-    return np.stack([rng.choice(np.arange(100_000, 1_000_000), count, replace=False) for _ in range(files)])
+# ---------------------------------------------------------------- scripts of the evaluation (D14, D15)
 
 
 def pairings(
@@ -253,35 +210,19 @@ def pairings(
 
 
 @torch.no_grad()
-def padding_drift(generator, prompts: list[str], tokens_NT: torch.Tensor) -> dict:
-    """What a batch does to its shorter prompts when their padding is attended to, as in the released FID script: KL in
-    nats a token, over the padded ones."""
+def padding_drift(generator: NextToken, prompts: list[str], tokens_NT: torch.Tensor) -> tuple[Estimate, float]:
+    """What a batch does to its shorter prompts when their padding is attended to, as in the released FID script.
+
+    Returns:
+        (KL in nats a token, over the padded prompts; their share)
+    """
     batch, tokens_NT = generator.encode(list(prompts)), tokens_NT.to(generator.device)
     padded = (batch.mask_BP == 0).any(1).cpu().numpy()
     if not padded.any():
         raise UserError("all of these prompts are equally long: none is padded; give prompts of several lengths")
     attended = PromptBatch(batch.ids_BP, torch.ones_like(batch.mask_BP))
-    kl_NT = divergences(
-        generator, generator.hidden_states(batch, tokens_NT), generator.hidden_states(attended, tokens_NT)
-    )
-    return Estimate.mean(kl_NT[padded].mean(1)).flat() | {"padded": float(padded.mean())}
-
-
-def softmax_twice(scores_NK: np.ndarray) -> np.ndarray:
-    """What probabilities [N, K] become when they are taken for logits: softmax of them."""
-    e = np.exp(scores_NK)
-    return e / e.sum(1, keepdims=True)
-
-
-def unequal_lengths(generator, pairs) -> np.ndarray:
-    """For each pair, by how many tokens the replacement prompt is longer than the target (negative: shorter)."""
-    length = lambda prompt: raw_rows(generator, prompt).ids_BP.shape[1]
-    return np.array([length(p.replacement) - length(p.target) for p in pairs])
-
-
-def different_replacements(pairs) -> int:
-    """How many different words or phrases stand in for the concept."""
-    return len({" ".join(w for w in p.replacement.split() if w not in p.target.split()) for p in pairs})
+    kl_NT = apart(generator, *(generator.hidden_states(told, tokens_NT) for told in (batch, attended)))
+    return Estimate.mean(kl_NT[padded].mean(1)), float(padded.mean())
 
 
 # ---------------------------------------------------------------- the control
@@ -307,107 +248,77 @@ def control_concepts(concept: Concept, other: Concept, pairs: int) -> dict[str, 
 
 
 def control(
-    generator,
+    generator: NextToken,
     concept: Concept,
     sets: dict[str, Concept],
-    recipe,
-    seeds,
-    size: int,
-    others: int,
-    streams_NT,
+    recipe: Recipe,
+    seeds: Sequence[int],
+    caps: dict[str, int],
+    streams_NT: torch.Tensor,
     folder: Path,
-):
-    """One recipe trained on every set (`control_concepts`) with every seed, and judged: (records, rows, erasures by set
-    and seed).
+) -> tuple[list[dict], list[dict], dict[tuple[str, int], Erasure]]:
+    """One recipe trained on every set (`control_concepts`) with every seed, and judged; erasures are kept in `folder`.
 
-    The records of `rates` gain `trained_on`. A row tells of one erasure: trained_on, seed, `losses` of its windows, how
-    many of them were `skipped`, the slope and share of `unlearned` along `streams_NT`, and cosines of its change of
-    weights with two others: of the same seed trained on the concept (`cosine_concept`), and of the same set with the
-    first seed (`cosine_seed`); None where there is none. Erasures are kept in `folder`.
+    Returns:
+        (records of `rates`, with `trained_on`; rows; erasures by set and seed). A row tells of one erasure: trained_on,
+        seed, `losses` of its windows, how many of them were `skipped`, the slope and share of `unlearned` along
+        `streams_NT`, and cosines of its change of weights with two others: of the same seed trained on the concept
+        (`cosine_concept`), and of the same set with the first seed (`cosine_seed`); None where there is none.
     """
     records, rows, erasures = [], [], {}
     for name, trained in sets.items():
         for seed in seeds:
             where = folder / f"{recipe.name}-{name}-{seed}"
-            erasure = erasures[name, seed] = erase(generator, trained, recipe, seed=seed, out=where, progress=False)
+            erasure = erase(generator, trained, recipe, seed=seed, out=where, progress=False)
             beside = {"cosine_concept": (concept.name, seed), "cosine_seed": (name, seeds[0])}
-            cosines = {
-                key: alike(generator, erasure, erasures[k]) if k in erasures and k != (name, seed) else None
-                for key, k in beside.items()
-            }
+            others = {key: erasures.get(which) for key, which in beside.items()}
+            row = {key: other and alike(generator, erasure, other) for key, other in others.items()}
             windows = read_lines(where / "metrics.jsonl")
-            row = {
-                "trained_on": name,
-                "seed": seed,
-                "losses": [w["loss"] for w in windows],
-                "skipped": sum(not w["trained"] for w in windows),
-            }
-            rows.append(row | cosines | unlearned(generator, erasure, streams_NT))
-            records += [r | {"trained_on": name} for r in rates(generator, concept, erasure, seed, size, others)]
+            row["losses"] = [window["loss"] for window in windows]
+            row["skipped"] = sum(not window["trained"] for window in windows)
+            rows.append({"trained_on": name, "seed": seed} | row | unlearned(generator, erasure, streams_NT))
+            records += [r | {"trained_on": name} for r in rates(generator, concept, erasure, seed, caps)]
+            erasures[name, seed] = erasure
     return records, rows, erasures
 
 
-def rates(generator, concept, erasure, seed: int, size: int, others: int) -> list[dict]:
-    """Records of one erasure (None: the base model), as `report.evaluate` makes them, with what a broken model may draw
+def rates(
+    generator: NextToken, concept: Concept, erasure: Erasure | None, seed: int, caps: dict[str, int]
+) -> list[dict]:
+    """Records of one erasure (None: the base model), as `evaluate` makes them, with what a broken model may draw
     unasked:
 
-        concept_rate     of `size` direct prompts
-        neighbour_rate   of `others` prompts of each neighbour: does it show the neighbour
+        concept_rate     of direct prompts
+        neighbour_rate   of prompts of each neighbour: does it show the neighbour
         stray_rate       of the same pictures: do they show the concept
 
-    All pictures are of one seed.
+    All pictures are of one seed. `caps`: how many prompts, "direct" and "neighbours" (of each).
     """
-    judge = load_judge(concept.judge)
-    prompts = {"direct": list(concept.tests["direct"])[:size]} | {
-        name: list(p)[:others] for name, p in concept.neighbours.items()
-    }
+    sets = choose_prompts(concept, {"tests": 0, "benign": 0} | caps)
     # an erasure that left all weights as they were draws the base model's pictures, which are kept
-    images = draw_sets(
-        generator,
-        prompts,
-        seed,
-        erasure if erasure is not None and change_of(generator, erasure).any() else None,
-        progress=False,
-    )
-    shown = np.concatenate(
-        [load_judge(concept.neighbour_judges[name]).shows(images[name]) for name in concept.neighbours]
-    )
-    stray = np.concatenate([judge.shows(images[name]) for name in concept.neighbours])
+    changed = erasure if erasure is not None and change_of(generator, erasure).any() else None
+    images = draw_sets(generator, sets, seed, changed, progress=False)
+    found = judged(concept, {which: load_judge(judge_of(concept, which)) for which in sets}, sets, images, 1)
+    judge, names = load_judge(concept.judge), [which for which in sets if which[0] == "neighbour"]
+    stray = Rate.of(np.concatenate([judge.shows(images[which]) for which in names]))
     note = Note(generator, concept, "base" if erasure is None else "erased", erasure, (seed,))
-    return [
-        note.measure("concept_rate", concept.name, "direct", judge.rate(images["direct"]), describe(judge)),
-        note.measure("neighbour_rate", "all", "neighbour", Rate.of(shown), "a judge for each neighbour"),
-        note.measure("stray_rate", concept.name, "neighbour", Rate.of(stray), describe(judge)),
-    ]
+    asked = ("concept_rate", concept.name, "direct"), ("neighbour_rate", "all", "neighbour")
+    records = [note.measure(*which, found[which].summary, found[which].judge) for which in asked]
+    return [*records, note.measure("stray_rate", concept.name, "neighbour", stray, describe(judge))]
 
 
-def survivals(base: list[dict], after: list[dict], concept: str) -> dict[str, str]:
-    """In words, how much of the fall that training on the concept brings is there after training on nothing: "62 %",
-    "–" where nothing fell.
-
-    Pooled records of `rates` of the base model and of one recipe; keys `church_survives` (the concept, whatever it is
-    called) and `neighbours_survives`.
-    """
-    value = {(r.get("trained_on"), r["metric"]): r["value"] for r in base + after}
-    words = {}
-    for key, metric in (("church_survives", "concept_rate"), ("neighbours_survives", "neighbour_rate")):
-        fall = value[None, metric] - value[concept, metric]
-        words[key] = f"{100 * (value[None, metric] - value['nothing', metric]) / fall:.0f} %" if fall > 0 else "–"
-    return words
-
-
-def change_of(generator, erasure) -> torch.Tensor:
+def change_of(generator: NextToken, erasure: Erasure) -> torch.Tensor:
     """All changes of weights that an erasure made, in one row: float32 [number of weights]."""
     own = lambda name: generator.trunk.get_parameter(name).detach().cpu()
     return torch.cat([(t.cpu() - own(name)).float().flatten() for name, t in erasure.tensors.items()])
 
 
-def alike(generator, a, b) -> float:
+def alike(generator: NextToken, a: Erasure, b: Erasure) -> float:
     """Cosine of the changes of weights that two erasures made: 1 for the same change, 0 for unrelated ones, or none."""
     return float(F.cosine_similarity(change_of(generator, a), change_of(generator, b), 0))
 
 
-def unlearned(generator, erasure, tokens_NT: torch.Tensor) -> dict[str, float]:
+def unlearned(generator: NextToken, erasure: Erasure, tokens_NT: torch.Tensor) -> dict[str, float]:
     """How far an erasure has moved what single tokens mean, h(v) - h*(v), towards the average token, E[h*] - h*(v):
 
         slope   of a regression through 0: 0 for no change, 2 where the loop's target for unrelated streams, 2 E[h*] -
@@ -420,31 +331,19 @@ def unlearned(generator, erasure, tokens_NT: torch.Tensor) -> dict[str, float]:
     with erasure.on(generator):
         change_ND = read_alone(generator, tokens_NT.flatten()) - before_ND
     towards_ND = before_ND.mean(0) - before_ND
-    slope = float((change_ND * towards_ND).sum() / towards_ND.square().sum())
-    return {
-        "slope": slope,
-        "share": float(slope**2 * towards_ND.square().sum() / change_ND.square().sum().clamp_min(1e-30)),
-    }
-
-
-# ---------------------------------------------------------------- the page
-
-READ = "Read in the code; nothing to show on mini."
-
-
-class _Words(dict):
-    def __missing__(self, name):
-        return "*(not measured in this run)*"
+    squares = towards_ND.square().sum()
+    slope = float((change_ND * towards_ND).sum() / squares)
+    return {"slope": slope, "share": float(slope**2 * squares / change_ND.square().sum().clamp_min(1e-30))}
 
 
 def table(words: dict[str, str], file: Path = ROOT / "book" / "audit.yml") -> str:
     """The items of `file` in Markdown, their numbers filled in from `words` (`Ledger.words`)."""
     import yaml
 
+    known = defaultdict(lambda: "*(not measured in this run)*", words)
     rows = ["| | The released code | The paper | Measured here | What follows |", "|---|---|---|---|---|"]
     for item in yaml.safe_load(file.read_text(encoding="utf-8")):
-        measured = item.get("measured", READ).format_map(_Words(words))
-        rows.append(
-            "| " + " | ".join((f"**{item['item']}**", item["code"], item["paper"], measured, item["follows"])) + " |"
-        )
+        measured = item.get("measured", "Read in the code; nothing to show on mini.").format_map(known)
+        cells = f"**{item['item']}**", item["code"], item["paper"], measured, item["follows"]
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)

@@ -94,7 +94,7 @@ def evaluate(
         UserError: a judge, model or folder that was named is not there.
     """
     sets = choose_prompts(concept, max_prompts)
-    judges = {which: load_judge(_judge_of(concept, which)) for which in sets if which[0] != "benign"}
+    judges = {which: load_judge(judge_of(concept, which)) for which in sets if which[0] != "benign"}
     tools = Instruments(load_judge(concept.judge), clip, reference, fidelity and ("benign", "") in sets)
     records: list[dict] = []
     base: dict[tuple, Measured] = {}
@@ -135,7 +135,8 @@ def choose_prompts(
     return {which: prompts for which, prompts in sets.items() if prompts}
 
 
-def _judge_of(concept: Concept, which: tuple[str, str]) -> dict:
+def judge_of(concept: Concept, which: tuple[str, str]) -> dict:
+    """Who judges one of the sets of `choose_prompts`, as `load_judge` takes it."""
     return concept.judge if which[0] == "test" else concept.neighbour_judges[which[1]]
 
 
