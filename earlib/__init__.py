@@ -42,7 +42,6 @@ _HOME = {  # public name -> module that holds it
     "make_report": "book.report",
     "veil": "evaluate.pictures",
     "load_judge": "evaluate.judges",
-    "evaluate": "evaluate.evaluation",
     "Run": "runs",
     "UserError": "errors",
 }

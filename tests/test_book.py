@@ -41,12 +41,13 @@ def root(tmp_path):
     write_manifest(tmp_path, {"name": "one"})
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/index\n"
-        "chapters: [{file: notebooks/one}, {file: book/claims}, {file: book/contributing}]\n"
+        "chapters: [{file: notebooks/one}, {file: book/claims}, {file: book/api}, {file: book/contributing}]\n"
     )
     (tmp_path / "book" / "index.md").write_text("# A book\n\nSee {cite}`wilson1927`.\n\n```{bibliography}\n```\n")
     (tmp_path / "book" / "claims.md").write_text(f"# Claims\n\n{CLAIMS_MARK}\n")
     shutil.copy(ROOT / "book" / "references.bib", tmp_path / "book")
     shutil.copy(ROOT / "book" / "contributing.md", tmp_path / "book")
+    shutil.copy(ROOT / "book" / "api.md", tmp_path / "book")
     (tmp_path / "book" / "claims.yml").write_text(
         yaml.safe_dump(
             [{"claim": "It is erased", "run": "04", "select": {"condition": "erased"}, "verdict": {"at_most": 0.05}}]
@@ -150,7 +151,9 @@ def test_build(root):
     page = (root / "_build" / "html" / "notebooks" / "one.html").read_text()
     assert "hello 3" in page and colab_url("notebooks/one.ipynb", root) in page
     assert "reproduced" in (root / "_build" / "html" / "book" / "claims.html").read_text()
+    assert "earlib.load_generator" in (root / "_build" / "html" / "book" / "api.html").read_text()
 
+    (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
     (root / "book" / "index.md").write_text("# A book\n\nSee {ref}`nothing`.\n")
     with pytest.raises(UserError, match="the book was not built, 1 warning"):
         render(stage(root=root), root)

@@ -2,6 +2,7 @@
 one list."""
 
 import ast
+import importlib
 import re
 import shlex
 import sys
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+import earlib
 from earlib import ROOT
 from earlib.arguments import parser
+from earlib.book.docstrings import to_rst
 
 # from the ground up: a room imports from rooms of its own level or below
 LEVELS = (
@@ -159,3 +162,40 @@ def test_documents_name_commands_that_parse(file):
     assert lines
     for line in lines:
         parser().parse_args(shlex.split(line.split("`")[0], comments=True))
+
+
+def test_public_names_are_no_rooms():
+    """A room's name is taken once anything in it is imported: `earlib.evaluate` is the room, whatever it was before."""
+    assert not set(earlib._HOME) & {module.split(".")[0] for module in FILES}
+    assert all(getattr(earlib, name) is not None for name in earlib._HOME)
+
+
+def test_the_api_page_names_what_there_is():
+    """Each public name of earlib, and no module or member that is gone."""
+    page = (ROOT / "book" / "api.md").read_text(encoding="utf-8")
+    assert {*re.findall(r"^   (\w+)$", page, flags=re.M), "PRESETS"} == set(earlib._HOME)
+    for module, members in re.findall(r"automodule:: earlib\.([\w.]+)\n   :members:(.*)", page):
+        assert module in FILES
+        held = importlib.import_module(f"earlib.{module}")
+        assert all(hasattr(held, name) for name in members.replace(",", " ").split())
+
+
+@pytest.mark.parametrize("room", ["", "generators", "erasure", "evaluate", "sweeps", "plots", "pairs", "book"])
+def test_sections_of_docstrings_can_be_read(room):
+    """What goes on in Args and Raises is indented: the API page would take it for another argument."""
+    broken = set()
+    for module in (m for m in FILES if m.split(".")[0] == room or (not room and "." not in m)):
+        for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
+            if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+                continue
+            text = ast.get_docstring(node) or ""
+            for section in re.findall(r"^(?:Args|Raises|Attributes):\n((?:    .*\n|\n)+)", text + "\n", flags=re.M):
+                items = re.findall(r"^    (\S.*)", section, flags=re.M)
+                broken |= {f"{module}.{node.name}: {item}" for item in items if not re.match(r"[\w*.,/ ]+: ", item)}
+    assert not broken
+
+
+def test_docstrings_become_restructured_text():
+    lines = ["One of `a*b`, **more and h_ (a|b).", "", "    x   y", "    z", "", "Args:", "    **more: a * b"]
+    shown = ["One of ``a*b``, \\*\\*more and h\\_ (a\\|b).", "", "::", "", "    x   y", "    z", "", "", "Args:"]
+    assert to_rst(lines) == [*shown, "    \\*\\*more: a \\* b"]

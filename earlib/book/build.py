@@ -202,7 +202,8 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
 def render(folder: Path, root: Path = ROOT) -> Path:
     """Build the HTML from a staged tree; every warning is an error. Returns the path of index.html, raises UserError
     with the first warning."""
-    code = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
+    # jupyter_book has no __main__; the API page imports earlib, wherever `root` is
+    code = f"import sys; sys.path.append({str(ROOT)!r}); from jupyter_book.cli.main import main; main()"
     flags = [
         "--path-output",
         str(root),

@@ -46,8 +46,7 @@ def erase(
         recipe: a recipe, or the name of one; None for "ear", or "s-vare" of a next-scale model.
         seed: of the training.
         out: a run folder (config, metrics, checkpoints and the erasure itself), where the same call goes on after a
-        kill.
-            Without it nothing is written but the trajectories' cache.
+            kill. Without it nothing is written but the trajectories' cache.
         resume: go on with what is in `out`.
         progress: show a bar with the time left.
 
@@ -110,8 +109,7 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
 
     Args:
         recipe: its windows.length is a number of tokens; 0 ("paper") for the concept's own from the paper, in
-        proportion
-            to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square.
+            proportion to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square.
         concept: what is erased.
         generator: whatever has `num_codes`.
 

@@ -120,11 +120,9 @@ def applied(generator: Generator, tensors: dict[str, torch.Tensor], positions: s
         generator: whose trunk; with positions "all" anything with a `trunk` will do.
         tensors: the change.
         positions: "all", or where alone it acts, as `Generator.acting` has it: at the "words" of prompts, or at a slice
-        of
-            a next-scale model's codes. Elsewhere the trunk computes with its own weights.
+            of a next-scale model's codes. Elsewhere the trunk computes with its own weights.
         opened: module -> function that says how far an adapter is open; called when the module runs, it gives gamma_BR
-        of
-            its rows and ranks for y = W x + B (gamma * A x), or None for an adapter that is shut.
+            of its rows and ranks for y = W x + B (gamma * A x), or None for an adapter that is shut.
 
     Raises:
         UserError: positions "scales", which name no codes.

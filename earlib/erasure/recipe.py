@@ -26,11 +26,12 @@ POSITIONS = ("all", "words")
 class Windows:
     """Windowed gradient accumulation (WGA): one update for each window of image tokens.
 
-    length: tokens in a window; 0 ("paper") takes the concept's own length from the paper, in proportion to the model's
-        grid; -1 ("whole") the whole picture; -2 ("auto") one row of the picture.
-    order: in which order the windows of a picture train. For "random" keys and values of earlier windows are read anew
-        before each; in raster order they stay as the weights of their time computed them.
-    tail: what happens to the last tokens when the length does not divide the grid.
+    Args:
+        length: tokens in a window; 0 ("paper") takes the concept's own length from the paper, in proportion to the
+            model's grid; -1 ("whole") the whole picture; -2 ("auto") one row of the picture.
+        order: in which order the windows of a picture train. For "random" keys and values of earlier windows are read
+            anew before each; in raster order they stay as the weights of their time computed them.
+        tail: what happens to the last tokens when the length does not divide the grid.
     """
 
     length: int = 0
@@ -42,9 +43,10 @@ class Windows:
 class Gate:
     """Thresholded loss masking (TLM): what is too small to learn from.
 
-    kind: "window" skips a window whose summed loss is not above the threshold; "token" drops single tokens.
-    threshold: the paper's mu, on the loss of a window (or a token).
-    quantile: token gate only: drop this share of a window's tokens, those of least loss.
+    Args:
+        kind: "window" skips a window whose summed loss is not above the threshold; "token" drops single tokens.
+        threshold: the paper's mu, on the loss of a window (or a token).
+        quantile: token gate only: drop this share of a window's tokens, those of least loss.
     """
 
     kind: str = "window"
@@ -57,12 +59,12 @@ class Retain:
     """Preservation: the student stays near the teacher on prompts that have nothing to do with the concept, by KL on
     their logits. The equations are in `retain.py`.
 
-    weight: lambda; 0 leaves it out.
-    pictures: of such prompts in each update.
-    kind: on "prompts", drawn alike; drawn "weighted", by how far they are from the concept; on the concept's own
-    prompts
-        with "noise" for its name; or, by "sparsity", that their states leave the adapters shut.
-    alpha: kind=weighted: how much the distance from the concept counts.
+    Args:
+        weight: lambda; 0 leaves it out.
+        pictures: of such prompts in each update.
+        kind: on "prompts", drawn alike; drawn "weighted", by how far they are from the concept; on the concept's own
+            prompts with "noise" for its name; or, by "sparsity", that their states leave the adapters shut.
+        alpha: kind=weighted: how much the distance from the concept counts.
     """
 
     weight: float = 0.0
@@ -76,8 +78,9 @@ class Recipe(Training):
     """One erasure method that trains a next-token model. Frozen; `dataclasses.replace` or `with_settings` makes
     variants.
 
-    layers: (0, 1/6) are 5 of 30, nearest the input.
-    positions: "all", or only where the prompt's own "words" stand.
+    Args:
+        layers: (0, 1/6) are 5 of 30, nearest the input.
+        positions: "all", or only where the prompt's own "words" stand.
     """
 
     name: str = "ear"

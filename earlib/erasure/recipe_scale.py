@@ -23,10 +23,11 @@ OF_WORDS = ("cross", "kv", "both", "all")  # modules with keys and values of wor
 class Scales:
     """Which scales learn, and how much a position of each counts.
 
-    first: the first scale that learns.
-    count: how many learn, from that one on; 0: all to the last.
-    weight: positions count alike ("token"), by 1 / side of their scale ("side"), or by 1 / side^2, so that scales count
-        alike ("equal").
+    Args:
+        first: the first scale that learns.
+        count: how many learn, from that one on; 0: all to the last.
+        weight: positions count alike ("token"), by 1 / side of their scale ("side"), or by 1 / side^2, so that scales
+            count alike ("equal").
     """
 
     first: int = 0
@@ -39,15 +40,17 @@ class Filter:
     """Which tokens the erasing loss sees (S-VARE's filtered cross entropy): those that the student, told of the
     concept, does not draw like the teacher.
 
-    kind: "wrong": too much of its label is unlikely; "kl": further from the teacher than prompts to keep are (neutral
-        ones without a retain.weight).
-    alpha: wrong: share of a token's bits; for a codebook, the share of its label's probability that must be lost.
-    gamma: wrong, bits: a bit is wrong whose cross entropy exceeds this many nats; ln 2 is a probability of one half.
-    compare: wrong: kept is a token whose share exceeds alpha (the paper's word), or reaches it (the released code).
-    quantile: kl: of the divergences of prompts to keep, in the same update; what lies above it learns.
-    parts: of a kept token: all of its bits learn, or those that are wrong.
-    divisor: the loss is a mean over all positions ("length"), so that it fades as tokens become right, or over the
-    kept.
+    Args:
+        kind: "wrong": too much of its label is unlikely; "kl": further from the teacher than prompts to keep are
+            (neutral ones without a retain.weight).
+        alpha: wrong: share of a token's bits; for a codebook, the share of its label's probability that must be lost.
+        gamma: wrong, bits: a bit is wrong whose cross entropy exceeds this many nats; ln 2 is a probability of one
+            half.
+        compare: wrong: kept is a token whose share exceeds alpha (the paper's word), or reaches it (the released code).
+        quantile: kl: of the divergences of prompts to keep, in the same update; what lies above it learns.
+        parts: of a kept token: all of its bits learn, or those that are wrong.
+        divisor: the loss is a mean over all positions ("length"), so that it fades as tokens become right, or over the
+            kept.
     """
 
     kind: str = "none"
@@ -64,10 +67,13 @@ class ScaleRetain:
     """Preservation (L_Pre): the student stays near the teacher by KL(teacher || student), along the teacher's own
     pictures.
 
-    weight: lambda; 0 leaves it out.
-    prompts: whose pictures: the replacements of the update's own pairs ("neutral", S-VARE), prompts of "others", or
-    both. pictures: of other prompts in each update.
-    guidance: at which the teacher's logits are taken; not 1 distils guidance into the student (the released code does).
+    Args:
+        weight: lambda; 0 leaves it out.
+        prompts: whose pictures: the replacements of the update's own pairs ("neutral", S-VARE), prompts of "others", or
+            both.
+        pictures: of other prompts in each update.
+        guidance: at which the teacher's logits are taken; not 1 distils guidance into the student (the released code
+            does).
     """
 
     weight: float = 0.0

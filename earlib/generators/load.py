@@ -34,12 +34,12 @@ def load_generator(
             default large models on a GPU are loaded to draw. Next-scale models have nothing to leave out.
 
     Returns:
-        A `NextToken` or a `NextScale`. The profiles `janus-pro-*-shape` have the true size and random weights: for
+        A `NextToken` or a `NextScale`. The profiles `janus-pro-*-shape` have the true size and random weights, for
         speed and memory only.
 
     Raises:
         UserError: there is no such model, it is broken, or it cannot fit into free memory; nothing has been loaded
-        then.
+            then.
     """
     from ..device import decide
 

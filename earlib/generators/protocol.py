@@ -193,8 +193,7 @@ class Generator(ABC):
             batch_size: pictures at a time; None for as many as there is room for.
             progress: show a bar on stderr.
             given: int64 [N, K, ...], the first codes of every picture, which are then not drawn. A next-scale model
-            takes
-                whole scales.
+                takes whole scales.
 
         Returns:
             int64 [N, num_codes, *code_shape] on the CPU.

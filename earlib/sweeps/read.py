@@ -125,10 +125,7 @@ def load(
 ) -> pd.DataFrame:
     """The table `name` with its seeds pooled: a row for each concept, recipe, label and settings.
 
-    Args and Raises: those of `rows`.
-
-    Returns:
-        DataFrame with the columns
+    Args and Raises are those of `rows`. The columns:
 
         model, concept, recipe, label, settings     recipe None: the base model
         (each swept field)          its value; NaN where a row does not set it
