@@ -89,7 +89,7 @@ def test_spelling_anew_what_was_not_changed_comes_nearest(generator, codes):
 
 def test_mending(generator):
     right = lambda images: images.mean((1, 2, 3)) > 0
-    rows = next_scale.mended(generator, PROMPTS, right, [0.0, 0.5])
+    rows = next_scale.turned_over(generator, PROMPTS, right, [0.0, 0.5])
     assert (
         len(rows) == (K - 1) * 2 * 3
         and {row["how"] for row in rows} == {"left as it was", "drawn on", "spelt anew"}
@@ -97,7 +97,7 @@ def test_mending(generator):
     )
     seeds = picture_seeds(0, [f"{prompt}#{i}" for i, prompt in enumerate(PROMPTS)])
     clean = generator.decode(generator.sample(PROMPTS, seeds))
-    same = next_scale.mended(
+    same = next_scale.turned_over(
         generator, PROMPTS, lambda images: (images == clean).all((1, 2, 3)), [0.0, 1.0], scales=[1]
     )
     assert [row["rate"].value for row in same[:3]] == [1, 1, 1], "nothing turned over is the clean picture"

@@ -92,7 +92,7 @@ def spelt_anew(generator: NextScale, codes: torch.Tensor, given: torch.Tensor) -
     return torch.cat(parts, 1).cpu()
 
 
-def mended(
+def turned_over(
     generator: NextScale,
     prompts: list[str],
     right: Callable[[np.ndarray], np.ndarray],

@@ -19,7 +19,6 @@ import torch
 
 from .. import DATA
 from ..errors import UserError
-from ..evaluate.race import race
 from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
 from ..generators.base import Generator, NextScale
@@ -38,36 +37,15 @@ QUALITY = {  # profile -> what was measured of the shipped model
     "mini": DATA / "mini" / "quality.json",
     "mini-var": DATA / "mini-var" / "metrics.json",
 }
-WORDS_AND_CROSS = "keys and values where words stand in every layer; those of cross-attention"
 IDEAS = {  # what it is -> (next-token recipe, next-scale recipe, in what the two differ besides)
     "the name as a negative prompt": ("negative-prompt", "negative-prompt", "nothing"),
-    "guidance steered off the name": (
-        "safe-guidance",
-        "scale-erasure-style",
-        "the equations; next-scale acts at some scales and places only",
-    ),
-    "in closed form": ("uce", "uce", WORDS_AND_CROSS),
-    "in closed form, further": (
-        "recommended",
-        "recommended",
-        "the same; next-scale changes what makes the start token, too",
-    ),
+    "guidance steered off the name": ("safe-guidance", "scale-erasure-style", "equations; some scales and places only"),
+    "in closed form": ("uce", "uce", "keys and values at words, every layer; those of cross-attention"),
+    "in closed form, further": ("recommended", "recommended", "the same; next-scale changes the start token, too"),
     "each its own history": ("ear", "naive", "hidden states, pushed away; probabilities, pulled to the replacement"),
-    "the replacement's history": (
-        "concept-ablation",
-        "vare",
-        "KL, keys and values; squared error, cross-attention and feed-forward",
-    ),
-    "made for the family": (
-        "obliviate",
-        "s-vare",
-        "to no prompt, on the concept's picture; to the replacement, filtered, with preservation",
-    ),
-    "with preservation": (
-        "ablation-at-words",
-        "s-vare",
-        "of other prompts, at words only; of the replacements, everywhere",
-    ),
+    "the replacement's history": ("concept-ablation", "vare", "KL, keys and values; squared error, cross-attention"),
+    "made for the family": ("obliviate", "s-vare", "to no prompt; to the replacement, filtered, with preservation"),
+    "with preservation": ("ablation-at-words", "s-vare", "of other prompts, at words; of the replacements, everywhere"),
     "as released": ("ear-released", "s-vare-released", "EAR's idea; S-VARE's: what their authors' code computes"),
 }
 AHEAD = ("next-scale", "next-token", "cannot be told")  # in which family an idea works better
@@ -88,32 +66,6 @@ def spelled(generator: Generator, prompts: list[str], codes_NT: torch.Tensor) ->
     log_p = generator.log_probabilities(prompts, codes_NT, guidance=1.0)
     nats_NT = -log_p.gather(-1, codes_NT.cpu().reshape(*codes_NT.shape[:2], -1, 1)).double().sum((2, 3))
     return nats_NT.numpy() / math.log(2)
-
-
-def portrait(generators: dict[str, Generator], prompts: list[str], seed: int = 0) -> pd.DataFrame:
-    """What each model is and does, a column for each: sizes, the cost of a picture (measured now), the bits of a
-    picture as a format, and those that the model itself needs for its own pictures of `prompts`: it draws them, and
-    spells them again with their prompts."""
-    import pandas as pd
-
-    columns = {}
-    for timed, (name, generator) in zip(race(generators, prompts, repeats=1, seed=seed), generators.items()):
-        needed = spelled(generator, prompts, generator.sample(prompts, picture_seeds(seed, prompts))).sum(1)
-        milliseconds = 1000 * timed["seconds"] / len(prompts)
-        columns[name] = {
-            "model": generator.name,
-            "parameters of the transformer": f"{timed['parameters'] / 1e6:.2f} million",
-            "codes of a picture": f"{timed['codes']}",
-            "passes of the transformer for a picture": f"{timed['passes']}",
-            "milliseconds a picture, in a batch": f"{milliseconds:.0f}",
-            "milliseconds a code": f"{milliseconds / timed['codes']:.2f}",
-            "bits of a code": f"{bits(generator):g}",
-            "bits of a picture, as a format": f"{bits(generator) * timed['codes']:.0f}",
-            "bits of its own pictures, to itself": Estimate.mean(needed, prompts).text(0),
-            "guidance": f"{generator.guidance:g}",
-        }
-        columns[name] |= {f"drawn as asked: {part} (%)": rate.text(1) for part, rate in quality(generator).items()}
-    return pd.DataFrame(columns).fillna("not measured")
 
 
 def quality(generator: Generator) -> dict[str, Rate]:
@@ -199,18 +151,6 @@ def exchanged(
                 row = {"first": first, "how": how} | _given(generator, count)
                 rows.append(row | {"evidence": float(evidence_N[some].mean()), "rate": Rate.of(hit_N[some])})
     return rows
-
-
-def strips(
-    generator: Generator, pairs: Sequence[PromptPair], counts: Sequence[int], seed: int = 0
-) -> list[list[np.ndarray]]:
-    """For each pair a picture of its target, the beginning finished under the replacement's prompt: uint8 [H, W, 3] for
-    each of `counts`."""
-    targets, replacements = [pair.target for pair in pairs], [pair.replacement for pair in pairs]
-    codes_NT = generator.sample(targets, picture_seeds(seed, targets))
-    later = picture_seeds(seed + 1, replacements)
-    columns = [generator.decode(drawn_on(generator, replacements, later, codes_NT[:, :count])) for count in counts]
-    return [list(row) for row in zip(*columns)]
 
 
 def brought_back(
@@ -299,40 +239,20 @@ def decided(rows: list[dict]) -> tuple[dict, dict] | None:
     return rows[beyond - 1], rows[beyond]
 
 
-def gains(rows: list[dict]) -> pd.DataFrame:
-    """Of `mended`'s rows, each with "family": what drawing on does to damaged pictures, against leaving them."""
-    import pandas as pd
-
-    pasted = {(row["family"], row["damage"]): row for row in rows if row["how"] == "pasted"}
-    shown: dict[str, dict] = {}
-    for row in rows:
-        if row["damage"] and row["how"] == "drawn on":
-            of_pasted = row["distance"].value / pasted[row["family"], row["damage"]]["distance"].value
-            shown.setdefault(f"{100 * row['damage']:.0f} %", {}).update(
-                {
-                    f"{row['family']}: more pictures right (points)": row["gain"].points(),
-                    f"{row['family']}: distance, of the pasted ones'": f"{of_pasted:.0%}",
-                }
-            )
-    return pd.DataFrame(shown).T.rename_axis("of the early codes wrong")
-
-
 def flat(rows: list[dict], metric: str, generator: Generator, **shared) -> list[dict]:
     """Rows of this file as flat records for results.json, with what else they hold; what drawing on gains over pasting
-    is one more."""
-    family = FAMILIES[isinstance(generator, NextScale)]
-    shared = {"metric": metric, "seed": 0, "paper": None, "profile": generator.profile, "family": family} | shared
-    records = []
+    is one more, METRIC_change."""
+    family, records = FAMILIES[isinstance(generator, NextScale)], []
+    shared = dict.fromkeys(("paper", "recipe")) | {"seed": 0, "profile": generator.profile, "family": family} | shared
+    shared["condition"] = "base" if shared["recipe"] is None else "erased"
     for row in rows:
         kind = f"{row['how']}, {row['codes']} of {generator.num_codes} codes given"
         kind += f", {row['first']} first" if "first" in row else ""
         kind += f", {100 * row['damage']:.0f} % wrong" if "damage" in row else ""
         told = {name: row[name] for name in ("how", "codes", "share", "first", "damage", "evidence") if name in row}
-        record = shared | {"kind": kind, "recipe": shared.get("recipe")} | told | row["rate"].flat()
-        record["condition"] = "base" if record["recipe"] is None else "erased"
-        records.append(record)
+        records.append({"metric": metric, "kind": kind} | shared | told | row["rate"].flat())
         if "gain" in row and row["how"] == "drawn on":
-            records.append(record | row["gain"].flat() | {"metric": f"{metric}_change"})
+            records.append(records[-1] | row["gain"].flat() | {"metric": f"{metric}_change"})
     return records
 
 
@@ -410,35 +330,6 @@ def ahead(balance: Estimate) -> str:
     return AHEAD[2 if not balance.differs else 0 if balance.value > 0 else 1]
 
 
-def percent(share: Estimate) -> str:
-    """`62 [49–71]`."""
-    return share.text(0, 100)
-
-
-def side_by_side(found: list[dict]) -> pd.DataFrame:
-    """`counterparts` for people: the shares left and kept of both families, and the difference of the balances."""
-    import pandas as pd
-
-    rows = {}
-    for row in found:
-        shown = {(what, f): percent(row[f][what]) if f in row else "" for what in ("left", "kept") for f in FAMILIES}
-        shown["balance", "difference"] = row["balance"].points()
-        rows[row["idea"], row["concept"]] = shown
-    return pd.DataFrame(rows).T.rename_axis(["idea", "concept"])
-
-
-def in_words(found: list[dict]) -> str:
-    """Who is ahead, in words, from `counterparts`."""
-    pairs, means = [row for row in found if row["concept"] != "all"], [row for row in found if row["concept"] == "all"]
-    counts = [sum(ahead(row["balance"]) == who for row in pairs) for who in AHEAD]
-    text = f"Of {len(pairs)} comparisons (an idea on a concept), next-scale is ahead in {counts[0]}, next-token in "
-    text += f"{counts[1]}, and {counts[2]} cannot be told."
-    for who in AHEAD:
-        ideas = [f"*{row['idea']}* ({row['balance'].points()})" for row in means if ahead(row["balance"]) == who]
-        text += f" Over all concepts, {who}: {', '.join(ideas)}." if ideas else ""
-    return text
-
-
 def best(rows: list[dict]) -> dict[tuple[str, str], dict]:
     """(concept, family) -> the row of that family's recipe with the greatest balance. It was picked for it, so that it
     looks better than it is."""
@@ -446,14 +337,3 @@ def best(rows: list[dict]) -> dict[tuple[str, str], dict]:
     for row in sorted(rows, key=lambda row: -row["balance"].value):
         found.setdefault((row["concept"], row["family"]), row)
     return dict(sorted(found.items()))
-
-
-def champions(rows: list[dict]) -> pd.DataFrame:
-    """`best` for people."""
-    import pandas as pd
-
-    shown = {}
-    for which, row in best(rows).items():
-        shown[which] = {"recipe": row["label"], "left (%)": percent(row["left"]), "kept (%)": percent(row["kept"])}
-        shown[which] |= {"balance": row["balance"].points(), "drift (bits a picture)": f"{row['drift']:.2g}"}
-    return pd.DataFrame(shown).T.rename_axis(["concept", "family"])
