@@ -1,8 +1,8 @@
 """One style of figures, and the few panels that chapters share: `from earlib import plots`, `plots.lines(...)`."""
 
 from . import panels, pictures, style
-from .panels import Series, bars, before_after, curves, dots, lines, plane
-from .series import concept_and_neighbours
+from .panels import bars, curves, dots, lines, plane
+from .series import Series, before_after, concept_and_neighbours
 from .style import save, setup
 
 __all__ = [

@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from ..errors import UserError
-from .series import Series, before_after, drawn, has_value, looks
+from .labels import draw_labels
+from .series import Series, drawn, has_value, looks
 from .style import INK, PALE, WIDTH, look
 
-__all__ = ["Series", "bars", "before_after", "curves", "dots", "finish", "grid_of", "lines", "plane"]
 SEEN = "seen by the judge (%)"
 
 
@@ -207,15 +207,8 @@ def grid_of(panels: Mapping, columns: int = 3, height: float = 2.3, width: float
         raise UserError("nothing to draw: no panels")
     columns = min(columns, len(panels))
     count = -(-len(panels) // columns)
-    fig, axes = plt.subplots(
-        count,
-        columns,
-        figsize=(width, height * count + 0.55),
-        sharex=sharex,
-        sharey=sharey,
-        squeeze=False,
-        layout="constrained",
-    )
+    how = {"figsize": (width, height * count + 0.55), "squeeze": False, "layout": "constrained"}
+    fig, axes = plt.subplots(count, columns, sharex=sharex, sharey=sharey, **how)
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     return fig, axes
@@ -236,19 +229,16 @@ def finish(fig, axes, xlabel: str = "", ylabel: str = "", legend: bool = True, c
 def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xscale: str = "linear") -> None:
     """The lines of one panel: see `lines`."""
     place = {value: i for i, value in enumerate(ticks)} if ticks else None
-    for number, (s, (colour, marker)) in enumerate(zip(series, looks(series))):
+    for number, (s, look_of) in enumerate(zip(series, looks(series))):
         shift = 0.07 * (2 * number - len(series) + 1) if ticks and len(series) < 4 else 0
-        own = [(x if place is None else place[x] + shift, y) for x, y in s.points if place is None or x in place]
-        order = sorted(range(len(own)), key=lambda i: own[i][0])
-        where, values = [own[i][0] for i in order], [s.at(own[i][1]) for i in order]
+        at = {
+            i: x if place is None else place[x] + shift for i, (x, _) in enumerate(s.points) if not ticks or x in place
+        }
         if s.line == "bar":
-            axis.bar(where, [v for v, *_ in values], width=0.7, color=PALE, alpha=0.4, label=s.called, zorder=0)
-            continue
-        _whiskers(axis, where, values, colour, marker, s.line, s.hollow, s.called)
-        for x, alone in zip((own[i][0] for i in range(len(own))), s.seeds):
-            axis.plot([x] * len(alone), [s.at(v)[0] for v in alone], ".", color=colour, markersize=3, alpha=0.45)
-        if has_value(s.base):
-            axis.axhline(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)
+            heights = [s.at(s.points[i][1])[0] for i in at]
+            axis.bar(list(at.values()), heights, width=0.7, color=PALE, alpha=0.4, label=s.called, zorder=0)
+        else:
+            _marks(axis, s, dict(sorted(at.items(), key=lambda item: item[1])), *look_of, s.line)
     _tell_base(axis, series)
     if ticks:
         axis.set_xticks(range(len(ticks)), list(ticks.values()))
@@ -267,49 +257,32 @@ def draw_plane(axis, series: Sequence[Series]) -> None:
     for number, s in enumerate(series):
         colour, marker = s.look(number)
         spots = [(s.at(x), s.at(y)) for x, y in s.points]
+        middle = [x[0] for x, _ in spots], [y[0] for _, y in spots]
         if s.name == "before":
-            axis.plot(*zip(*((x[0], y[0]) for x, y in spots)), "*", color=INK, markersize=11, label="before", zorder=4)
-        else:
-            for x, y in spots:
-                axis.plot(x[1:], [y[0]] * 2, color=colour, linewidth=0.8, alpha=0.5, zorder=1)
-                axis.plot([x[0]] * 2, y[1:], color=colour, linewidth=0.8, alpha=0.5, zorder=1)
-            face = "white" if s.hollow else colour
-            style = {"marker": marker, "markersize": 6, "markerfacecolor": face, "markeredgewidth": 1.2, "zorder": 3}
-            axis.plot(
-                [x[0] for x, _ in spots],
-                [y[0] for _, y in spots],
-                linestyle=s.line or "none",
-                linewidth=1,
-                color=colour,
-                label=s.called,
-                **style,
-            )
-
-
-def draw_labels(axis, series: Sequence[Series]) -> None:
-    """The labels of one plane's marks, where they cover least of the marks and of each other."""
-    axis.figure.draw_without_rendering()  # where they fit depends on the layout
-    spots = [axis.transData.transform((s.at(x)[0], s.at(y)[0])) for s in series for x, y in s.points]
-    boxes = [(x - 5, y - 5, x + 5, y + 5) for x, y in spots]
-    for number, s in enumerate(series):
-        for (x, y), text in zip(s.points, s.labels):
-            if text:
-                _beside(axis, s.at(x)[0], s.at(y)[0], text, s.look(number)[0], boxes)
+            axis.plot(*middle, "*", color=INK, markersize=11, label="before", zorder=4)
+            continue
+        for x, y in spots:
+            axis.plot(x[1:], [y[0]] * 2, color=colour, linewidth=0.8, alpha=0.5, zorder=1)
+            axis.plot([x[0]] * 2, y[1:], color=colour, linewidth=0.8, alpha=0.5, zorder=1)
+        style = {
+            "marker": marker,
+            "markersize": 6,
+            "markeredgewidth": 1.2,
+            "linewidth": 1,
+            "color": colour,
+            "zorder": 3,
+        }
+        face = "white" if s.hollow else colour
+        axis.plot(*middle, linestyle=s.line or "none", markerfacecolor=face, label=s.called, **style)
 
 
 def draw_dots(axis, series: Sequence[Series], rows: Sequence[str]) -> None:
     """The dots of one panel, `rows` from top to bottom: see `dots`."""
-    place = {name: i for i, name in enumerate(rows)}
-    step = min(0.24, 0.7 / max(1, len(series)))
-    for number, (s, (colour, marker)) in enumerate(zip(series, looks(series))):
-        own = [i for i, (name, _) in enumerate(s.points) if name in place]
-        where = [place[s.points[i][0]] + step * (number - (len(series) - 1) / 2) for i in own]
-        values = [s.at(s.points[i][1]) for i in own]
-        _whiskers(axis, where, values, colour, marker, "", s.hollow, s.called, lying=True)
-        for y, i in zip(where, own if s.seeds else ()):
-            axis.plot([s.at(v)[0] for v in s.seeds[i]], [y] * len(s.seeds[i]), ".", color=colour, ms=3, alpha=0.45)
-        if has_value(s.base):
-            axis.axvline(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)
+    place, step = {name: i for i, name in enumerate(rows)}, min(0.24, 0.7 / max(1, len(series)))
+    for number, (s, look_of) in enumerate(zip(series, looks(series))):
+        shift = step * (number - (len(series) - 1) / 2)
+        at = {i: place[name] + shift for i, (name, _) in enumerate(s.points) if name in place}
+        _marks(axis, s, at, *look_of, line="", lying=True)
     _tell_base(axis, series)
     axis.set_yticks(range(len(rows)), rows)
     axis.set_ylim(len(rows) - 0.4, -0.6)
@@ -354,44 +327,18 @@ def _tell_base(axis, series) -> None:
         axis.plot([], [], color=INK, linestyle=":", linewidth=1.2, label="before")
 
 
-def _whiskers(axis, where, values, colour, marker, line, hollow, label, lying: bool = False) -> None:
-    """Marks at `where` with the intervals of `values`, (value, low, high) each; `lying`: values along x."""
-    middle = [v for v, *_ in values]
-    ends = [[max(0.0, v - low) for v, low, _ in values], [max(0.0, high - v) for v, _, high in values]]
+def _marks(axis, s: Series, at: Mapping[int, float], colour: str, marker: str, line: str, lying: bool = False) -> None:
+    """Marks with intervals of the points `at` (number of a point -> its place), small dots for single seeds, a dotted
+    line for the value before; `lying`: values along x."""
+    turned = (lambda where, values: (values, where)) if lying else (lambda where, values: (where, values))
+    values = np.array([s.at(s.points[i][1]) for i in at]).reshape(-1, 3)
+    middle, ends = values[:, 0], np.maximum(0, [values[:, 0] - values[:, 1], values[:, 2] - values[:, 0]])
     style = {"marker": marker, "markersize": 4.5, "elinewidth": 1, "capsize": 1.8, "linestyle": line or "none"}
-    style |= {"color": colour, "label": label} | ({"markerfacecolor": "white"} if hollow else {})
-    shown = any(end > 0 for side in ends for end in side)
-    if lying:
-        axis.errorbar(middle, where, xerr=ends if shown else None, **style)
-    else:
-        axis.errorbar(where, middle, yerr=ends if shown else None, **style)
-
-
-def _beside(axis, x: float, y: float, text: str, colour: str, boxes: list[tuple]) -> None:
-    """Write `text` near (x, y) where it covers least of `boxes` (pixels: left, bottom, right, top); adds its own."""
-    scale = axis.figure.dpi / 72
-    wide, high = 4.4 * scale * len(text), 9 * scale
-    px, py = axis.transData.transform((x, y))
-    frame = axis.get_window_extent()
-    best = None
-    for reach in (6, 13, 22, 32):
-        for across, up in ((1, 0), (1, 1), (1, -1), (-1, 0), (-1, 1), (-1, -1), (0, 1), (0, -1)):
-            dx, dy = across * reach * scale, up * reach * scale
-            left = px + dx - (0 if across > 0 else wide if across < 0 else wide / 2)
-            box = left, py + dy - high / 2, left + wide, py + dy + high / 2
-            covered = sum(
-                max(0, min(box[2], o[2]) - max(box[0], o[0])) * max(0, min(box[3], o[3]) - max(box[1], o[1]))
-                for o in boxes
-            )
-            outside = max(0, frame.x0 - box[0]) + max(0, box[2] - frame.x1) + max(0, box[3] - frame.y1)
-            cost = covered + 20 * outside * high + 4 * reach
-            if best is None or cost < best[0]:
-                best = cost, box, (dx / scale, dy / scale), across
-    _, box, shift, across = best
-    boxes.append(box)
-    align = {1: "left", -1: "right", 0: "center"}[across]
-    arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.6} if max(map(abs, shift)) > 8 else None
-    axis.annotate(
-        text, (x, y), shift, textcoords="offset points", fontsize=8, color=colour, ha=align, va="center",
-        arrowprops=arrow, annotation_clip=False,
-    )  # fmt: skip
+    style |= {"color": colour, "label": s.called} | ({"markerfacecolor": "white"} if s.hollow else {})
+    style |= {"xerr" if lying else "yerr": ends} if ends.any() else {}
+    axis.errorbar(*turned(list(at.values()), middle), **style)
+    for i, where in at.items() if s.seeds else ():
+        alone = [s.at(value)[0] for value in s.seeds[i]]
+        axis.plot(*turned([where] * len(alone), alone), ".", color=colour, markersize=3, alpha=0.45)
+    if has_value(s.base):
+        (axis.axvline if lying else axis.axhline)(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)

@@ -116,21 +116,6 @@ def cover(image: np.ndarray, start: int, length: int, grid: tuple[int, int], dim
     return np.where(mask, picture, picture * (1 - dim) + dim * 0.94)
 
 
-def windows_of(image: np.ndarray, lengths: Sequence[int], shape: tuple[int, int], at: float = 0.5):
-    """What one window of each length covers, `at` a share of the way through the picture; returns the figure."""
-    total = shape[0] * shape[1]
-    starts = [min(int(at * total) // n * n, total - n) for n in lengths]
-    titles = [f"{n} of {total} tokens\n({100 * n / total:.0f} %, {n / shape[1]:.3g} rows)" for n in lengths]
-    return grid([cover(image, s, n, shape) for s, n in zip(starts, lengths)], column_labels=titles, scale=1.4)
-
-
-def growing(image: np.ndarray, shape: tuple[int, int], steps: int = 6) -> tuple[list[np.ndarray], list[str]]:
-    """The picture as its tokens arrive: pictures whose undrawn part is pale grey, and their titles."""
-    total = shape[0] * shape[1]
-    done = [round(total * (i + 1) / steps) for i in range(steps)]
-    return [(cover(image, 0, n, shape, dim=1.0) * 255).astype(np.uint8) for n in done], [f"{n} tokens" for n in done]
-
-
 def token_maps(images, values, shape: tuple[int, int], titles: Sequence[str], label: str, log: bool = False):
     """Pictures above, a value for each of their tokens below, on one colour scale for all maps.
 
