@@ -45,12 +45,13 @@ serve: $(STAMP)  ## show the built book on this machine
 clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
 	@$(PY) -c 'from earlib.book.build import clear; clear()'
 
-lint: $(STAMP)  ## ruff over the library, the tests and the notebooks
+lint: $(STAMP)  ## ruff over the library, the tests and the notebooks, mypy over the core
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check .
+	@$(VENV)/bin/mypy --no-error-summary
 
 clean:  ## remove what was built (_build); runs/ and .venv stay
-	@rm -rf _build .pytest_cache .ruff_cache .hypothesis
+	@rm -rf _build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 
 lock: $(STAMP)  ## write requirements.lock from what is installed
 	@{ grep '^#' requirements.lock; $(VENV)/bin/uv pip freeze -p $(PY) | grep -Ev '^(pip|wheel|uv)=='; } > requirements.lock.new

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from earlib import ROOT
-from earlib.book.build import colab_url
+from earlib.book.build import clear, colab_url
 from earlib.book.freshness import closure, core, imported
 from earlib.book.manifest import load_manifest, parameters
 from earlib.book.rerun import rerun
@@ -38,6 +39,11 @@ def test_committed_without_outputs(entry):
     assert not {"widgets", "papermill"} & set(notebook.metadata)
     assert notebook.metadata.kernelspec.name == "python3"
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+def test_make_clear_has_nothing_to_do(tmp_path):
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    assert clear(tmp_path) == []
 
 
 @each

@@ -81,6 +81,7 @@ def clear(root: Path = ROOT) -> list[Path]:
         notebook = nbformat.reads(before, as_version=4)
         keep = ("kernelspec", "accelerator", "colab")  # Colab's: which machine to start
         notebook.metadata = {k: v for k, v in notebook.metadata.items() if k in keep}
+        notebook.metadata["language_info"] = {"name": "python"}
         for cell in notebook.cells:
             cell.metadata = {k: v for k, v in cell.metadata.items() if k in ("tags", "cellView", "mystnb")}
             if cell.cell_type == "code":

@@ -160,10 +160,15 @@ class Estimate:
 
     def minus(self, other: Estimate) -> Estimate:
         """This estimate less `other`, an independent one, with the interval that theirs give (Zou and Donner 2008)."""
+        n = min(self.n, other.n)
+        if self.value is None or other.value is None:
+            return Estimate(None, n)
         value = self.value - other.value
+        if self.low is None or self.high is None or other.low is None or other.high is None:
+            return Estimate(value, n)
         low = value - math.hypot(self.value - self.low, other.high - other.value)
         high = value + math.hypot(self.high - self.value, other.value - other.low)
-        return Estimate(value, min(self.n, other.n), low, high)
+        return Estimate(value, n, low, high)
 
     @property
     def differs(self) -> bool:
