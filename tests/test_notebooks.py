@@ -110,6 +110,17 @@ def test_papermill_sees_every_parameter(entry):
     assert assigned == set(papermill.inspect_notebook(str(ROOT / entry.path)))
 
 
+@each
+def test_saved_figures_have_caption_and_alternative_text(entry):
+    """One figure a cell, as the book shows it: numbered by a name of its own, and told to those who cannot see it."""
+    cells = [cell for cell in code_cells(entry) if "plots.save(" in cell.source]
+    shown = [cell.metadata.get("mystnb", {}) for cell in cells]
+    assert all(cell.source.count("plots.save(") == 1 for cell in cells)
+    assert all(of.get("figure", {}).get("caption") and of.get("image", {}).get("alt") for of in shown)
+    names = [of["figure"]["name"] for of in shown]
+    assert len(set(names)) == len(names)
+
+
 def test_a_chapter_is_read_by_one_notebook():
     """A changed figure of a chapter runs one notebook of the book again."""
     shared, readers = core(ROOT), {file: [] for file in (ROOT / "earlib" / "chapters").glob("[!_]*.py")}
