@@ -72,8 +72,7 @@ def first_lesson(generator, pairs=PAIRS, **settings):
     ).begin(0)
 
 
-# ------------------------------------------------------------------ the test of briefs/var.md 3.7 that is about S-VARE:
-# number 5
+# ------------------------------------------------------------------ where there is nothing to learn
 
 
 @pytest.mark.parametrize("quantiser", QUANTISERS)

@@ -102,14 +102,14 @@ def by_scale(
     import pandas as pd
 
     from ..erasure.lessons_scale import looked_at
-    from ..erasure.recipe_scale import ScaleRecipe, Scales
+    from ..erasure.recipe_scale import Scales
     from ..erasure.spans import weights
 
     seen = looked_at(generator, pairs, recipe, seed, erasure)
     rows = [{"scale": k, "side": side} for k, side in enumerate(generator.schedule)]
     for row, span in zip(rows, generator.spans):
         row |= {"kept": seen["kept"][:, span].float().mean().item(), "nats": seen["loss"][:, span].mean().item()}
-    for way in ScaleRecipe.CHOICES["scales.weight"]:
+    for way in ("token", "side", "equal"):
         weight_L = weights(generator, Scales(weight=way)).cpu()
         mass_L = (seen["loss"] * seen["kept"] * weight_L).mean(0)
         for row, span in zip(rows, generator.spans):

@@ -2,6 +2,7 @@
 
 recipe, recipe_scale, presets, settings     methods as points in a grid of choices, and the named ones
 train                                       the loop of all methods that train
+lesson                                      what the loop asks of every lesson
 lessons, matching, inside, single_token     what next-token students learn; lessons_scale, spans: next-scale ones
 objective, gates, retain                    losses, what is worth learning from, preservation
 trajectories, checkpoint                    the teacher's pictures; going on after a kill
@@ -54,52 +55,50 @@ def erase(
         UserError: a concept without pairs, a recipe of the other family, no room on the device, a loss that diverged.
     """
     from ..concepts import load_concept
+    from ..generators.base import NextScale, NextToken
     from . import presets
-    from .settings import AnyRecipe, Training
+    from .recipe import Recipe
+    from .recipe_scale import ScaleRecipe
+    from .settings import AnyRecipe
     from .store import Erasure
+    from .training_free import without_training
 
     concept = load_concept(concept, generator.profile) if isinstance(concept, str) else concept
     if not isinstance(recipe, AnyRecipe):
         recipe = presets.recipe(recipe, generator)
     recipe = recipe.check()
-    by_scales = presets.by_scales(generator)
-    if by_scales != recipe.by_scales:
+    if recipe.by_scales != isinstance(generator, NextScale):
         own = ", ".join(presets.names(generator))
         raise UserError(f"recipe '{recipe.name}' is of the other family of models; {generator.name} has: {own}")
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
-    if not isinstance(recipe, Training):
-        recipe = recipe.named(concept)
-    elif not by_scales:
+    recipe = recipe.named(concept)
+    if isinstance(recipe, Recipe) and isinstance(generator, NextToken):
         from .room import check_training
 
-        length = window_length(recipe, concept, generator)
-        recipe = presets.with_settings(recipe, {"windows.length": length})
+        recipe = presets.with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
         check_training(generator, recipe)
     run = None
     if out is not None:
         from ..runs import Run
 
-        pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[
-            :16
-        ]  # a file that was edited is another concept
+        # a file that was edited is another concept
+        pairs = hashlib.sha256(repr(concept.pairs).encode()).hexdigest()[:16]
         config = {"concept": concept.name, "pairs": pairs, "recipe": recipe.as_dict(), "seed": seed}
         run = Run(Path(out), config | {"model": generator.name, "fingerprint": generator.fingerprint}, resume)
         if run.state == "done":
-            return Erasure.load(out, generator)
+            return Erasure.load(run.folder, generator)
         run.status("running")
     retain = retain_prompts(concept, generator.profile) if recipe.reads_others else []
-    if isinstance(recipe, Training):
+    if isinstance(recipe, Recipe | ScaleRecipe):
         from .train import train
 
         tensors, info = train(generator, concept.pairs, recipe, seed, run, progress, retain=retain)
     else:
-        from .training_free import without_training
-
         tensors, info = without_training(generator, concept.pairs, recipe, progress, retain)
     erasure = Erasure(recipe.name, recipe.as_dict(), concept.name, generator.fingerprint, tensors, info, seed)
     if run:
-        erasure.save(out)
+        erasure.save(run.folder)
         run.status("done", seconds=info["seconds"])
     return erasure
 

@@ -15,8 +15,9 @@ training.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,22 +99,39 @@ def student_parameters(
     rank 0: copies of the matrices. rank r: for each of them A, drawn at random as a linear layer's weights are, and B =
     0.
     """
-    tensors = {name: trunk.get_parameter(name).detach() for name in names}
-    wide = lambda t: t.dtype if masters == "own" else torch.promote_types(t.dtype, torch.float32)
-    if rank == 0:
-        return {n: nn.Parameter(t.to(wide(t), copy=True)) for n, t in tensors.items()}
-    student, generator = {}, torch.Generator().manual_seed(seed)
-    for name, t in tensors.items():
-        module, (out, wide_in) = name.removesuffix(".weight"), t.shape
+    student, chance = {}, torch.Generator().manual_seed(seed)
+    for name in names:
+        own = trunk.get_parameter(name).detach()
+        dtype = own.dtype if masters == "own" else torch.promote_types(own.dtype, torch.float32)
+        if rank == 0:
+            student[name] = nn.Parameter(own.to(dtype, copy=True))
+            continue
+        module, (out, wide_in) = name.removesuffix(".weight"), own.shape
         a = torch.empty(rank, wide_in)
-        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=generator)
-        student[f"{module}.lora_A.weight"] = nn.Parameter(a.to(t.device, wide(t)))
-        student[f"{module}.lora_B.weight"] = nn.Parameter(t.new_zeros(out, rank, dtype=wide(t)))
+        nn.init.kaiming_uniform_(a, a=math.sqrt(5), generator=chance)
+        student[f"{module}.lora_A.weight"] = nn.Parameter(a.to(own.device, dtype))
+        student[f"{module}.lora_B.weight"] = nn.Parameter(own.new_zeros(out, rank, dtype=dtype))
     return student
 
 
+def adapters(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A [r, in] and B [out, r] of every adapter in a change, by the module that it stands beside."""
+    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
+    return {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+
+
+def frozen(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """The tensors of a change as parameters that do not train, on a device."""
+    return {name: nn.Parameter(t.to(device), requires_grad=False) for name, t in tensors.items()}
+
+
 @contextmanager
-def applied(generator: Generator, tensors: dict[str, torch.Tensor], positions: str | slice = "all", opened: Any = None):
+def applied(
+    generator: Generator,
+    tensors: Mapping[str, torch.Tensor],
+    positions: str | slice = "all",
+    opened: Mapping[str, Callable[[], torch.Tensor | None]] | None = None,
+) -> Iterator[Any]:
     """Within the context the generator's trunk computes with a change; afterwards it is its own self.
 
     Args:
@@ -128,50 +146,59 @@ def applied(generator: Generator, tensors: dict[str, torch.Tensor], positions: s
         UserError: positions "scales", which name no codes.
     """
     if positions == "scales":  # which ones is in the recipe: `store.py` makes a slice of them
-        raise UserError(
-            f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone"
-        )
-    acting = None if positions == "all" else lambda: generator.acting(positions)
+        line = f"a change that acts at positions={positions} only cannot be composed with others; switch it on alone"
+        raise UserError(line)
+    acting = None if positions == "all" else partial(generator.acting, positions)
     whole = {name: t for name, t in tensors.items() if ".lora_" not in name and ".leace." not in name}
-    erasers = dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name)
-    modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
-    forward = lambda name, change: stack.enter_context(_forward(generator.trunk.get_submodule(name), change))
     with ExitStack() as stack:
-        if acting:
-            for name, t in whole.items():
-                forward(name.removesuffix(".weight"), _Exchanged(acting, t))
-        elif whole:
+        if acting is None:
             stack.enter_context(switched(generator.trunk, whole))
-        for module in modules:
-            a, b = (tensors[f"{module}.lora_{side}.weight"] for side in "AB")
-            forward(module, _Adapted(acting, a, b, (opened or {}).get(module)))
-        for layer in erasers:
-            parts = (tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean"))
-            eraser = _Erased(lambda: generator.acting("words"), *parts)
-            stack.callback(generator.trunk.get_submodule(layer).register_forward_pre_hook(eraser).remove)
+        else:
+            for name, t in whole.items():
+                module = generator.trunk.get_submodule(name.removesuffix(".weight"))
+                stack.enter_context(_changed(module, partial(_exchanged, acting, t)))
+        for name, (a, b) in adapters(tensors).items():
+            change = partial(_adapted, acting, a, b, (opened or {}).get(name))
+            stack.enter_context(_changed(generator.trunk.get_submodule(name), change))
+        for layer in dict.fromkeys(name.partition(".leace.")[0] for name in tensors if ".leace." in name):
+            left, right, mean = (tensors[f"{layer}.leace.{part}"] for part in ("left", "right", "mean"))
+            erased = partial(_erased, partial(generator.acting, "words"), left, right, mean)
+            stack.enter_context(hooked(generator.trunk.get_submodule(layer).register_forward_pre_hook(erased)))
         yield generator
 
 
 @contextmanager
-def switched(trunk: nn.Module, tensors: dict[str, torch.Tensor]):
+def switched(trunk: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[None]:
     """Within the context the trunk computes with `tensors` in place of its own; afterwards its own objects are back."""
-    homes = {name: (trunk.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]) for name in tensors}
-    own = {name: module._parameters[leaf] for name, (module, leaf) in homes.items()}
+    homes: dict[str, tuple[Any, str]] = {}
+    for name in tensors:
+        module, _, leaf = name.rpartition(".")
+        homes[name] = trunk.get_submodule(module)._parameters, leaf
+    own = {name: parameters[leaf] for name, (parameters, leaf) in homes.items()}
     try:
-        for name, (module, leaf) in homes.items():
+        for name, (parameters, leaf) in homes.items():
             # a frozen trunk in half precision computes with half-precision copies; gradients reach the float32 masters
             # through the cast
-            tensor = tensors[name]
-            module._parameters[leaf] = tensor if tensor.dtype == own[name].dtype else tensor.to(own[name].dtype)
+            parameters[leaf] = tensors[name].to(own[name].dtype)
         yield
     finally:
-        for name, (module, leaf) in homes.items():
-            module._parameters[leaf] = own[name]
+        for name, (parameters, leaf) in homes.items():
+            parameters[leaf] = own[name]
 
 
 @contextmanager
-def _forward(module: nn.Module, change):
-    """Within the context `module(x)` is `change(x, y)`, y what it was before."""
+def hooked(*handles: Any) -> Iterator[None]:
+    """The context at whose end hooks are removed, by their handles."""
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _changed(module: Any, change: Callable[..., torch.Tensor]) -> Iterator[None]:
+    """Within the context `module(x)` is `change(x, y, module)`, y what it was before."""
     before, patched = module.forward, "forward" in module.__dict__  # several adapters may stand beside one module
     module.forward = lambda x: change(x, before(x), module)
     try:
@@ -183,77 +210,66 @@ def _forward(module: nn.Module, change):
             del module.forward
 
 
-class _Exchanged:
+Acting = Callable[[], torch.Tensor | None]  # where a change acts now: bool [B, S], or None for nowhere
+
+
+def _exchanged(
+    acting: Acting, weight: torch.Tensor, x_BSD: torch.Tensor, y_BSD: torch.Tensor, module: Any
+) -> torch.Tensor:
     """Another weight at the positions that `acting` gives."""
-
-    def __init__(self, acting: Callable[[], torch.Tensor | None] | None, weight: torch.Tensor):
-        self.acting, self.weight = acting, weight
-
-    def __call__(self, x_BSD, y_BSD, module):
-        acting_BS = self.acting()
-        if acting_BS is None:
-            return y_BSD
-        return torch.where(acting_BS[..., None], F.linear(x_BSD, self.weight.to(x_BSD.dtype), module.bias), y_BSD)
+    acting_BS = acting()
+    if acting_BS is None:
+        return y_BSD
+    return torch.where(acting_BS[..., None], F.linear(x_BSD, weight.to(x_BSD.dtype), module.bias), y_BSD)
 
 
-class _Adapted:
+def _adapted(
+    acting: Acting | None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    opened: Acting | None,
+    x_BSD: torch.Tensor,
+    y_BSD: torch.Tensor,
+    module: Any,
+) -> torch.Tensor:
     """A low-rank term beside the weight, everywhere or at the positions that `acting` gives; `opened` may say how far
     for each row."""
-
-    def __init__(
-        self, acting: Callable[[], torch.Tensor | None] | None, a: torch.Tensor, b: torch.Tensor, opened: Any = None
-    ):
-        self.acting, self.a, self.b, self.opened = acting, a, b, opened
-
-    def __call__(self, x_BSD, y_BSD, module):
-        acting_BS = self.acting() if self.acting else None
-        if self.acting and acting_BS is None:
+    acting_BS = acting() if acting else None
+    if acting and acting_BS is None:
+        return y_BSD
+    reduced_BSR = F.linear(x_BSD, a.to(x_BSD.dtype))
+    if opened:
+        if (gamma_BR := opened()) is None:
             return y_BSD
-        reduced_BSR = F.linear(x_BSD, self.a.to(x_BSD.dtype))
-        if self.opened is not None:
-            if (gamma_BR := self.opened()) is None:
-                return y_BSD
-            reduced_BSR = reduced_BSR * gamma_BR[:, None].to(x_BSD.dtype)
-        change = F.linear(reduced_BSR, self.b.to(x_BSD.dtype))
-        return y_BSD + (change if acting_BS is None else change * acting_BS[..., None])
+        reduced_BSR = reduced_BSR * gamma_BR[:, None].to(x_BSD.dtype)
+    change = F.linear(reduced_BSR, b.to(x_BSD.dtype))
+    return y_BSD + (change if acting_BS is None else change * acting_BS[..., None])
 
 
-class _Erased:
+def _erased(
+    acting: Acting, left_DR: torch.Tensor, right_RD: torch.Tensor, mean_D: torch.Tensor, layer: Any, args: tuple
+) -> tuple | None:
     """A few directions taken out of what a layer reads at the positions that `acting` gives."""
-
-    def __init__(
-        self,
-        acting: Callable[[], torch.Tensor | None] | None,
-        left: torch.Tensor,
-        right: torch.Tensor,
-        mean: torch.Tensor,
-    ):
-        self.acting, self.left_DR, self.right_RD, self.mean_D = acting, left, right, mean
-
-    def __call__(self, layer, args):
-        acting_BS = self.acting()
-        if acting_BS is None:
-            return None
-        x_BSD, *others = args
-        change_BSD = (x_BSD.to(self.mean_D.dtype) - self.mean_D) @ self.right_RD.T @ self.left_DR.T
-        return (x_BSD - (change_BSD * acting_BS[..., None]).to(x_BSD.dtype), *others)
+    acting_BS = acting()
+    if acting_BS is None:
+        return None
+    x_BSD, *others = args
+    change_BSD = (x_BSD.to(mean_D.dtype) - mean_D) @ right_RD.T @ left_DR.T
+    return (x_BSD - (change_BSD * acting_BS[..., None]).to(x_BSD.dtype), *others)
 
 
-def merged(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def merged(trunk: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The change with every adapter added into its matrix, W + B A: the same function, without the adapter's cost, and
     as large as full training's."""
     out = {name: t for name, t in tensors.items() if ".lora_" not in name}
-    for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if name not in out):
+    for module, sides in adapters(tensors).items():
         weight = trunk.get_parameter(f"{module}.weight").detach()
-        a, b = (
-            tensors[f"{module}.lora_{side}.weight"].to(weight.device, torch.promote_types(weight.dtype, torch.float32))
-            for side in "AB"
-        )
+        a, b = (t.to(weight.device, torch.promote_types(weight.dtype, torch.float32)) for t in sides)
         out[f"{module}.weight"] = (weight + b @ a).to(weight.dtype)
     return out
 
 
-def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
+def scaled(trunk: nn.Module, tensors: Mapping[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
     """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters, s left for erasers. 0 is the
     base model, 1 the change itself."""
     out = {}
@@ -267,39 +283,15 @@ def scaled(trunk: nn.Module, tensors: dict[str, torch.Tensor], strength: float) 
     return out
 
 
-def check_adapters(generator: Generator, tensors: dict[str, torch.Tensor], whose: str) -> None:
-    """UserError, one line that begins with `whose`, if an adapter stands beside a layer that the trunk does not have,
-    or does not fit it."""
-    modules = dict(generator.trunk.named_modules())
-    for name in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name):
-        module = modules.get(name)
-        if not isinstance(module, nn.Linear):
-            depth = len(generator.decoder_layers)
-            raise UserError(
-                f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer (its decoder "
-                f"layers are 0-{depth - 1})"
-            )
-        a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
-        if a is None or b is None:
-            raise UserError(f"{whose} has half a membrane for {name}: lora_A and lora_B belong together")
-        if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
-            sizes = " and ".join("x".join(map(str, t.shape)) for t in (a, b))
-            raise UserError(
-                f"{whose} has a membrane of {sizes} for {name} of {'x'.join(map(str, module.weight.shape))}; it was "
-                "made for another model"
-            )
-
-
-def change_size(trunk: nn.Module, tensors: dict[str, torch.Tensor]) -> float:
+def change_size(trunk: nn.Module, tensors: Mapping[str, torch.Tensor]) -> float:
     """How large a change of weights is: the Frobenius norm of all W' - W together, of B A for adapters. UserError for
     erasers, which change no matrix."""
     if any(".leace." in name for name in tensors):
         raise UserError("a projection of states changes no weights; it has no size to compare")
     square = 0.0
+    for a, b in adapters(tensors).values():
+        square += ((b.double().T @ b.double()) * (a.double() @ a.double().T)).sum().item()
     for name, t in tensors.items():
-        if name.endswith(".lora_A.weight"):
-            a, b = (t.double(), tensors[name.replace(".lora_A.", ".lora_B.")].double())
-            square += ((b.T @ b) * (a @ a.T)).sum().item()
-        elif ".lora_" not in name:
+        if ".lora_" not in name:
             square += (t.double() - trunk.get_parameter(name).detach().to(t.device).double()).square().sum().item()
     return math.sqrt(max(0.0, square))  # rounding may leave less than nothing

@@ -4,7 +4,7 @@ data, in one file."""
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,13 +19,12 @@ if TYPE_CHECKING:
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
-def save(run: Run | None, next_lesson: int, student: dict, optimizer: torch.optim.Optimizer, counts: dict) -> None:
+def save(run: Run, next_lesson: int, student: dict, optimizer: torch.optim.Optimizer, counts: dict) -> None:
     """Write checkpoints/last.safetensors atomically; `next_lesson` is the first lesson not yet taught."""
     tensors = {f"student/{name}": p.detach().contiguous() for name, p in student.items()}
     for name, p in student.items():
-        for key in MOMENTS:
-            if p in optimizer.state:
-                tensors[f"{key}/{name}"] = optimizer.state[p][key].detach().clone().contiguous()
+        if p in optimizer.state:
+            tensors |= {f"{key}/{name}": optimizer.state[p][key].detach().clone().contiguous() for key in MOMENTS}
     metadata = {"state": json.dumps({"next_lesson": next_lesson, "counts": counts})}
     write_bytes(run.checkpoints / "last.safetensors", to_bytes(tensors, metadata))
 
@@ -33,25 +32,22 @@ def save(run: Run | None, next_lesson: int, student: dict, optimizer: torch.opti
 @torch.no_grad()
 def restore(run: Run | None, student: dict, optimizer: torch.optim.Optimizer, counts: dict) -> int:
     """Bring everything back in place and return the lesson to go on with; 0 if there is no run or nothing saved."""
-    file = run.checkpoints / "last.safetensors" if run else None
-    if file is None or not file.exists():
-        if run:
-            run.rewind(0, key="lesson")
+    if run is None:
         return 0
-    try:
-        with safe_open(file, "pt") as tensors:
-            state = json.loads(tensors.metadata()["state"])
-            for name, p in student.items():
-                p.copy_(tensors.get_tensor(f"student/{name}"))
-                if f"step/{name}" in tensors.keys():
-                    optimizer.state[p] = {
-                        key: tensors.get_tensor(f"{key}/{name}").to(p.device if key != "step" else "cpu")
-                        for key in MOMENTS
-                    }
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{file}: broken checkpoint ({str(error).splitlines()[0]}); delete it to start this run anew"
-        ) from None
+    file = run.checkpoints / "last.safetensors"
+    state: dict[str, Any] = {"next_lesson": 0, "counts": {}}
+    if file.exists():
+        try:
+            with safe_open(file, "pt") as tensors:
+                state = json.loads(tensors.metadata()["state"])
+                for name, p in student.items():
+                    p.copy_(tensors.get_tensor(f"student/{name}"))
+                    if f"step/{name}" in tensors.keys():
+                        moments = {key: tensors.get_tensor(f"{key}/{name}") for key in MOMENTS}
+                        optimizer.state[p] = {k: t.to("cpu" if k == "step" else p.device) for k, t in moments.items()}
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            line = f"{file}: broken checkpoint ({str(error).splitlines()[0]})"
+            raise UserError(f"{line}; delete it to start this run anew") from None
     counts.update(state["counts"])
     run.rewind(state["next_lesson"], key="lesson")
     return state["next_lesson"]

@@ -6,21 +6,23 @@ solutions are in float64.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from difflib import SequenceMatcher
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..concepts import PromptPair
 from ..generators.base import Generator, NextScale, NextToken, PromptBatch
-from .change import PARTS, applied, layer_range
+from .change import PARTS, applied, hooked, layer_range
 from .recipe import TrainingFree
 from .recipe_scale import ScaleEdit
 
 AT_ONCE = 32  # prompts in one forward pass
 CONSTANT = 1e-3  # a share of the spread of states below which they count as equal
+Read = dict[str, torch.Tensor]  # module -> what it reads, [B, S, D]
 
 
 # ---------------------------------------------------------------- UCE
@@ -57,14 +59,11 @@ def uce(
     Returns:
         The new matrices by name.
     """
-    reader = OfScales(generator, recipe) if isinstance(generator, NextScale) else OfTokens(generator, recipe)
+    reader = _reader(generator, recipe)
     changed: dict[str, torch.Tensor] = {}
     for names in reader.stages():
         erased, preserved = ({name: Moments() for name in names} for _ in range(2))
-        for rows in _batches(len(pairs)):
-            target, replacement = (
-                generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")
-            )
+        for target, replacement in _encoded(generator, pairs):
             now, base = reader.read(names, target, changed), reader.read(names, replacement)
             for b, (own, other) in enumerate(zip(reader.words(target), reader.words(replacement))):
                 places_NM = standing_for(target.ids_BP[b, own].tolist(), replacement.ids_BP[b, other].tolist())
@@ -78,12 +77,12 @@ def uce(
                 prompts = prompts.stack(generator.null_like(prompts))
                 tokens_BT, where_BP = tokens_NT[rows].repeat(2, 1).to(generator.device), prompts.mask_BP.bool()
             now = reader.read(names, prompts, changed, tokens_BT)
-            base = reader.read(names, prompts, None, tokens_BT) if changed else now
+            base = reader.read(names, prompts, {}, tokens_BT) if changed else now
             for name in names:  # after the prompts all is read: image tokens, and line ends where a model has them
                 where_BS = F.pad(where_BP, (0, now[name].shape[1] - where_BP.shape[1]), value=True)
                 preserved[name].add(now[name][where_BS], base[name][where_BS])
         for name in names:
-            weight = generator.trunk.get_submodule(name).weight
+            weight = generator.trunk.get_parameter(f"{name}.weight")
             new = edited(weight.double(), erased[name], preserved[name], recipe.preserve, recipe.ridge)
             if isinstance(recipe, ScaleEdit):
                 new = weight + recipe.strength * (new - weight)
@@ -91,11 +90,18 @@ def uce(
     return changed
 
 
+def _reader(generator: Generator, recipe: TrainingFree | ScaleEdit) -> OfTokens | OfScales:
+    if isinstance(generator, NextScale) and isinstance(recipe, ScaleEdit):
+        return OfScales(generator, recipe)
+    assert isinstance(generator, NextToken) and isinstance(recipe, TrainingFree), "`erase` has looked at this"
+    return OfTokens(generator, recipe)
+
+
 class OfTokens:
     """What matrices of a next-token model read: layer after layer, at the prompts' words."""
 
     def __init__(self, generator: NextToken, recipe: TrainingFree):
-        self.generator, self.recipe = generator, recipe
+        self.generator, self.recipe, self.words = generator, recipe, generator.word_mask
 
     def stages(self) -> Iterator[list[str]]:
         """The matrices that are edited together: those of a layer."""
@@ -106,13 +112,10 @@ class OfTokens:
         self,
         names: Sequence[str],
         prompts: PromptBatch,
-        changed: dict[str, torch.Tensor] = None,
+        changed: Mapping[str, torch.Tensor] = {},
         tokens_BT: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> Read:
         return reads(self.generator, names, prompts, changed, self.recipe.positions, tokens_BT)
-
-    def words(self, prompts: PromptBatch) -> torch.Tensor:
-        return self.generator.word_mask(prompts)
 
 
 class OfScales:
@@ -123,15 +126,10 @@ class OfScales:
         self.generator, self.routes = generator, recipe.routes
 
     def stages(self) -> Iterator[list[str]]:
+        """All of them at once, as each reads the text encoder's states and nothing else."""
         yield list(self.read((), self.generator.encode(["a"])))
 
-    def read(
-        self,
-        names: Sequence[str],
-        prompts: PromptBatch,
-        changed: dict[str, torch.Tensor] = None,
-        tokens_BT: torch.Tensor | None = None,
-    ) -> dict[str, torch.Tensor]:
+    def read(self, names: Sequence[str], prompts: PromptBatch, *unused: Any) -> Read:
         trunk = self.generator.trunk
         start, attention = trunk.words_read(prompts.ids_BP, prompts.mask_BP)
         blocks = {f"blocks.{i}.cross_attention.kv": attention for i in range(len(trunk.blocks))}
@@ -145,8 +143,8 @@ class Moments:
     """Means of (k* - k) k^T and k k^T over what was added, [D, D]; k is what a matrix reads, W k* what it shall make of
     it."""
 
-    def __init__(self):
-        self.count, self.shift_DD, self.square_DD = 0, 0.0, 0.0
+    def __init__(self) -> None:
+        self.count, self.shift_DD, self.square_DD = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, k_ND: torch.Tensor, wanted_ND: torch.Tensor) -> None:
         k_ND, wanted_ND = k_ND.double(), wanted_ND.double()
@@ -154,7 +152,7 @@ class Moments:
         self.shift_DD = self.shift_DD + (wanted_ND - k_ND).T @ k_ND
         self.square_DD = self.square_DD + k_ND.T @ k_ND
 
-    def means(self):
+    def means(self) -> tuple[torch.Tensor, torch.Tensor]:
         return self.shift_DD / max(1, self.count), self.square_DD / max(1, self.count)
 
 
@@ -162,9 +160,8 @@ def edited(weight_OD: torch.Tensor, erased: Moments, preserved: Moments, preserv
     """Eq. 7 as a change: W' = W + W S (C + lambda I)^-1, with S and C the two means' sums, as all v are W k*."""
     (shift, square), (more_shift, more_square) = erased.means(), preserved.means()
     shift_DD, square_DD = shift + preserve * more_shift, square + preserve * more_square
-    square_DD = square_DD + ridge * square_DD.diagonal().mean() * torch.eye(
-        len(square_DD), dtype=square_DD.dtype, device=square_DD.device
-    )
+    identity_DD = torch.eye(len(square_DD), dtype=square_DD.dtype, device=square_DD.device)
+    square_DD = square_DD + ridge * square_DD.diagonal().mean() * identity_DD
     return weight_OD + weight_OD @ torch.linalg.solve(square_DD, shift_DD, left=False)
 
 
@@ -189,7 +186,7 @@ def differing(target: list[int], replacement: list[int]) -> torch.Tensor:
     return found
 
 
-def _aligned(target: list[int], replacement: list[int]):
+def _aligned(target: list[int], replacement: list[int]) -> Sequence[tuple[str, int, int, int, int]]:
     return SequenceMatcher(None, target, replacement, autojunk=False).get_opcodes()
 
 
@@ -205,10 +202,7 @@ def leace(generator: NextToken, pairs: list[PromptPair], recipe: TrainingFree) -
     words of the replacements that stand in place of something else (at all of them, where none does). Each layer is
     read with the layers before already changed. The change acts on all words of all prompts.
     """
-    encoded = [
-        [generator.encode([getattr(pair, side) for pair in pairs[rows]]) for side in ("target", "replacement")]
-        for rows in _batches(len(pairs))
-    ]
+    encoded = list(_encoded(generator, pairs))
     common = {i for _, replacement in encoded for i in replacement.ids_BP.flatten().tolist()}
     changed: dict[str, torch.Tensor] = {}
     for layer in (f"layers.{i}" for i in layer_range(recipe.layers, len(generator.decoder_layers))):
@@ -243,14 +237,12 @@ def eraser(concept_ND: torch.Tensor, ids_N: torch.Tensor, other_ND: torch.Tensor
     concept_ND, other_ND = concept_ND.double(), other_ND.double()
     both_ND, mean_D = torch.cat([concept_ND, other_ND]), other_ND.mean(0)
     delta_RD = torch.stack([concept_ND[(ids_N == i).to(concept_ND.device)].mean(0) - mean_D for i in ids_N.unique()])
-    _, root_K, axes_KD = torch.linalg.svd(
-        (both_ND - both_ND.mean(0)) / len(both_ND) ** 0.5, full_matrices=False
-    )  # Sigma = axes^T root^2 axes
+    spread_ND = (both_ND - both_ND.mean(0)) / len(both_ND) ** 0.5
+    _, root_K, axes_KD = torch.linalg.svd(spread_ND, full_matrices=False)  # Sigma = axes^T root^2 axes
     kept = root_K > CONSTANT * root_K[0]
     root_K, axes_KD = root_K[kept], axes_KD[kept]
-    basis_KR, length_R, _ = torch.linalg.svd(
-        (delta_RD @ axes_KD.T / root_K).T, full_matrices=False
-    )  # W delta, along the axes
+    along_KR = (delta_RD @ axes_KD.T / root_K).T  # W delta, along the axes
+    basis_KR, length_R, _ = torch.linalg.svd(along_KR, full_matrices=False)
     u_KR = basis_KR[:, length_R > CONSTANT]  # sets that do not differ: nothing to erase
     return {
         "left": ((root_K[:, None] * u_KR).T @ axes_KD).T,
@@ -265,38 +257,43 @@ def eraser(concept_ND: torch.Tensor, ids_N: torch.Tensor, other_ND: torch.Tensor
 @torch.no_grad()
 def reads(
     generator: NextToken,
-    modules: list[str],
+    modules: Sequence[str],
     prompts: PromptBatch,
-    changed: dict[str, torch.Tensor] | None = None,
+    changed: Mapping[str, torch.Tensor] = {},
     positions: str = "words",
     tokens_BT: torch.Tensor | None = None,
-) -> dict[str, torch.Tensor]:
+) -> Read:
     """What each of `modules` of the trunk reads, [B, S, D]: at the positions of the prompts, and of `tokens_BT` but the
     last, with `changed` switched on."""
-    found = {}
+    found: Read = {}
 
-    def keep(name):
-        def hook(module, args):
-            found[name] = args[0]
-            if len(found) == len(modules):
-                raise _Read
-
-        return hook
+    def keep(name: str, args: tuple) -> None:
+        found[name] = args[0]
+        if len(found) == len(modules):
+            raise _AllRead
 
     if tokens_BT is None:  # one token is predicted and none is read
         tokens_BT = torch.zeros(len(prompts), 1, dtype=torch.long, device=generator.device)
     with ExitStack() as stack:
-        stack.enter_context(applied(generator, changed or {}, positions))
+        stack.enter_context(applied(generator, changed, positions))
         for name in modules:  # after `applied`, whose own hooks come first
-            stack.callback(generator.trunk.get_submodule(name).register_forward_pre_hook(keep(name)).remove)
-        with suppress(_Read):  # what lies deeper is not computed
+            hook = lambda module, args, name=name: keep(name, args)
+            stack.enter_context(hooked(generator.trunk.get_submodule(name).register_forward_pre_hook(hook)))
+        with suppress(_AllRead):  # what lies deeper is not computed
             generator.hidden_states(prompts, tokens_BT)
     return found
 
 
-class _Read(Exception):
+class _AllRead(Exception):
     """All that was asked for has been read."""
 
 
 def _batches(count: int) -> list[slice]:
     return [slice(start, start + AT_ONCE) for start in range(0, count, AT_ONCE)]
+
+
+def _encoded(generator: Generator, pairs: list[PromptPair]) -> Iterator[tuple[PromptBatch, PromptBatch]]:
+    """Targets and replacements of the pairs, in batches."""
+    for rows in _batches(len(pairs)):
+        target, replacement = ([getattr(pair, side) for pair in pairs[rows]] for side in ("target", "replacement"))
+        yield generator.encode(target), generator.encode(replacement)

@@ -14,24 +14,22 @@ Letters: B rows, C concepts, R ranks of all concepts together, D width.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
 from ..concepts import words_of
 from ..errors import UserError
-from .change import applied
+from ..generators.base import Generator, NextToken
+from .change import adapters, applied, frozen
 from .closed_form import reads
 from .store import Erasure, strength_of
-
-if TYPE_CHECKING:
-    from ..generators.base import Generator
 
 RECIPE = "composed"
 
@@ -46,33 +44,29 @@ class Transport:
 
     States of a language model share a large part, so that all cosines are near 1: the mean state of the prompts in
     `centre`, where there are any, is taken off first. SPM has no such step. A prompt without words has similarity 0.
+
+    names: concept -> what prompts call it.
+    layer: where states are read, as a share of the depth; 0: input embeddings; None: no similarity, overlap only.
     """
 
-    names: dict[str, tuple[str, ...]]  # concept -> what prompts call it
-    layer: float | None = (
-        0.5  # where states are read, as a share of the depth; 0: input embeddings; None: no similarity, overlap only
-    )
+    names: dict[str, tuple[str, ...]]
+    layer: float | None = 0.5
     centre: tuple[str, ...] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for concept, names in self.names.items():
-            if isinstance(names, str) or not names or not all(words_of(name) for name in names):
-                raise UserError(
-                    f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel'], not "
-                    f"{names!r}"
-                )
+            if isinstance(names, str) or not names or not all(map(words_of, names)):
+                line = f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel']"
+                raise UserError(f"{line}, not {names!r}")
         if self.layer is not None and not 0 <= strength_of(self.layer, "the layer of facilitated transport") <= 1:
-            raise UserError(
-                f"facilitated transport reads states at layer={self.layer}, which is no share of the depth from 0 to 1"
-            )
+            line = f"facilitated transport reads states at layer={self.layer}"
+            raise UserError(f"{line}, which is no share of the depth from 0 to 1")
 
     def gamma(self, generator: Generator, prompt: str) -> dict[str, float]:
         """gamma_c of one prompt, read alone, so that it cannot hang on a batch; with the model as it is now."""
         words = words_of(prompt)
-        found = {
-            concept: max(len(own & words) / len(own) for own in map(words_of, names))
-            for concept, names in self.names.items()
-        }
+        overlap = lambda name: len(words_of(name) & words) / len(words_of(name))
+        found = {concept: max(map(overlap, names)) for concept, names in self.names.items()}
         if self.layer is not None:
             state_D = self._state(generator, prompt)
             for concept, names in self.names.items():
@@ -80,31 +74,33 @@ class Transport:
                 found[concept] = max(found[concept], min(near, 1.0))
         return found
 
-    def _state(self, generator, text: str) -> torch.Tensor:
+    def _state(self, generator: Generator, text: str) -> torch.Tensor:
         """s(text), less the centre; zeros for a text without words. float64 [D]."""
         key = (generator.fingerprint, text)
         if key not in self._states:
-            own_D = pooled_state(generator, text, self.layer)
-            self._states[key] = own_D if own_D is None else own_D - self._centre(generator)
-        state_D = self._states[key]
-        return torch.zeros(1, dtype=torch.float64) if state_D is None else state_D
+            own_D = pooled_state(generator, text, self.layer or 0.0)
+            self._states[key] = torch.zeros(1).double() if own_D is None else own_D - self._centre(generator)
+        return self._states[key]
 
-    def _centre(self, generator):
+    def _centre(self, generator: Generator) -> torch.Tensor:
         key = (generator.fingerprint, None)
         if key not in self._states:
-            found = [s for prompt in self.centre if (s := pooled_state(generator, prompt, self.layer)) is not None]
-            self._states[key] = torch.stack(found).mean(0) if found else 0.0
+            states = [pooled_state(generator, prompt, self.layer or 0.0) for prompt in self.centre]
+            found = [state_D for state_D in states if state_D is not None]
+            self._states[key] = torch.stack(found).mean(0) if found else torch.zeros(1).double()
         return self._states[key]
 
     @cached_property
-    def _states(self) -> dict:
+    def _states(self) -> dict[tuple[str, str | None], torch.Tensor]:
         return {}
 
 
 @torch.no_grad()
 def pooled_state(generator: Generator, text: str, layer: float) -> torch.Tensor | None:
     """Mean of what decoder layer round(layer x depth) reads at a text's words, float64 [D] on the CPU; None for a text
-    without words."""
+    without words. UserError for a next-scale model, which does not read words in its layers."""
+    if not isinstance(generator, NextToken):
+        raise UserError(f"facilitated transport reads the states of words, which {generator.name} has not; use overlap")
     batch = generator.encode([text])
     words_P = generator.word_mask(batch)[0]
     if not words_P.any():
@@ -135,46 +131,42 @@ class Membranes:
         return self.parts[0].generator_fingerprint
 
     @property
-    def recipe(self) -> dict:
+    def recipe(self) -> dict[str, Any]:
         """What made it; it has no field of a recipe that trains."""
-        about = {
-            "name": RECIPE,
-            "parts": [{"concept": p.concept, "strength": p.strength, "recipe": p.recipe} for p in self.parts],
-        }
-        return about | {
-            "transport": dataclasses.asdict(self.transport) if self.transport else None,
-            "strength_of_all": self.strength,
-        }
+        parts = [{"concept": p.concept, "strength": p.strength, "recipe": p.recipe} for p in self.parts]
+        transport = dataclasses.asdict(self.transport) if self.transport else None
+        return {"name": RECIPE, "parts": parts, "transport": transport, "strength_of_all": self.strength}
 
     @property
     def tensors(self) -> dict[str, torch.Tensor]:
         """All adapters stacked, each times its strength and that of all."""
-        return stacked(self.parts, self.strength)[0]
+        return stacked(dict(enumerate(self.parts)), self.strength)[0]
 
     @property
     def megabytes(self) -> float:
         return sum(part.megabytes for part in self.parts)
 
+    def _by_positions(self) -> dict[str, dict[int, Erasure]]:
+        """The parts by number, in groups that act at the same positions."""
+        groups: dict[str, dict[int, Erasure]] = {}
+        for i, part in enumerate(self.parts):
+            groups.setdefault(part.recipe.get("positions", "all"), {})[i] = part
+        return groups
+
     @contextmanager
-    def on(self, generator: Generator, strength: float | None = None):
+    def on(self, generator: Generator, strength: float | None = None) -> Iterator[Generator]:
         """Within the context `generator` draws with all concepts erased; afterwards it is the base model again, bit for
         bit."""
         self.check(generator)
         factor = strength_of(self.strength if strength is None else strength, f"of {self.concept}")
-        gates = Gates(self) if self.transport else None
+        gates = Gates(self.transport, [part.concept for part in self.parts]) if self.transport else None
         with ExitStack() as stack:
-            for positions in dict.fromkeys(part.recipe.get("positions", "all") for part in self.parts):
-                ours = [i for i, part in enumerate(self.parts) if part.recipe.get("positions", "all") == positions]
-                tensors, owners = stacked([self.parts[i] for i in ours], factor)
-                tensors = {
-                    n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()
-                }
+            for positions, parts in self._by_positions().items():
+                tensors, owners = stacked(parts, factor)
                 opened = None
                 if gates:
-                    opened = {
-                        module: gates.opening(torch.tensor([ours[k] for k in owner], device=generator.device))
-                        for module, owner in owners.items()
-                    }
+                    opened = {module: gates.opening(owner, generator.device) for module, owner in owners.items()}
+                tensors = frozen(tensors, generator.device)
                 stack.enter_context(applied(generator, tensors, positions, opened))
             if gates:
                 stack.enter_context(gates.attached(generator))
@@ -187,22 +179,20 @@ class Membranes:
     def together(self) -> Erasure:
         """One erasure that does the same: an adapter whose rank is the sum of all. UserError with transport, and for
         parts that act at different positions."""
+        whose, groups = f"the membranes of {self.concept}", self._by_positions()
         if self.transport:
-            raise UserError(
-                f"the membranes of {self.concept} open by prompt, which no single adapter does; leave out the "
-                "transport, or keep them apart"
-            )
-        positions = {part.recipe.get("positions", "all") for part in self.parts}
-        if len(positions) > 1:
-            raise UserError(f"the membranes of {self.concept} act at different positions; they cannot be one adapter")
-        recipe = self.recipe | {"positions": positions.pop()}
+            line = f"{whose} open by prompt, which no single adapter does"
+            raise UserError(f"{line}; leave out the transport, or keep them apart")
+        if len(groups) > 1:
+            raise UserError(f"{whose} act at different positions; they cannot be one adapter")
+        recipe = self.recipe | {"positions": next(iter(groups))}
         return Erasure(RECIPE, recipe, self.concept, self.generator_fingerprint, self.tensors, self.info, self.seed)
 
     def merged(self, generator: Generator) -> Erasure:
         """The same in whole matrices, W + sum_c B_c A_c."""
         return self.together().merged(generator)
 
-    def save(self, folder: str | Path):
+    def save(self, folder: str | Path) -> Path:
         return self.together().save(folder)
 
     def check(self, generator: Generator) -> None:
@@ -226,49 +216,38 @@ def compose(
     strengths = [erasure.strength for erasure in erasures] if strengths is None else list(strengths)
     if len(strengths) != len(erasures):
         raise UserError(f"{len(strengths)} strengths for {len(erasures)} erasures; give one for each")
-    seen: dict[str, Erasure] = {}
-    for erasure in erasures:
+    first, parts = erasures[0], {}
+    for erasure, strength in zip(erasures, strengths):
+        concept = erasure.concept
         if not erasure.tensors or any(".lora_" not in name for name in erasure.tensors):
-            raise UserError(
-                f"erasure '{erasure.name}' of '{erasure.concept}' is not made of adapters; to compose it train it "
-                "with a rank (1 is a membrane)"
-            )
-        if erasure.concept in seen:
-            raise UserError(
-                f"two erasures of '{erasure.concept}'; give one for each concept, or call one of them otherwise"
-            )
-        if erasure.generator_fingerprint != erasures[0].generator_fingerprint:
-            raise UserError(
-                f"the erasures of '{erasures[0].concept}' and '{erasure.concept}' were made for different models; "
-                "they cannot be composed"
-            )
-        if transport and erasure.concept not in transport.names:
-            raise UserError(
-                f"facilitated transport has no name for concept '{erasure.concept}'; it has: "
-                f"{', '.join(transport.names)}"
-            )
-        seen[erasure.concept] = erasure
-    parts = tuple(
-        dataclasses.replace(e, strength=strength_of(s, f"of '{e.concept}'")) for e, s in zip(erasures, strengths)
-    )
-    return Membranes(parts, transport)
+            line = f"erasure '{erasure.name}' of '{concept}' is not made of adapters"
+            raise UserError(f"{line}; to compose it train it with a rank (1 is a membrane)")
+        if concept in parts:
+            line = f"two erasures of '{concept}'; give one for each concept"
+            raise UserError(f"{line}, or call one of them otherwise")
+        if erasure.generator_fingerprint != first.generator_fingerprint:
+            line = f"the erasures of '{first.concept}' and '{concept}' were made for different models"
+            raise UserError(f"{line}; they cannot be composed")
+        if transport and concept not in transport.names:
+            line = f"facilitated transport has no name for concept '{concept}'"
+            raise UserError(f"{line}; it has: {', '.join(transport.names)}")
+        parts[concept] = dataclasses.replace(erasure, strength=strength_of(strength, f"of '{concept}'"))
+    return Membranes(tuple(parts.values()), transport)
 
 
-def stacked(parts: Sequence[Erasure], factor: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
-    """(A and B of all parts as one adapter for each module, B times the strengths; module -> which part each of its
-    ranks is of)."""
-    sides: dict[str, tuple[list, list]] = {}
+def stacked(parts: Mapping[int, Erasure], factor: float = 1.0) -> tuple[dict[str, torch.Tensor], dict[str, list[int]]]:
+    """(A and B of all parts as one adapter for each module, B times the strengths; module -> the number of the part
+    that each of its ranks is of)."""
+    sides: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     owners: dict[str, list[int]] = {}
-    for i, part in enumerate(parts):
-        for module in dict.fromkeys(name.rpartition(".lora_")[0] for name in part.tensors):
-            a, b = (part.tensors[f"{module}.lora_{side}.weight"] for side in "AB")
-            above, beside = sides.setdefault(module, ([], []))
-            above.append(a)
-            beside.append(b * (part.strength * factor))
+    for i, part in parts.items():
+        for module, (a, b) in adapters(part.tensors).items():
+            sides.setdefault(module, []).append((a, b * (part.strength * factor)))
             owners.setdefault(module, []).extend([i] * len(a))
     tensors = {}
-    for module, (above, beside) in sides.items():
-        tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"] = torch.cat(above), torch.cat(beside, 1)
+    for module, pairs in sides.items():
+        tensors[f"{module}.lora_A.weight"] = torch.cat([a for a, _ in pairs])
+        tensors[f"{module}.lora_B.weight"] = torch.cat([b for _, b in pairs], 1)
     return tensors, owners
 
 
@@ -276,13 +255,17 @@ class Gates:
     """gamma of the rows that are being read. A generator tells what each row was asked for; a blanked row opens what
     its prompt does, so that a prompt which opens nothing is drawn as by the base model."""
 
-    def __init__(self, membranes: Membranes):
-        self.transport, self.concepts = membranes.transport, [part.concept for part in membranes.parts]
-        self.texts, self.gamma_BC, self.known = None, None, {}
+    def __init__(self, transport: Transport, concepts: list[str]):
+        self.transport, self.concepts = transport, concepts
+        self.texts: tuple[str, ...] | None = None
+        self.gamma_BC: torch.Tensor | None = None
+        self.known: dict[str, list[float]] = {}
 
     @contextmanager
-    def attached(self, generator: Generator):
-        """Within the context the generator tells this object what it reads."""
+    def attached(self, generator: Generator) -> Iterator[None]:
+        """Within the context the generator tells this object what it reads; next-token models do."""
+        if not isinstance(generator, NextToken):
+            raise UserError(f"membranes open by prompt in next-token models only, and {generator.name} is none")
         if generator.gates is not None:
             raise UserError("membranes with facilitated transport are switched on already; compose them all into one")
         generator.gates = self
@@ -296,26 +279,22 @@ class Gates:
         if texts == self.texts and texts:
             return
         if not texts:
-            raise ValueError(
-                "facilitated transport hangs on prompts; these rows do not say what they were asked for "
-                "(PromptBatch.texts)"
-            )
+            line = "facilitated transport hangs on prompts; these rows do not say what they were asked for"
+            raise ValueError(f"{line} (PromptBatch.texts)")
         before, self.gamma_BC = self.gamma_BC, None  # shut: gamma is read from the base model
         generator.gates = None
         try:
-            for text in dict.fromkeys(texts):
-                if text not in self.known:
-                    found = self.transport.gamma(generator, text)
-                    self.known[text] = [found[concept] for concept in self.concepts]
+            for text in dict.fromkeys(text for text in texts if text not in self.known):
+                found = self.transport.gamma(generator, text)
+                self.known[text] = [found[concept] for concept in self.concepts]
         finally:
             generator.gates = self
         gamma_BC = torch.tensor([self.known[text] for text in texts], device=generator.device)
-        if (
-            before is not None and before.shape == gamma_BC.shape
-        ):  # in place: a recorded drawing step reads this address
-            gamma_BC = before.copy_(gamma_BC)
+        if before is not None and before.shape == gamma_BC.shape:
+            gamma_BC = before.copy_(gamma_BC)  # in place: a recorded drawing step reads this address
         self.texts, self.gamma_BC = texts, gamma_BC
 
-    def opening(self, owner_R: torch.Tensor):
+    def opening(self, owner: list[int], device: torch.device) -> Callable[[], torch.Tensor | None]:
         """gamma_BR for the ranks of one module, or None while shut; see `change.applied`."""
+        owner_R = torch.tensor(owner, device=device)
         return lambda: None if self.gamma_BC is None else self.gamma_BC[:, owner_R]

@@ -41,7 +41,7 @@ def is_wrong(q_BLCV: torch.Tensor, labels: torch.Tensor, gamma: float) -> torch.
     return nats_of(q_BLCV, labels) > gamma
 
 
-def wrong_tokens(q_BLCV: torch.Tensor, p_BLCV: torch.Tensor | None, labels: torch.Tensor, rule: Filter) -> torch.Tensor:
+def wrong_tokens(q_BLCV: torch.Tensor, p_BLCV: torch.Tensor, labels: torch.Tensor, rule: Filter) -> torch.Tensor:
     """F_t of S-VARE: tokens of which a share of alpha is wrong.
 
         bits       mean_b 1[ -log q(y_b) > gamma ]  against alpha
@@ -50,7 +50,7 @@ def wrong_tokens(q_BLCV: torch.Tensor, p_BLCV: torch.Tensor | None, labels: torc
 
     Args:
         q_BLCV: the student's log-probabilities.
-        p_BLCV: the teacher's, only asked for with a codebook.
+        p_BLCV: the teacher's, only looked at with a codebook.
         labels: int64 [B, L, C] for bits, [B, L] for a codebook.
         rule: compare="exceeds" asks for more than alpha, "reaches" for at least as much.
 

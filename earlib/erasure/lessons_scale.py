@@ -1,5 +1,5 @@
-"""What student and teacher read while a next-scale model learns to erase, and its two losses. The protocol is that of
-`lessons.py`: a lesson is one update, its steps are one on the sum of both losses, or one on each.
+"""What student and teacher read while a next-scale model learns to erase, and its two losses. A lesson
+(`lesson.py`) is one update; its steps are one on the sum of both losses, or one on each.
 
 p_t(. | c) is the distribution of the code at position t, given prompt c and the scales before t's own in some picture.
 c* is a pair's target prompt, c its replacement.
@@ -19,8 +19,7 @@ codebook), V values of a part.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -34,8 +33,7 @@ from ..generators import picture_seeds
 from ..generators.base import NextScale, PromptBatch
 from ..generators.sampling import guided
 from .gates import is_wrong, wrong_tokens
-from .lessons import Student
-from .matching import Step
+from .lesson import AllLessons, Lesson, Step, Student
 from .objective import entropy, kl, log_probabilities, nats_of, square
 from .recipe_scale import ScaleRecipe
 from .spans import learning_span, weights
@@ -47,9 +45,6 @@ def of_parts(generator: NextScale, logits: torch.Tensor) -> torch.Tensor:
     return log_probabilities(logits if generator.quantiser.code_shape else logits.unsqueeze(2))
 
 
-# ------------------------------------------------------------------ lessons
-
-
 @dataclass(frozen=True)
 class Pictures:
     """The teacher's pictures of some prompts, drawn ahead of training: `codes` [N, L] or [N, L, C] on the CPU."""
@@ -59,8 +54,8 @@ class Pictures:
     codes: torch.Tensor
 
 
-class ScaleLessons:
-    """All updates of a run. Pictures of the teacher are drawn here, ahead of training."""
+class ScaleLessons(AllLessons):
+    """All updates of a next-scale model's run."""
 
     unit = "update"
 
@@ -74,60 +69,52 @@ class ScaleLessons:
         progress: bool = False,
     ):
         if recipe.filter.parts == "wrong" and not generator.quantiser.code_shape:
-            line = (
-                f"filter.parts=wrong is about bits, and the codes of {generator.name} have none; use filter.parts=all"
-            )
-            raise UserError(line)
+            line = f"filter.parts=wrong is about bits, and the codes of {generator.name} have none; use "
+            raise UserError(line + "filter.parts=all")
         retain = list(retain)
         if recipe.reads_others and not retain:
             line = f"retain.prompts={recipe.retain.prompts} needs prompts of other concepts, and there are none; "
             raise UserError(line + "use retain.prompts=neutral")
-        self.generator, self.recipe, self.seed = generator, recipe, seed
-        self.weight_N = weights(generator, recipe.scales)
-        self.span = learning_span(generator, recipe.scales)
+        super().__init__(pairs, recipe, seed)
+        self.generator, self.recipe, self.progress = generator, recipe, progress
+        self.weight_N, self.span = weights(generator, recipe.scales), learning_span(generator, recipe.scales)
         self.positions = "all" if recipe.positions == "all" else self.span
         counts = ("updates", "updates_empty", "updates_in_conflict", "tokens_kept", "tokens_seen")
         self.counts = dict.fromkeys(counts, 0)
-        pairs = list(pairs)[: recipe.pairs]
-        self.pairs, targets = pairs * recipe.pictures, recipe.prefix == "target"
-        self.neutral = self._draw("replacement", [pair.replacement for pair in self.pairs], progress)
-        self.target = self._draw("target", [pair.target for pair in self.pairs], progress) if targets else None
-        self.others = self._draw("retain", retain, progress) if recipe.reads_others else None
+        self.neutral = self._draw("replacement", [pair.replacement for pair in self.pairs])
+        targets = [pair.target for pair in self.pairs]
+        self.target = self._draw("target", targets) if recipe.prefix == "target" else self.neutral
+        self.others = self._draw("retain", retain) if recipe.reads_others else None
 
-    def _draw(self, role: str, prompts: list[str], progress: bool) -> Pictures:
+    def _draw(self, role: str, prompts: list[str]) -> Pictures:
         """Pictures with noise of the role's own, as the next-token family's trajectories."""
         seeds = picture_seeds(self.seed, [f"trajectory/{role}/{i}/{prompt}" for i, prompt in enumerate(prompts)])
-        drawn = self.generator.sample(prompts, seeds, self.recipe.guidance, self.recipe.temperature, progress=progress)
+        guidance, temperature = self.recipe.guidance, self.recipe.temperature
+        drawn = self.generator.sample(prompts, seeds, guidance, temperature, progress=self.progress)
         return Pictures(prompts, seeds, drawn)
-
-    def __len__(self) -> int:
-        return -(-len(self.pairs) * self.recipe.passes // self.recipe.batch)
 
     def begin(self, i: int, student: Student = nullcontext) -> ScaleLesson:
         """Update i: what both read, what is right, and what is to stay as it is."""
-        start, last = i * self.recipe.batch, len(self.pairs) * self.recipe.passes
-        rows = [j % len(self.pairs) for j in range(start, min(start + self.recipe.batch, last))]
-        lesson = ScaleLesson(self, i)
+        lesson, rows = ScaleLesson(self, i), self.of(i)
         lesson.read(rows, student)
         lesson.prepare_preservation(rows)
         return lesson
 
     def summary(self, counts: dict[str, int]) -> dict[str, float]:
-        """What the erasure's info has beside the counts."""
         return {"share_kept": round(counts["tokens_kept"] / counts["tokens_seen"], 6)}
 
 
-class ScaleLesson:
+class ScaleLesson(Lesson):
     """One update; `report` holds what was seen on the way."""
 
     def __init__(self, lessons: ScaleLessons, number: int):
-        self.lessons, self.generator, self.recipe, self.number = lessons, lessons.generator, lessons.recipe, number
+        super().__init__(number)
+        self.lessons, self.generator, self.recipe = lessons, lessons.generator, lessons.recipe
         self.chance = torch.Generator().manual_seed(lessons.seed * 1_000_003 + number)
         both = Step(0, lessons.span.stop)
         alone = [Step(0, lessons.span.stop, preserves=False), Step(0, 0)]
         self.steps = alone if self.recipe.update == "two-steps" else [both]
         self.report: dict[str, float] = {}
-        self.counts: Counter[str] = Counter()
 
     # ---------------------------------------------------------------- before the steps
 
@@ -142,17 +129,18 @@ class ScaleLesson:
         if rolls:
             with student():
                 history = self.generator.sample(targets, seeds, recipe.guidance, recipe.temperature)
-        else:
-            history = (neutral if recipe.prefix == "replacement" else lessons.target).codes[rows]
+        else:  # for prefix=replacement both are one
+            history = lessons.target.codes[rows]
         independent = recipe.teacher_states == "independent"
         theirs = neutral.codes[rows] if independent else history
         self.history, theirs = self._learning(history), self._learning(theirs)
         self.told, self.c = self._blanked(self.generator.encode(targets)), self.generator.encode(replacements)
         drawn_for_c = independent or (not rolls and recipe.prefix == "replacement")
         self.labels = self._labels(theirs, drawn_for_c, seeds)
+        self.p_BNCV = torch.empty(0)  # the teacher's distributions, where something looks at them
         of_codebook = recipe.filter.kind == "wrong" and not self.generator.quantiser.code_shape
-        compared = recipe.divergence != "ce" or recipe.filter.kind == "kl" or of_codebook
-        self.p_BNCV = of_parts(self.generator, self._logits(self.c, theirs, recipe.soft_guidance)) if compared else None
+        if recipe.divergence != "ce" or recipe.filter.kind == "kl" or of_codebook:
+            self.p_BNCV = of_parts(self.generator, self._logits(self.c, theirs, recipe.soft_guidance))
 
     def _learning(self, codes: torch.Tensor) -> torch.Tensor:
         """The codes up to the last scale that learns, on the model's device."""
@@ -205,8 +193,7 @@ class ScaleLesson:
     # ---------------------------------------------------------------- the losses
 
     def losses(self, start: int = 0, stop: int | None = None) -> torch.Tensor:
-        """Loss of every token up to the last scale that learns, float [B, N], with the student's change switched on; of
-        no token for a step that only preserves."""
+        """Of every token up to the last scale that learns, float [B, N]; of none for a step that only preserves."""
         if start == stop:
             return self.lessons.weight_N.new_zeros(len(self.history), 0)
         loss_BN, self.taught_BN = self.compare()
@@ -258,7 +245,7 @@ class ScaleLesson:
                 loss = loss / ((kept_BN * weight_N).sum() / len(loss_BN))
         return loss, True, int(self.report["kept"])
 
-    def preservation(self, step: Step, student: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
+    def preservation(self, step: Step, student: Mapping[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
         """What gives lambda L_Pre = lambda mean_B sum_t w_t mean_b KL( p_teacher(. | r_<i, c) || p_student(. | r_<i, c)
         ); None where a step has none."""
         weight = self.recipe.retain.weight
@@ -284,19 +271,15 @@ class ScaleLesson:
                 self.report[f"loss{k}"] = loss_BN[:, span].mean().item()
 
     def note(self, step: Step, losses: list[float], teaches: bool, kept: int, against: bool) -> None:
-        """After each step: its losses go into the report."""
         if step.stop:
             self.report["erase"] = losses[0]
-            self.counts += Counter(updates=1, updates_empty=int(not kept), tokens_kept=kept)
-            self.counts["tokens_seen"] += int(self.report["tokens"])
+            self.counts.update(
+                updates=1, updates_empty=int(not kept), tokens_kept=kept, tokens_seen=int(self.report["tokens"])
+            )
         if len(losses) > 1:
             self.report["retain"] = losses[1]
         self.counts["updates_in_conflict"] += against
-
-    @property
-    def rows(self) -> list[dict[str, Any]]:
-        """The update's row of the log."""
-        return [{"lesson": self.number, "loss": self.report["unfiltered"], **self.report}]
+        self.rows = [{"lesson": self.number, "loss": self.report["unfiltered"], **self.report}]
 
 
 @torch.no_grad()

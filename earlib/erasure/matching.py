@@ -1,42 +1,24 @@
 """Lessons on windows of image tokens, for next-token models: the student matches the teacher's states or logits, or
-makes pictures unlikely. Their protocol is in `lessons.py`, the equations are in `objective.py`.
+makes pictures unlikely. The equations are in `objective.py`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..concepts import PromptPair
-from ..generators.base import NextToken, Past
+from ..generators.base import Past
 from .gates import window_loss
+from .lesson import Lesson, Step
 from .objective import divergence, dpo_loss, log_likelihood, npo_loss, token_loss
 from .recipe import WHOLE, Recipe
-from .retain import Retained
 from .trajectories import both_rows, teacher_target
 
-
-@dataclass(frozen=True)
-class Material:
-    """What all lessons of a run have in common."""
-
-    generator: NextToken
-    recipe: Recipe
-    seed: int
-    retained: Retained
-
-
-@dataclass(frozen=True)
-class Step:
-    """What one optimizer step learns from: the tokens from `start` to `stop` (exclusive), none where it only preserves;
-    `preserves` says whether preservation counts in it."""
-
-    start: int
-    stop: int
-    preserves: bool = True
+if TYPE_CHECKING:
+    from .lessons import Lessons
 
 
 def window_steps(recipe: Recipe, tokens: int, seed: int, lesson: int) -> list[Step]:
@@ -52,32 +34,26 @@ def window_steps(recipe: Recipe, tokens: int, seed: int, lesson: int) -> list[St
     return [steps[k] for k in torch.randperm(len(steps), generator=chance)]
 
 
-class WindowLesson:
+class WindowLesson(Lesson):
     """What all lessons on image tokens share.
 
     A lesson on whole pictures gives each token the same share of its loss, so that losses and counts mean the same
     everywhere.
     """
 
-    def __init__(self, material: Material, number: int, pairs: list[PromptPair]):
-        self.generator, self.recipe, self.seed = material.generator, material.recipe, material.seed
-        self.number, self.retained = number, material.retained
+    def __init__(self, lessons: Lessons, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
+        """`prefix` holds the image tokens of the pairs' pictures, int64 [B, T] by role."""
+        super().__init__(number)
+        self.generator, self.recipe, self.seed = lessons.generator, lessons.recipe, lessons.seed
+        self.retained, self.rows = lessons.retained, []
         self.steps = window_steps(self.recipe, self.generator.num_codes, self.seed, number)
         self.prompts = self.generator.encode([pair.target for pair in pairs])
-        self.rows: list[dict] = []
-        self.counts: Counter[str] = Counter()
-
-    def losses(self, start: int, stop: int) -> torch.Tensor:
-        """L_t of the tokens from `start` to `stop`, float [stop - start], with the student's change switched on."""
-        raise NotImplementedError
 
     def gate(self, losses: torch.Tensor) -> tuple[torch.Tensor, bool, int]:
-        """WGA and TLM: see `gates.window_loss`."""
         return window_loss(losses, self.recipe.gate)
 
-    def preservation(self, step: Step, student: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
-        """The teacher's part of preservation; returns what gives its loss, weighted by the window's share of a
-        picture."""
+    def preservation(self, step: Step, student: Mapping[str, torch.Tensor]) -> Callable[[], torch.Tensor] | None:
+        """Weighted by the window's share of a picture."""
         tokens = self.generator.num_codes
         keep = self.retained.preservation(self.seed, self.number * tokens + step.start, student)
         return keep and (lambda: keep((step.stop - step.start) / tokens))
@@ -97,8 +73,8 @@ class Matching(WindowLesson):
     Keys and values of earlier windows are carried as constants.
     """
 
-    def __init__(self, material: Material, number: int, pairs: list[PromptPair], prefix: dict[str, torch.Tensor]):
-        super().__init__(material, number, pairs)
+    def __init__(self, lessons: Lessons, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
+        super().__init__(lessons, number, pairs, prefix)
         self.target_RTD = teacher_target(self.generator, pairs, prefix, self.recipe)
         if self.recipe.rows == "both":
             self.prompts = both_rows(self.generator, [pair.target for pair in pairs])
@@ -138,8 +114,8 @@ class Likelihood(WindowLesson):
     ascent: the concept's pictures x become unlikely, minimising log p(x_t | x_<t, c). npo, dpo: see `objective.py`.
     """
 
-    def __init__(self, material: Material, number: int, pairs: list[PromptPair], prefix: dict[str, torch.Tensor]):
-        super().__init__(material, number, pairs)
+    def __init__(self, lessons: Lessons, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
+        super().__init__(lessons, number, pairs, prefix)
         roles = ("prefix", "replacement") if self.recipe.objective == "dpo" else ("prefix",)
         self.pictures = [prefix[role].to(self.generator.device) for role in roles]
         with torch.no_grad():

@@ -24,26 +24,17 @@ def name_of(concept: Concept) -> str:
     """
     if concept.words:
         return concept.words[0]
-    shared = Counter()
+    shared: Counter[tuple[str, ...]] = Counter()
     for pair in concept.pairs:
         target, other = (re.findall(r"[\w-]+", prompt.casefold()) for prompt in (pair.target, pair.replacement))
-        own = [
-            (a, b)
-            for kind, a, b, *_ in SequenceMatcher(None, target, other, autojunk=False).get_opcodes()
-            if kind in ("replace", "delete")
-        ]
-        shared.update(
-            {
-                tuple(target[i:j])
-                for a, b in own
-                for i in range(a, b)
-                for j in range(i + 1, b + 1)
-                if target[j - 1] not in LOOSE
-            }
-        )
+        aligned = SequenceMatcher(None, target, other, autojunk=False).get_opcodes()
+        own = [(a, b) for kind, a, b, *_ in aligned if kind in ("replace", "delete")]
+        phrases = {tuple(target[i:j]) for a, b in own for i in range(a, b) for j in range(i + 1, b + 1)}
+        shared.update(phrase for phrase in phrases if phrase[-1] not in LOOSE)
     if not shared:
         raise UserError(f"the prompt pairs of concept '{concept.name}' do not say how it is called; give it: text=...")
-    return " ".join(max(sorted(shared), key=lambda phrase: (shared[phrase], len(phrase))))
+    *_, phrase = min((-count, -len(phrase), phrase) for phrase, count in shared.items())
+    return " ".join(phrase)
 
 
 def name_of_replacements(concept: Concept) -> str:
@@ -69,18 +60,13 @@ def retain_prompts(concept: Concept, profile: str, most: int = RETAINED) -> list
     `most`.
     """
     words = list(concept.words) or concept_words(concept)
-    tests = {
-        normal(p) for group in (*concept.tests.values(), *concept.neighbours.values(), concept.benign) for p in group
-    }
-    found = []
+    groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
+    tests, found = {normal(p) for group in groups for p in group}, []
     for name in list_concepts(profile):
         other = load_concept(name, profile)
+        sides = ("replacement",) if other.kind == "content" else ("target", "replacement")
         if other.name != concept.name:
-            found += [
-                p
-                for pair in other.pairs
-                for p in ((pair.replacement,) if other.kind == "content" else (pair.target, pair.replacement))
-            ]
+            found += [getattr(pair, side) for pair in other.pairs for side in sides]
     found = [p for p in dict.fromkeys(found) if normal(p) not in tests and not holds_word(p, words)]
     step = max(1, len(found) // most)
     return found[::step][:most]
@@ -88,7 +74,5 @@ def retain_prompts(concept: Concept, profile: str, most: int = RETAINED) -> list
 
 def concept_words(concept: Concept) -> list[str]:
     """The words that the concept's targets have and their replacements never: "church"; "van", "gogh"."""
-    targets, replacements = (
-        set().union(*(words_of(getattr(pair, side)) for pair in concept.pairs)) for side in ("target", "replacement")
-    )
-    return sorted(targets - replacements)
+    words = lambda side: set().union(*(words_of(getattr(pair, side)) for pair in concept.pairs))
+    return sorted(words("target") - words("replacement"))

@@ -24,14 +24,12 @@ __all__ = ["EAR", "EAR_RELEASED", "EAR_SHARED", "PRESETS", "SCALE_PRESETS", "nam
 
 # EAR (Fan et al. 2025, arXiv 2506.20151). Student states on the teacher's pictures of the concept are pulled to
 # h*(r) - eta (h*(c) - h*(r)), eta = 1, by one Adam step (1e-4) for each window, in the self-attention of layers 0-4 of
-# 30;
-#   50 pairs, one pass, guidance 5; window 100 (nudity), 48 (church), 24 (Van Gogh) of 576; mu = 0.05.
+# 30; 50 pairs, one pass, guidance 5; window 100 (nudity), 48 (church), 24 (Van Gogh) of 576; mu = 0.05.
 # The published text leaves open where the replacement's states come from. The released code draws three pictures, one
 # for c and two for r, and compares them position by position: that is `ear`.
 EAR = Recipe("ear")
 
-# The same with all states read along the concept's own picture, so that position t means the same patch for all of
-# them.
+# The same with all states read along the concept's own picture: position t means the same patch for all of them.
 EAR_SHARED = replace(EAR, name="ear-shared", teacher_states="shared")
 
 # What the authors' released training code computes (github.com/immc-lab/ear, train/*.py), bug for bug: after its first
@@ -57,29 +55,16 @@ ON_PICTURES = Recipe(
 # z*(0)), eta = 1, squared error, batch 1, 1000 steps, lr 1e-5, prefix drawn at guidance 3. ESD-x trains what reads the
 # prompt (cross-attention): here, keys and values where the prompt's words stand, so that blanked prompts stay what they
 # are. ESD-u trains all the rest: here, everything but keys and values, everywhere.
-ESD_X = replace(
-    ON_PICTURES,
-    name="esd-x",
-    prefix="student",
-    origin="null",
-    modules="kv",
-    positions="words",
-    batch=1,
-    passes=20,
-    lr=1e-5,
-)
-ESD_U = replace(
-    ON_PICTURES, name="esd-u", prefix="student", origin="null", modules="no-kv", batch=1, passes=20, lr=1e-5
-)
+ESD = replace(ON_PICTURES, prefix="student", origin="null", batch=1, passes=20, lr=1e-5)
+ESD_X = replace(ESD, name="esd-x", modules="kv", positions="words")
+ESD_U = replace(ESD, name="esd-u", modules="no-kv")
 
 # Concept Ablation (Kumari et al. 2023, arXiv 2303.13516), model-based (Eq. 3): on pictures of the replacement, the
 # student told of the concept follows the teacher told of the replacement. Its 'noise-based' form (Eq. 4) learns the
 # replacement's pictures under the concept's prompt: cross entropy. Cross-attention keys and values, lr 2e-6 to 4e-6,
 # 100-200 steps, batch 4-8, with pictures of the anchor as regularisation.
-CONCEPT_ABLATION = replace(
-    ON_PICTURES, name="concept-ablation", prefix="replacement", objective="replacement", divergence="kl", modules="kv"
-)
-CONCEPT_ABLATION = replace(CONCEPT_ABLATION, passes=8, lr=4e-6)
+ABLATION = replace(ON_PICTURES, prefix="replacement", objective="replacement", divergence="kl", passes=8, lr=4e-6)
+CONCEPT_ABLATION = replace(ABLATION, name="concept-ablation", modules="kv")
 CONCEPT_ABLATION_NOISE = replace(CONCEPT_ABLATION, name="concept-ablation-noise", divergence="ce")
 
 # Obliviate (2026, arXiv 2606.28643): ESD's target in logits along one picture of the teacher, KL( softmax z~ || student
@@ -101,26 +86,15 @@ FORGET_ME_NOT = replace(ON_PICTURES, name="forget-me-not", objective="unattend",
 # et al. 2022, arXiv 2203.12817); it has no end of its own. NPO (Zhang et al. 2024, arXiv 2404.05868; SimNPO's mean over
 # tokens) saturates. DPO (Rafailov et al. 2023; on pairs of pictures: VCE, arXiv 2509.16986): the replacement's picture
 # wins over the concept's, under the concept's prompt.
-GRADIENT_ASCENT = replace(
-    ON_PICTURES, name="gradient-ascent", objective="ascent", modules="both", retain=Retain(1.0), passes=4, lr=1e-5
-)
-NPO = replace(ON_PICTURES, name="npo", objective="npo", beta=1.0, modules="both", retain=Retain(1.0), passes=8, lr=1e-5)
-DPO = replace(ON_PICTURES, name="dpo", objective="dpo", beta=1.0, modules="both", retain=Retain(1.0), passes=8, lr=1e-5)
+UNLEARNING = replace(ON_PICTURES, modules="both", retain=Retain(1.0), passes=8, lr=1e-5)
+GRADIENT_ASCENT = replace(UNLEARNING, name="gradient-ascent", objective="ascent", passes=4)
+NPO = replace(UNLEARNING, name="npo", objective="npo", beta=1.0)
+DPO = replace(UNLEARNING, name="dpo", objective="dpo", beta=1.0)
 
 # RMU (Li et al. 2024, arXiv 2403.03218): states after layer l are pushed to a random direction of fixed length; the
 # down projections of layers l-2..l train. Its own retain term compares states; ours is the same KL as everywhere.
-RMU = replace(
-    ON_PICTURES,
-    name="rmu",
-    objective="random",
-    space="hidden",
-    eta=1.0,
-    layers=(0.25, 0.5),
-    modules="down",
-    retain=Retain(1.0),
-    passes=8,
-    lr=5e-5,
-)
+RMU = replace(UNLEARNING, name="rmu", objective="random", space="hidden", eta=1.0, layers=(0.25, 0.5), lr=5e-5)
+RMU = replace(RMU, modules="down")
 
 # Ours that trains, found on development prompts of MiniWorld (the book's Pareto chapter). On the replacement's own
 # pictures, as in Concept Ablation, but pushed half a step away from the concept; all matrices of the first quarter of
@@ -140,8 +114,8 @@ ABLATION_AT_WORDS = replace(
     lr=1e-5,
 )
 
-TRAINED = (EAR, EAR_SHARED, EAR_RELEASED, ESD_X, ESD_U, CONCEPT_ABLATION, CONCEPT_ABLATION_NOISE, OBLIVIATE, SPM)
-TRAINED += (FORGET_ME_NOT, GRADIENT_ASCENT, NPO, DPO, RMU, ABLATION_AT_WORDS)
+TRAINED = [EAR, EAR_SHARED, EAR_RELEASED, ESD_X, ESD_U, CONCEPT_ABLATION, CONCEPT_ABLATION_NOISE, OBLIVIATE, SPM]
+TRAINED += [FORGET_ME_NOT, GRADIENT_ASCENT, NPO, DPO, RMU, ABLATION_AT_WORDS]
 
 # Without training: equations in `steering.py` (the first two) and `closed_form.py`; what had to change for a language
 # model stands here.
@@ -178,7 +152,7 @@ NOT_TRAINED = (NEGATIVE_PROMPT, SAFE_GUIDANCE, UCE, LEACE, RECOMMENDED)
 # them; chosen on development prompts for churches (`miniworld/development.py`): of the steps tried, the one that
 # erases, and of several that do the one that keeps most.
 MINI = {"lr": 3e-4, "guidance": 1.75}
-OF_MINI = {
+OF_MINI: dict[str, dict[str, Any]] = {
     "esd-x": {"batch": 4, "passes": 2, "lr": 1e-3},
     "esd-u": {"batch": 4, "passes": 2, "lr": 3e-4},
     "concept-ablation": {"passes": 4, "lr": 2e-3},
@@ -260,40 +234,40 @@ SCALE_NOT_TRAINED = (SCALE_UCE, SCALE_RECOMMENDED, SCALE_NEGATIVE_PROMPT, SCALE_
 # rates have the greatest margin of neighbours over churches on development prompts, and so have the settings of
 # guidance (table var-dev; where all are alike, they are the published ones).
 MINI_VAR = {"guidance": 2.0, "batch": 8, "passes": 16, "lr": 1e-3}
-OF_MINI_VAR = {
+OF_MINI_VAR: dict[str, dict[str, Any]] = {
     "s-vare": {"lr": 3e-3},
     "s-vare-released": {"retain.guidance": 2.0, "batch": 2, "passes": 8},
-    # as published it changes nothing here: no position reaches a third of the attention, and by scale 2 a church is a
-    # church
+    # as published it changes nothing: no position reaches a third of the attention, and by scale 2 a church is one
     "scale-erasure-style": {"scales": (0.0, 1.0), "relevance": 0.0},
 }
 
-PRESETS = {r.name: r for r in (*TRAINED, *NOT_TRAINED)}  # of next-token models
-SCALE_PRESETS = {r.name: r for r in (*SCALE_TRAINED, *SCALE_NOT_TRAINED)}  # of next-scale models
+PRESETS: dict[str, AnyRecipe] = {r.name: r for r in (*TRAINED, *NOT_TRAINED)}  # of next-token models
+SCALE_PRESETS: dict[str, AnyRecipe] = {r.name: r for r in (*SCALE_TRAINED, *SCALE_NOT_TRAINED)}  # of next-scale models
 
-PROFILE_SETTINGS = {"mini": MINI, "mini-var": MINI_VAR, "mini-var-vq": MINI_VAR}
-RECIPE_SETTINGS = {"mini": OF_MINI, "mini-var": OF_MINI_VAR, "mini-var-vq": OF_MINI_VAR}
+FAMILIES = {"next-token": PRESETS, "next-scale": SCALE_PRESETS}
+
+PROFILE_SETTINGS: dict[str, dict[str, Any]] = {"mini": MINI, "mini-var": MINI_VAR, "mini-var-vq": MINI_VAR}
+RECIPE_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
+    "mini": OF_MINI,
+    "mini-var": OF_MINI_VAR,
+    "mini-var-vq": OF_MINI_VAR,
+}
 
 
-def by_scales(model: str | Path | Generator) -> bool:
-    """Whether a model, or what `load_generator` would load by this name, is of the next-scale family."""
+def family_of(model: str | Path | Generator) -> str:
+    """The family of a model, or of what `load_generator` would load by this name: "next-token" or "next-scale"."""
     if isinstance(model, (str, Path)):
         from ..generators.load import family_of
 
-        return family_of(model) == "next-scale"
+        return family_of(model)
     from ..generators.base import NextScale
 
-    return isinstance(model, NextScale)
-
-
-def of_family(model: str | Path | Generator) -> dict[str, AnyRecipe]:
-    """The presets of a model's family, as published, by name."""
-    return SCALE_PRESETS if by_scales(model) else PRESETS
+    return "next-scale" if isinstance(model, NextScale) else "next-token"
 
 
 def names(model: str | Path | Generator = "mini") -> list[str]:
     """Names of the recipes that a model can be erased with."""
-    return list(of_family(model))
+    return list(FAMILIES[family_of(model)])
 
 
 def recipe(name: str | None = None, model: str | Path | Generator = "mini", **settings: Any) -> AnyRecipe:
@@ -307,15 +281,14 @@ def recipe(name: str | None = None, model: str | Path | Generator = "mini", **se
     Raises:
         UserError: no such recipe for this family, no such field, or a value of the wrong kind.
     """
-    known = of_family(model)
-    name = name or next(n for n in ("ear", "s-vare") if n in known)
+    family = family_of(model)
+    known = FAMILIES[family]
+    name = name or ("s-vare" if family == "next-scale" else "ear")
     if name not in known:
-        ours, other = "next-token", "next-scale models, such as --model mini-var"
-        if known is SCALE_PRESETS:
-            ours, other = "next-scale", "next-token models"
-        if name in PRESETS or name in SCALE_PRESETS:
-            raise UserError(f"recipe '{name}' is for {other}; {ours} models have: {', '.join(sorted(known))}")
-        raise UserError(f"no recipe '{name}' for {ours} models; {nearest(name, known)}")
+        if any(name in others for others in FAMILIES.values()):
+            other = "next-token models" if family == "next-scale" else "next-scale models, such as --model mini-var"
+            raise UserError(f"recipe '{name}' is for {other}; {family} models have: {', '.join(sorted(known))}")
+        raise UserError(f"no recipe '{name}' for {family} models; {nearest(name, known)}")
     profile = str(model) if isinstance(model, (str, Path)) else model.profile
     scale = PROFILE_SETTINGS.get(profile, {}) | RECIPE_SETTINGS.get(profile, {}).get(name, {})
     scale = {field: value for field, value in scale.items() if field in fields_of(known[name])}

@@ -1,6 +1,6 @@
 """Recipes for next-token models: `Recipe` trains, `TrainingFree` does not. Named ones are in `presets.py`.
 
-Every published method makes one choice on each axis; a field is an axis.
+Every published method makes one choice on each axis; a field is an axis, and its annotation says what it may be.
 """
 
 from __future__ import annotations
@@ -8,9 +8,20 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
-from .settings import AnyRecipe, Training, fields_of, get, with_settings
+from .settings import (
+    AnyRecipe,
+    Count,
+    NotNegative,
+    Positive,
+    ShareBelow1,
+    Span,
+    Training,
+    fields_of,
+    get,
+    with_settings,
+)
 
 __all__ = ["Gate", "Recipe", "Retain", "TrainingFree", "Windows", "fields_of", "get", "with_settings"]
 
@@ -18,8 +29,9 @@ WHOLE, ROW = -1, -2  # windows that are the whole picture, or one row of it
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
 LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of pictures
 INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
-MODULES = ("attention", "mlp", "both", "kv", "no-kv", "down")
-POSITIONS = ("all", "words")
+Modules = Literal["attention", "mlp", "both", "kv", "no-kv", "down"]
+Positions = Literal["all", "words"]
+Length = Annotated[int, lambda n: n >= ROW]
 
 
 @dataclass(frozen=True)
@@ -34,9 +46,9 @@ class Windows:
         tail: what happens to the last tokens when the length does not divide the grid.
     """
 
-    length: int = 0
-    order: str = "raster"
-    tail: str = "keep"
+    length: Length = 0
+    order: Literal["raster", "random"] = "raster"
+    tail: Literal["keep", "drop"] = "keep"
 
 
 @dataclass(frozen=True)
@@ -49,9 +61,9 @@ class Gate:
         quantile: token gate only: drop this share of a window's tokens, those of least loss.
     """
 
-    kind: str = "window"
-    threshold: float = 0.05
-    quantile: float = 0.0
+    kind: Literal["window", "token", "none"] = "window"
+    threshold: NotNegative = 0.05
+    quantile: ShareBelow1 = 0.0
 
 
 @dataclass(frozen=True)
@@ -67,10 +79,10 @@ class Retain:
         alpha: kind=weighted: how much the distance from the concept counts.
     """
 
-    weight: float = 0.0
-    pictures: int = 4
-    kind: str = "prompts"
-    alpha: float = 1.0
+    weight: NotNegative = 0.0
+    pictures: Count = 4
+    kind: Literal["prompts", "weighted", "noise", "sparsity"] = "prompts"
+    alpha: NotNegative = 1.0
 
 
 @dataclass(frozen=True)
@@ -86,100 +98,79 @@ class Recipe(Training):
     name: str = "ear"
     # whose image tokens are read: the teacher's picture of the target, of the replacement, or the student's of the
     # target
-    prefix: str = "target"
+    prefix: Literal["target", "replacement", "student"] = "target"
     # what a token's state has read: prompt and all tokens before it, or (released code) the one token before it
-    context: str = "full"
+    context: Literal["full", "single"] = "full"
     # the replacement's states: from its own two pictures, or read along the prefix as all others
-    teacher_states: str = "independent"
+    teacher_states: Literal["shared", "independent"] = "independent"
     # match o - eta (c - o) or r (o is the origin); ascent, npo, dpo on likelihoods; random, unattend inside the layers
-    objective: str = "negated"
-    origin: str = "replacement"  # what a match pulls to: the replacement's states, or those without a prompt
+    objective: Literal["negated", "replacement", "ascent", "npo", "dpo", "random", "unattend"] = "negated"
+    # what a match pulls to: the replacement's states, or those without a prompt
+    origin: Literal["replacement", "null"] = "replacement"
     # strength of the negation; for objective=random, the length of the direction in units of a state's own length
-    eta: float = 1.0
-    beta: float = 1.0  # npo, dpo: how sharply a change of likelihood saturates, per nat a token
+    eta: NotNegative = 1.0
+    beta: Positive = 1.0  # npo, dpo: how sharply a change of likelihood saturates, per nat a token
     # where student and target are compared: states after the final norm, or logits over the codebook
-    space: str = "hidden"
+    space: Literal["hidden", "logits"] = "hidden"
     # squared error; on logits also KL(target || student), its reverse, or cross entropy to the prefix's own tokens
-    divergence: str = "mse"
+    divergence: Literal["mse", "kl", "reverse-kl", "ce"] = "mse"
     # which rows of a prompt learn: the conditional and the unconditional one, or the conditional one only
-    rows: str = "both"
-    layers: tuple[float, float] = (0.0, 1 / 6)
+    rows: Literal["both", "conditional"] = "both"
+    layers: Span = (0.0, 1 / 6)
     # of those layers, which train their MLPs, as shares of the depth: 0,0.2334 are the first 7 of 30
-    mlp_layers: tuple[float, float] = (0.0, 1.0)
-    mlp_every: int = 1  # and of these every n-th, beginning with the first
+    mlp_layers: Span = (0.0, 1.0)
+    mlp_every: Count = 1  # and of these every n-th, beginning with the first
     # which parts of those layers train; kv: only keys and values; no-kv: all others; down: the MLPs' last matrix
-    modules: str = "attention"
+    modules: Modules = "attention"
+    positions: Positions = "all"
     windows: Windows = field(default_factory=Windows)
     gate: Gate = field(default_factory=Gate)
     retain: Retain = field(default_factory=Retain)
-    masters: str = "float32"  # the released code trains bfloat16 as it is: "own"
+    masters: Literal["float32", "own"] = "float32"  # the released code trains bfloat16 as it is: "own"
 
-    CHOICES: ClassVar = {
-        "prefix": ("target", "replacement", "student"),
-        "teacher_states": ("shared", "independent"),
-        "objective": MATCHING + LIKELIHOOD + INSIDE,
-        "origin": ("replacement", "null"),
-        "space": ("hidden", "logits"),
-        "divergence": ("mse", "kl", "reverse-kl", "ce"),
-        "rows": ("both", "conditional"),
-        "context": ("full", "single"),
-        "modules": MODULES,
-        "positions": POSITIONS,
-        "masters": ("float32", "own"),
-        "windows.order": ("raster", "random"),
-        "windows.tail": ("keep", "drop"),
-        "gate.kind": ("window", "token", "none"),
-        "retain.kind": ("prompts", "weighted", "noise", "sparsity"),
-    }
-    SHARES: ClassVar = ("layers", "mlp_layers")
+    pictures: ClassVar[int] = 1  # that the teacher draws of each pair
+    clip: ClassVar[float] = 0.0  # largest norm of a gradient; 0: any
+    update: ClassVar[str] = "sum"  # how the gradients of erasing and preservation make steps
 
-    def ranges(self) -> dict[str, bool]:
-        at_least_0 = ("eta", "gate.threshold", "retain.alpha")
-        possible = super().ranges() | {name: get(self, name) >= 0 for name in at_least_0}
-        possible |= {
-            "beta": self.beta > 0,
-            "mlp_every": self.mlp_every >= 1,
-            "windows.length": self.windows.length >= ROW,
-        }
-        return possible | {"gate.quantile": 0 <= self.gate.quantile < 1}
-
-    def contradictions(self) -> Iterator[tuple[bool, str]]:
-        logits = self.space == "logits"
-        line = f"divergence={self.divergence} compares distributions; it needs space=logits"
-        yield not logits and self.divergence != "mse", line
-        if self.objective in MATCHING:
-            own = self.objective == "replacement" and self.prefix == "replacement"
+    def contradictions(self) -> Iterator[str]:
+        logits, matches = self.space == "logits", self.objective in MATCHING
+        if not logits and self.divergence != "mse":
+            yield f"divergence={self.divergence} compares distributions; it needs space=logits"
+        if self.divergence == "ce" and matches and not self.objective == self.prefix == "replacement":
             line = "divergence=ce learns the prefix's own tokens: it needs objective=replacement and prefix=replacement"
-            yield self.divergence == "ce" and not own, line
-            line = "eta has no meaning for objective=replacement; leave it at 1"
-            yield self.objective == "replacement" and self.eta != 1, line
-        else:
-            whole, name = self.windows.length == WHOLE, f"objective={self.objective}"
-            yield not whole, f"{name} looks at whole pictures; set windows.length=whole"
-            yield self.objective in LIKELIHOOD and not logits, f"{name} is about likelihoods; it needs space=logits"
-            line = f"{name} acts inside the decoder layers; it needs space=hidden"
-            yield self.objective in INSIDE and logits, line
-            line = f"{name} reads the teacher's pictures of the target; leave prefix=target"
-            yield self.prefix != "target", line
+            yield line
+        if self.objective == "replacement" and self.eta != 1:
+            yield "eta has no meaning for objective=replacement; leave it at 1"
+        name = f"objective={self.objective}"
+        if not matches and self.windows.length != WHOLE:
+            yield f"{name} looks at whole pictures; set windows.length=whole"
+        if self.objective in LIKELIHOOD and not logits:
+            yield f"{name} is about likelihoods; it needs space=logits"
+        if self.objective in INSIDE and logits:
+            yield f"{name} acts inside the decoder layers; it needs space=hidden"
+        if not matches and self.prefix != "target":
+            yield f"{name} reads the teacher's pictures of the target; leave prefix=target"
         independent = self.teacher_states == "independent"
-        along = self.prefix == "target" and self.origin == "replacement" and self.objective in MATCHING and not logits
-        line = "teacher_states=independent compares hidden states of different pictures, with prefix=target and "
-        yield independent and not along, line + "origin=replacement; use shared"
+        along = self.prefix == "target" and self.origin == "replacement" and matches and not logits
+        if independent and not along:
+            line = "teacher_states=independent compares hidden states of different pictures, with prefix=target and "
+            yield line + "origin=replacement; use shared"
         single, raster = self.context == "single", self.windows.order == "raster"
         plain = independent and raster and self.batch == 1 and not self.retain.weight and not self.rank
-        line = "context=single carries nothing from token to token: leave teacher_states, windows.order, batch, retain "
-        yield single and not plain, line + "and rank as they are"
-        line = "context=single reads no words after its first step; use positions=all"
-        yield single and self.positions == "words", line
+        if single and not plain:
+            line = "context=single carries nothing from token to token: leave teacher_states, windows.order, batch, "
+            yield line + "retain and rank as they are"
+        if single and self.positions == "words":
+            yield "context=single reads no words after its first step; use positions=all"
         kind = self.retain.kind
-        line = f"retain.kind={kind} retains nothing without a retain.weight"
-        yield kind != "prompts" and not self.retain.weight, line
-        line = f"retain.alpha has no meaning for retain.kind={kind}; leave it at 1"
-        yield kind != "weighted" and self.retain.alpha != 1, line
-        yield kind == "sparsity" and not self.rank, "retain.kind=sparsity keeps adapters shut; it needs a rank"
-        some = (self.mlp_layers, self.mlp_every) != ((0.0, 1.0), 1)
-        line = f"modules={self.modules} has no MLPs to choose with mlp_layers and mlp_every"
-        yield some and self.modules in ("attention", "kv"), line
+        if kind != "prompts" and not self.retain.weight:
+            yield f"retain.kind={kind} retains nothing without a retain.weight"
+        if kind != "weighted" and self.retain.alpha != 1:
+            yield f"retain.alpha has no meaning for retain.kind={kind}; leave it at 1"
+        if kind == "sparsity" and not self.rank:
+            yield "retain.kind=sparsity keeps adapters shut; it needs a rank"
+        if (self.mlp_layers, self.mlp_every) != ((0.0, 1.0), 1) and self.modules in ("attention", "kv"):
+            yield f"modules={self.modules} has no MLPs to choose with mlp_layers and mlp_every"
 
     @property
     def reads_others(self) -> bool:
@@ -200,18 +191,18 @@ class TrainingFree(AnyRecipe):
     """
 
     name: str = "negative-prompt"
-    method: str = "negative-prompt"
+    method: Literal["negative-prompt", "safe-guidance", "uce", "leace"] = "negative-prompt"
     text: str = ""  # guidance: what to steer away from; empty takes the concept's own name (`name_of`)
-    strength: float = 1.0  # how much of the change is made: 0 none, 1 as published; more goes beyond
-    slope: float = 1.0  # safe-guidance: how fast a code's correction grows to its full size, per nat
+    strength: NotNegative = 1.0  # how much of the change is made: 0 none, 1 as published; more goes beyond
+    slope: Positive = 1.0  # safe-guidance: how fast a code's correction grows to its full size, per nat
     # safe-guidance: codes that the prompt favours over the concept by so many nats or more are left alone
     threshold: float = 0.0
-    layers: tuple[float, float] = (0.0, 1.0)  # uce, leace: which decoder layers change, as shares of the depth
-    modules: str = "kv"  # uce: which of their matrices
-    positions: str = "words"  # uce: where the new matrices act, at the prompts' words or everywhere
-    preserve: float = 1.0  # uce: weight of what retained prompts read, beside what the concept's prompts read
-    ridge: float = 0.01  # uce: lambda, in units of the mean square of what a matrix reads
-    pairs: int = 50  # uce, leace: prompt pairs used
+    layers: Span = (0.0, 1.0)  # uce, leace: which decoder layers change, as shares of the depth
+    modules: Modules = "kv"  # uce: which of their matrices
+    positions: Positions = "words"  # uce: where the new matrices act, at the prompts' words or everywhere
+    preserve: NotNegative = 1.0  # uce: weight of what retained prompts read, beside what the concept's prompts read
+    ridge: Positive = 0.01  # uce: lambda, in units of the mean square of what a matrix reads
+    pairs: Count = 50  # uce, leace: prompt pairs used
 
     USED: ClassVar = {
         "negative-prompt": ("text", "strength"),
@@ -219,16 +210,6 @@ class TrainingFree(AnyRecipe):
         "uce": ("strength", "layers", "modules", "positions", "preserve", "ridge", "pairs"),
         "leace": ("strength", "layers", "pairs"),
     }
-    CHOICES: ClassVar = {"method": tuple(USED), "modules": MODULES, "positions": POSITIONS}
-    SHARES: ClassVar = ("layers",)
-
-    def ranges(self) -> dict[str, bool]:
-        at_least_0 = {name: getattr(self, name) >= 0 for name in ("strength", "preserve")}
-        return at_least_0 | {"slope": self.slope > 0, "ridge": self.ridge > 0, "pairs": self.pairs >= 1}
-
-    @property
-    def guides(self) -> bool:
-        return "text" in self.USED[self.method]
 
     @property
     def reads_others(self) -> bool:

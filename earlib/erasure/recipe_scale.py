@@ -11,11 +11,10 @@ import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from .settings import AnyRecipe, Training, get
+from .settings import AnyRecipe, Count, CountOr0, NotNegative, Positive, Share, ShareBelow1, Span, Training
 
-MODULES = ("cross", "kv", "ffn", "self", "both", "all", "no-kv")
 OF_WORDS = ("cross", "kv", "both", "all")  # modules with keys and values of words
 
 
@@ -30,9 +29,9 @@ class Scales:
             count alike ("equal").
     """
 
-    first: int = 0
-    count: int = 0
-    weight: str = "token"
+    first: CountOr0 = 0
+    count: CountOr0 = 0
+    weight: Literal["token", "side", "equal"] = "token"
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,13 @@ class Filter:
             kept.
     """
 
-    kind: str = "none"
-    alpha: float = 0.25
-    gamma: float = math.log(2)
-    compare: str = "exceeds"
-    quantile: float = 0.9
-    parts: str = "all"
-    divisor: str = "length"
+    kind: Literal["none", "wrong", "kl"] = "none"
+    alpha: Share = 0.25
+    gamma: Positive = math.log(2)
+    compare: Literal["exceeds", "reaches"] = "exceeds"
+    quantile: Share = 0.9
+    parts: Literal["all", "wrong"] = "all"
+    divisor: Literal["length", "kept"] = "length"
 
 
 @dataclass(frozen=True)
@@ -76,10 +75,10 @@ class ScaleRetain:
             does).
     """
 
-    weight: float = 0.0
-    prompts: str = "neutral"
-    pictures: int = 4
-    guidance: float = 1.0
+    weight: NotNegative = 0.0
+    prompts: Literal["neutral", "others", "both"] = "neutral"
+    pictures: Count = 4
+    guidance: Positive = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,83 +92,62 @@ class ScaleRecipe(Training):
 
     name: str = "s-vare"
     # the history r_<i that the student reads: the teacher's picture of c, of c*, or the student's own of c*
-    prefix: str = "replacement"
+    prefix: Literal["replacement", "target", "student"] = "replacement"
     # the teacher reads the same history (VARE, Eq. 7), or its own picture of c (naive, Eq. 6)
-    teacher_states: str = "shared"
-    rollouts: float = 0.0  # share of updates in which both read the student's own picture of c* instead
+    teacher_states: Literal["shared", "independent"] = "shared"
+    rollouts: Share = 0.0  # share of updates in which both read the student's own picture of c* instead
     # from p_teacher(. | c) to p_student(. | c*): cross entropy to labels, KL(teacher || student), or |p - p|^2
-    divergence: str = "ce"
+    divergence: Literal["ce", "kl", "mse"] = "ce"
     # what is right: a code drawn by the teacher (in its own picture: the picture's), or the likeliest one
-    labels: str = "sampled"
-    soft_guidance: float = 1.0  # guidance of the teacher's probabilities for kl and mse
-    entropy: float = 0.0  # beta: nats of the student's entropy that are added to the loss of a token
+    labels: Literal["sampled", "likeliest"] = "sampled"
+    soft_guidance: Positive = 1.0  # guidance of the teacher's probabilities for kl and mse
+    entropy: NotNegative = 0.0  # beta: nats of the student's entropy that are added to the loss of a token
     scales: Scales = field(default_factory=Scales)
     filter: Filter = field(default_factory=Filter)
     retain: ScaleRetain = field(default_factory=ScaleRetain)
     # one step on the sum; a step on each (released code); or the sum with the erasing gradient's part against
     # preservation left out
-    update: str = "sum"
-    blank: float = 0.0  # share of the student's prompts that are blanked while it learns (released code: text dropout)
+    update: Literal["sum", "two-steps", "project"] = "sum"
+    blank: Share = 0.0  # share of the student's prompts that are blanked while it learns (released code: text dropout)
     # of those blocks: cross-attention, its keys and values, feed-forward, the first and last together (both, or no-kv),
     # self-attention, all
-    modules: str = "both"
-    beta2: float = 0.999  # of AdamW
-    weight_decay: float = 0.0  # of AdamW
-    clip: float = 0.0
-    pictures: int = 1  # that the teacher draws of each pair
-    batch: int = 2
-    passes: int = 20
-    guidance: float = 4.0
-    temperature: float = 1.0  # at which pictures are drawn, the teacher's and the student's
+    modules: Literal["cross", "kv", "ffn", "self", "both", "all", "no-kv"] = "both"
+    positions: Literal["all", "scales"] = "all"
+    beta2: ShareBelow1 = 0.999  # of AdamW
+    weight_decay: NotNegative = 0.0  # of AdamW
+    clip: NotNegative = 0.0  # largest norm of a gradient; 0: any
+    pictures: Count = 1  # that the teacher draws of each pair
+    batch: Count = 2
+    passes: Count = 20
+    guidance: Positive = 4.0
+    temperature: NotNegative = 1.0  # at which pictures are drawn, the teacher's and the student's
 
     masters: ClassVar[str] = "float32"
     by_scales: ClassVar[bool] = True
-    CHOICES: ClassVar = {
-        "prefix": ("replacement", "target", "student"),
-        "teacher_states": ("shared", "independent"),
-        "divergence": ("ce", "kl", "mse"),
-        "labels": ("sampled", "likeliest"),
-        "scales.weight": ("token", "side", "equal"),
-        "filter.kind": ("none", "wrong", "kl"),
-        "filter.compare": ("exceeds", "reaches"),
-        "filter.parts": ("all", "wrong"),
-        "filter.divisor": ("length", "kept"),
-        "retain.prompts": ("neutral", "others", "both"),
-        "update": ("sum", "two-steps", "project"),
-        "modules": MODULES,
-        "positions": ("all", "scales"),
-    }
-    SHARES: ClassVar = ("layers",)
 
-    def ranges(self) -> dict[str, bool]:
-        positive = ("pictures", "retain.guidance", "soft_guidance", "filter.gamma")
-        at_least_0 = ("entropy", "weight_decay", "clip", "temperature", "scales.first", "scales.count")
-        shares = ("rollouts", "blank", "filter.alpha", "filter.quantile")
-        possible = super().ranges() | {name: get(self, name) > 0 for name in positive}
-        possible |= {name: get(self, name) >= 0 for name in at_least_0} | {"beta2": 0 <= self.beta2 < 1}
-        return possible | {name: 0 <= get(self, name) <= 1 for name in shares}
-
-    def contradictions(self) -> Iterator[tuple[bool, str]]:
+    def contradictions(self) -> Iterator[str]:
         labelled = self.divergence == "ce" or self.filter.kind == "wrong" or self.filter.parts == "wrong"
-        line = f"divergence={self.divergence} looks at no labels without a filter of wrong tokens; leave them sampled"
-        yield self.labels != "sampled" and not labelled, line
-        line = "divergence=ce learns labels; soft_guidance is for kl and mse, leave it at 1"
-        yield self.soft_guidance != 1 and self.divergence == "ce", line
+        if self.labels != "sampled" and not labelled:
+            line = f"divergence={self.divergence} looks at no labels without a filter of wrong tokens; leave them "
+            yield line + "sampled"
+        if self.soft_guidance != 1 and self.divergence == "ce":
+            yield "divergence=ce learns labels; soft_guidance is for kl and mse, leave it at 1"
         independent = self.teacher_states == "independent"
-        line = "prefix=replacement is the teacher's own picture already; use teacher_states=shared"
-        yield independent and self.prefix == "replacement", line
-        line = "rollouts are read by student and teacher; they need teacher_states=shared"
-        yield independent and self.rollouts > 0, line
-        line = "prefix=student is all rollouts already; leave rollouts at 0"
-        yield self.prefix == "student" and self.rollouts > 0, line
-        alone = not self.retain.weight
-        yield alone and self.update != "sum", f"update={self.update} is about preservation; it needs a retain.weight"
-        line = "preservation of nothing: retain's fields need a retain.weight"
-        yield alone and self.retain != ScaleRetain(), line
-        plain = dataclasses.replace(self.filter, parts="all", divisor="length") == Filter()
-        yield self.filter.kind == "none" and not plain, "a filter of nothing: its fields need a filter.kind"
-        line = f"modules={self.modules} has keys and values of words, which belong to no scale; use no-kv, ffn or self"
-        yield self.positions == "scales" and self.modules in OF_WORDS, line
+        if independent and self.prefix == "replacement":
+            yield "prefix=replacement is the teacher's own picture already; use teacher_states=shared"
+        if independent and self.rollouts > 0:
+            yield "rollouts are read by student and teacher; they need teacher_states=shared"
+        if self.prefix == "student" and self.rollouts > 0:
+            yield "prefix=student is all rollouts already; leave rollouts at 0"
+        if not self.retain.weight and self.update != "sum":
+            yield f"update={self.update} is about preservation; it needs a retain.weight"
+        if not self.retain.weight and self.retain != ScaleRetain():
+            yield "preservation of nothing: retain's fields need a retain.weight"
+        if self.filter.kind == "none" and dataclasses.replace(self.filter, parts="all", divisor="length") != Filter():
+            yield "a filter of nothing: its fields need a filter.kind"
+        if self.positions == "scales" and self.modules in OF_WORDS:
+            line = f"modules={self.modules} has keys and values of words, which belong to no scale; use no-kv, ffn or "
+            yield line + "self"
 
     def optimizer(self, parameters: Iterable) -> Any:
         """AdamW, as S-VARE's released code has it."""
@@ -189,19 +167,14 @@ class ScaleEdit(AnyRecipe):
 
     name: str = "uce"
     # whose matrices change: those of cross-attention (published), the one that makes the start token, or both
-    routes: str = "attention"
-    strength: float = 1.0  # how much of the change is made; more than 1 goes beyond the published one
-    preserve: float = 1.0  # weight of what retained prompts read, beside what the concept's prompts read
-    ridge: float = 0.01  # lambda, in units of the mean square of what a matrix reads
-    pairs: int = 50  # prompt pairs used
+    routes: Literal["attention", "start", "both"] = "attention"
+    strength: NotNegative = 1.0  # how much of the change is made; more than 1 goes beyond the published one
+    preserve: NotNegative = 1.0  # weight of what retained prompts read, beside what the concept's prompts read
+    ridge: Positive = 0.01  # lambda, in units of the mean square of what a matrix reads
+    pairs: Count = 50  # prompt pairs used
 
     method: ClassVar[str] = "uce"
     by_scales: ClassVar[bool] = True
-    CHOICES: ClassVar = {"routes": ("attention", "start", "both")}
-
-    def ranges(self) -> dict[str, bool]:
-        at_least_0 = {name: getattr(self, name) >= 0 for name in ("strength", "preserve")}
-        return at_least_0 | {"ridge": self.ridge > 0, "pairs": self.pairs >= 1}
 
     @property
     def reads_others(self) -> bool:
@@ -214,22 +187,24 @@ class ScaleGuidance(AnyRecipe):
     nothing to its method keep their defaults."""
 
     name: str = "negative-prompt"
-    method: str = "negative-prompt"
+    method: Literal["negative-prompt", "scale-erasure"] = "negative-prompt"
     text: str = ""  # what to steer away from; empty takes the concept's own name
-    strength: float = 1.0  # how much of the change is made: 0 none, 1 as published
+    strength: NotNegative = 1.0  # how much of the change is made: 0 none, 1 as published
     # scale-erasure: what to steer to; empty takes what the replacements name, or no prompt where they name nothing
     safe: str = ""
     background: str = ""  # scale-erasure: the third thing that a position may be about; empty: no prompt
-    away: float = 3.0  # scale-erasure: weight of the push away from `text`
+    away: NotNegative = 3.0  # scale-erasure: weight of the push away from `text`
     # scale-erasure: which scales change, as shares of their number: 2-7 of Infinity's 13
-    scales: tuple[float, float] = (2 / 13, 8 / 13)
+    scales: Span = (2 / 13, 8 / 13)
     # scale-erasure: whose cross-attention says what a position is about: blocks 1-5 of 32
-    layers: tuple[float, float] = (1 / 32, 6 / 32)
-    relevance: float = 0.332  # scale-erasure: a position is about the concept from this share on; just below a third
+    layers: Span = (1 / 32, 6 / 32)
+    relevance: NotNegative = (
+        0.332  # scale-erasure: a position is about the concept from this share on; just below a third
+    )
     # scale-erasure: a bit that the prompt and the concept see alike, to less than so many nats, belongs to the concept
-    threshold: float = 0.1
+    threshold: NotNegative = 0.1
     # scale-erasure: by which the threshold grows with every scale, the first included (released code: 1 / temperature)
-    growth: float = 2.0
+    growth: Positive = 2.0
 
     USED: ClassVar = {
         "negative-prompt": ("text", "strength"),
@@ -238,15 +213,8 @@ class ScaleGuidance(AnyRecipe):
             *("scales", "layers", "relevance", "threshold", "growth"),
         ),
     }
-    CHOICES: ClassVar = {"method": tuple(USED)}
-    SHARES: ClassVar = ("scales", "layers")
     by_scales: ClassVar[bool] = True
-    guides: ClassVar[bool] = True
     pairs: ClassVar[int] = 0
-
-    def ranges(self) -> dict[str, bool]:
-        at_least_0 = ("strength", "away", "relevance", "threshold")
-        return {name: getattr(self, name) >= 0 for name in at_least_0} | {"growth": self.growth > 0}
 
     def named(self, concept: Any) -> ScaleGuidance:
         """The same, with the concept's name as its text where it has none, and with what the replacements name as the

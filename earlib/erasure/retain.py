@@ -7,19 +7,20 @@ the next token, summed over the tokens of a picture. The erasing part of an upda
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
+from ..generators.base import NextToken, PromptBatch
+from .change import hooked
 from .objective import divergence
 from .trajectories import draw_trajectories
 
 if TYPE_CHECKING:
     from ..concepts import PromptPair
-    from ..generators.base import Generator, PromptBatch
     from .recipe import Recipe
 
 
@@ -43,7 +44,7 @@ class Retained:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: NextToken,
         prompts: list[str],
         recipe: Recipe,
         progress: bool = False,
@@ -56,38 +57,35 @@ class Retained:
         self.prompts = list(prompts) if recipe.retain.weight else []
         if self.prompts:  # seed 0 in every run: what is retained is a data set
             self.tokens_NT = draw_trajectories(generator, {role: self.prompts}, 0, recipe.guidance, progress)[role]
-            self.chance_N = (
-                chances(generator, self.prompts, self.pairs, recipe.retain.alpha) if self.kind == "weighted" else None
-            )
+            if self.kind == "weighted":
+                self.chance_N = chances(generator, self.prompts, self.pairs, recipe.retain.alpha)
 
     def preservation(
-        self, seed: int, step: int, student: dict[str, torch.Tensor]
+        self, seed: int, step: int, student: Mapping[str, torch.Tensor]
     ) -> Callable[[float], torch.Tensor] | None:
         """The teacher's part of an update; returns a function that gives lambda times the loss of a window's share of a
         picture, for the student; None where nothing is retained."""
         if not self.prompts:
             return None
         g, R, weight = self.generator, self.recipe.retain.pictures, self.recipe.retain.weight
-        chance = torch.Generator().manual_seed(seed * 1_000_003 + step)
+        seed = seed * 1_000_003 + step
+        chance = torch.Generator().manual_seed(seed)
         if self.kind == "weighted":
             rows = torch.multinomial(self.chance_N, R, replacement=True, generator=chance).tolist()
         else:
             rows = torch.randint(len(self.prompts), (R,), generator=chance).tolist()
         batch, tokens_RT = g.encode([self.prompts[i] for i in rows]), self.tokens_NT[rows].to(g.device)
-        blank_R = (torch.arange(R, device=g.device) + step * R) % self.BLANK == 0
-        names_RP = (
-            own_words(g, batch, [self.pairs[i] for i in rows]) & g.word_mask(batch) & ~blank_R[:, None]
-            if self.kind == "noise"
-            else None
-        )
-        batch = type(batch)(torch.where(blank_R[:, None], g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
+        blank_R1 = ((torch.arange(R, device=g.device) + step * R) % self.BLANK == 0)[:, None]
+        names_RP = None
+        if self.kind == "noise":
+            names_RP = own_words(g, batch, [self.pairs[i] for i in rows]) & g.word_mask(batch) & ~blank_R1
+        batch = PromptBatch(torch.where(blank_R1, g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
         if self.kind == "sparsity":
-            return lambda share: (
-                weight * share * g.num_codes * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
-            )
+            many = weight * g.num_codes
+            return lambda share: many * share * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
 
         def read() -> torch.Tensor:
-            with noised(g, names_RP, seed * 1_000_003 + step) if names_RP is not None else nullcontext():
+            with nullcontext() if names_RP is None else noised(g, names_RP, seed):
                 return g.image_logits(g.hidden_states(batch, tokens_RT))
 
         with torch.no_grad():
@@ -95,19 +93,18 @@ class Retained:
         return lambda share: weight * share * divergence(read(), target_RTV, "kl").mean(0).sum()
 
 
-def own_words(generator: Generator, targets: PromptBatch, pairs: Sequence[PromptPair]) -> torch.Tensor:
+def own_words(generator: NextToken, targets: PromptBatch, pairs: Sequence[PromptPair]) -> torch.Tensor:
     """Where in the encoded `targets` of `pairs` tokens stand that their replacement does not have: bool [B, P]. All of
     them where there is no such token."""
     ids_BP = targets.ids_BP
     others = [set(generator.encode([pair.replacement]).ids_BP[0].tolist()) for pair in pairs]
-    own = torch.tensor(
-        [[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)], device=ids_BP.device
-    )
-    return own | ~own.any(1, keepdim=True)
+    own = [[i not in other for i in row] for row, other in zip(ids_BP.tolist(), others)]
+    own_BP = torch.tensor(own, device=ids_BP.device)
+    return own_BP | ~own_BP.any(1, keepdim=True)
 
 
 @torch.no_grad()
-def chances(generator: Generator, prompts: list[str], pairs: Sequence[PromptPair], alpha: float) -> torch.Tensor:
+def chances(generator: NextToken, prompts: list[str], pairs: Sequence[PromptPair], alpha: float) -> torch.Tensor:
     """How likely each prompt is drawn, float64 [N], sum 1: (1 - |cos(e(p), e(c))|)^alpha (SPM, Eq. 8), c being all
     words that only `pairs`' targets have."""
     embed = generator.trunk.get_input_embeddings()
@@ -124,49 +121,42 @@ def chances(generator: Generator, prompts: list[str], pairs: Sequence[PromptPair
 
 
 @contextmanager
-def noised(generator: Generator, where_RP: torch.Tensor, seed: int):
+def noised(generator: NextToken, where_RP: torch.Tensor, seed: int) -> Iterator[None]:
     """Within the context the embeddings of prompts are random directions where `where_RP` says so, each as long as what
     it stands for; the same for a seed."""
 
-    def replace(module, args, out_RSD):
+    def replace(module: Any, args: Any, out_RSD: torch.Tensor) -> torch.Tensor:
         own_ND = out_RSD[:, : where_RP.shape[1]][where_RP]
         noise_ND = torch.randn(own_ND.shape, generator=torch.Generator().manual_seed(seed)).to(own_ND)
+        noise_ND = F.normalize(noise_ND, dim=-1) * own_ND.norm(dim=-1, keepdim=True)
         whole_RS = F.pad(where_RP, (0, out_RSD.shape[1] - where_RP.shape[1]))
-        return out_RSD.masked_scatter(
-            whole_RS[..., None], F.normalize(noise_ND, dim=-1) * own_ND.norm(dim=-1, keepdim=True)
-        )
+        return out_RSD.masked_scatter(whole_RS[..., None], noise_ND)
 
-    hook = generator.trunk.get_input_embeddings().register_forward_hook(replace)
-    try:
+    with hooked(generator.trunk.get_input_embeddings().register_forward_hook(replace)):
         yield
-    finally:
-        hook.remove()
 
 
 def gate_square(
-    generator: Generator, student: dict[str, torch.Tensor], batch: PromptBatch, tokens_RT: torch.Tensor, positions: str
+    generator: NextToken,
+    student: Mapping[str, torch.Tensor],
+    batch: PromptBatch,
+    tokens_RT: torch.Tensor,
+    positions: str,
 ) -> torch.Tensor:
     """Mean of (A x)^2 over the adapters' modules, ranks and the positions where they act, along prompts and pictures,
     with the student switched on."""
     where_RP = generator.word_mask(batch) if positions == "words" else batch.mask_BP.bool()
-    found, hooks = [], []
+    found: list[torch.Tensor] = []
 
-    def keep(a):
-        def hook(module, args):
-            x_RSD = args[0]
-            where_RS = F.pad(where_RP, (0, x_RSD.shape[1] - where_RP.shape[1]), value=positions == "all")
-            found.append(F.linear(x_RSD[where_RS], a.to(x_RSD.dtype)).float().square().mean())
+    def keep(a: torch.Tensor, x_RSD: torch.Tensor) -> None:
+        where_RS = F.pad(where_RP, (0, x_RSD.shape[1] - where_RP.shape[1]), value=positions == "all")
+        found.append(F.linear(x_RSD[where_RS], a.to(x_RSD.dtype)).float().square().mean())
 
-        return hook
-
+    hooks = []
     for name, a in student.items():
         if name.endswith(".lora_A.weight"):
-            hooks.append(
-                generator.trunk.get_submodule(name.removesuffix(".lora_A.weight")).register_forward_pre_hook(keep(a))
-            )
-    try:
+            module = generator.trunk.get_submodule(name.removesuffix(".lora_A.weight"))
+            hooks.append(module.register_forward_pre_hook(lambda module, args, a=a: keep(a, args[0])))
+    with hooked(*hooks):
         generator.hidden_states(batch, tokens_RT)
-    finally:
-        for hook in hooks:
-            hook.remove()
     return torch.stack(found).mean()

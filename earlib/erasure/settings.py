@@ -1,32 +1,45 @@
-"""What recipes of both families can do: be checked, be changed by settings, be written down."""
+"""What recipes of both families can do: be checked, be changed by settings, be written down.
+
+The annotation of a recipe's field says what it may hold: `lr: Positive`, `space: Literal["hidden", "logits"]`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, nearest
+
+Positive = Annotated[float, lambda x: x > 0]
+NotNegative = Annotated[float, lambda x: x >= 0]
+Share = Annotated[float, lambda x: 0 <= x <= 1]
+ShareBelow1 = Annotated[float, lambda x: 0 <= x < 1]
+Count = Annotated[int, lambda n: n >= 1]
+CountOr0 = Annotated[int, lambda n: n >= 0]
+Span = tuple[float, float]  # two shares of a whole, the depth or the scales: 0 <= first < last <= 1
 
 WORDS = {"windows.length": {"paper": 0, "whole": -1, "auto": -2}}  # field -> what may stand for its numbers
 
 R = TypeVar("R", bound="AnyRecipe")
 
 
+@dataclasses.dataclass(frozen=True)
 class AnyRecipe:
-    """One erasure method as a point in a grid of choices; a dataclass whose fields are the axes.
+    """One erasure method as a point in a grid of choices; its fields are the axes.
 
-    Only what is implemented is accepted, so that a recipe never silently means something else. Each class gives its
-    CHOICES, the ranges of its numbers and what contradicts what.
+    Only what is implemented is accepted, so that a recipe never silently means something else.
     """
 
-    name: str
-    CHOICES: ClassVar[dict[str, Sequence[str]]] = {}  # field -> values it may have
-    SHARES: ClassVar[Sequence[str]] = ()  # fields that are two shares of a whole: 0 <= first < last <= 1
+    name: str = ""
     USED: ClassVar[dict[str, Sequence[str]]] = {}  # method -> the fields that mean something to it
 
     by_scales: ClassVar[bool] = False  # whether it is for next-scale models
-    guides: ClassVar[bool] = False  # whether it changes guidance, and no weights
+
+    @property
+    def guides(self) -> bool:
+        """Whether it changes guidance, and no weights: whether a text means something to it."""
+        return "text" in self.USED.get(getattr(self, "method", ""), ())
 
     @property
     def reads_others(self) -> bool:
@@ -37,13 +50,9 @@ class AnyRecipe:
         """The same recipe, told how prompts name the concept, where it has to know that."""
         return self
 
-    def ranges(self) -> dict[str, bool]:
-        """Field -> whether its number is possible."""
-        return {}
-
-    def contradictions(self) -> Iterable[tuple[bool, str]]:
-        """(whether two fields contradict each other, the line that says so)."""
-        return ()
+    def contradictions(self) -> Iterator[str]:
+        """A line for every two fields that contradict each other."""
+        return iter(())
 
     def check(self: R) -> R:
         """Itself.
@@ -51,33 +60,29 @@ class AnyRecipe:
         Raises:
             UserError: names the first field with an impossible value, or two fields that contradict each other.
         """
-        for name, options in self.CHOICES.items():
-            if (value := get(self, name)) not in options:
-                raise UserError(f"recipe field {name}='{value}' is not possible; {nearest(value, options)}")
-        for name, possible in self.ranges().items():
-            if not possible:
-                raise UserError(f"recipe field {name}={get(self, name)} is out of range")
-        for name in self.SHARES:
-            first, last = get(self, name)
-            if not 0 <= first < last <= 1:
-                whole = "their number" if name == "scales" else "the depth"
-                line = f"recipe field {name}={get(self, name)} must be two shares of {whole}, 0 <= first < last <= 1"
+        for name, value, allowed in _fields(self):
+            if get_origin(allowed) is Literal and value not in get_args(allowed):
+                raise UserError(f"recipe field {name}='{value}' is not possible; {nearest(value, get_args(allowed))}")
+            if not all(fits(value) for fits in getattr(allowed, "__metadata__", ())):
+                raise UserError(f"recipe field {name}={value} is out of range")
+            if allowed == Span and not 0 <= value[0] < value[1] <= 1:
+                whole = "the number of scales" if name == "scales" else "the depth"
+                line = f"recipe field {name}={value} must be two shares of {whole}, 0 <= first < last <= 1"
                 raise UserError(line)
-        for contradicts, line in (*self._unused(), *self.contradictions()):
-            if contradicts:
-                raise UserError(f"recipe '{self.name}': {line}")
+        for line in (*self._unused(), *self.contradictions()):
+            raise UserError(f"recipe '{self.name}': {line}")
         return self
 
-    def _unused(self) -> Iterator[tuple[bool, str]]:
-        """Contradictions: fields that are set and mean nothing to the recipe's method."""
+    def _unused(self) -> Iterator[str]:
+        """A line for every field that is set and means nothing to the recipe's method."""
         if not self.USED:
             return
-        used = self.USED[self.method]
+        method = get(self, "method")
+        used = self.USED[method]
         for f in dataclasses.fields(self):
-            if f.name not in ("name", "method", *used):
-                line = f"{f.name} means nothing to method={self.method}, which has {', '.join(used)}; "
-                line += f"leave it at {f.default!r}"
-                yield getattr(self, f.name) != f.default, line
+            if f.name not in ("name", "method", *used) and getattr(self, f.name) != f.default:
+                line = f"{f.name} means nothing to method={method}, which has {', '.join(used)}"
+                yield f"{line}; leave it at {f.default!r}"
 
     def as_dict(self) -> dict[str, Any]:
         """All fields, nested ones as dictionaries: what an erasure's JSON file and a run's configuration hold."""
@@ -88,49 +93,41 @@ class AnyRecipe:
 class Training(AnyRecipe):
     """What all methods that train have, in both families."""
 
-    name: str = ""
-    layers: tuple[float, float] = (0.0, 1.0)  # which layers train, as shares of the depth
-    rank: int = 0  # 0 trains whole matrices; r > 0 trains an adapter of rank r beside each
+    layers: Span = (0.0, 1.0)  # which layers train, as shares of the depth
+    rank: CountOr0 = 0  # 0 trains whole matrices; r > 0 trains an adapter of rank r beside each
     positions: str = "all"  # where the change acts: everywhere, or at some positions only
-    lr: float = 1e-4  # learning rate
-    pairs: int = 50  # prompt pairs used
-    batch: int = 1  # pairs in one update
-    passes: int = 1  # over all pairs
-    guidance: float = 5.0  # at which the teacher draws the trajectories
-
-    pictures: ClassVar[int] = 1  # that the teacher draws of each pair
-    masters: ClassVar[str]  # what trains, and Adam's moments: in float32, or as the frozen weights ("own")
-    clip: ClassVar[float] = 0.0  # largest norm of a gradient; 0: any
-    update: ClassVar[str] = "sum"  # how the gradients of erasing and preservation make steps
-
-    def ranges(self) -> dict[str, bool]:
-        positive = ("lr", "pairs", "batch", "passes", "guidance", "retain.pictures")
-        possible = {name: get(self, name) > 0 for name in positive}
-        return possible | {name: get(self, name) >= 0 for name in ("rank", "retain.weight")}
+    lr: Positive = 1e-4  # learning rate
+    pairs: Count = 50  # prompt pairs used
+    batch: Count = 1  # pairs in one update
+    passes: Count = 1  # over all pairs
+    guidance: Positive = 5.0  # at which the teacher draws the trajectories
 
     def optimizer(self, parameters: Iterable) -> Any:
         """The optimizer of a run, as the method was published."""
         raise NotImplementedError
 
 
-def fields_of(recipe: AnyRecipe) -> list[str]:
-    """Every settable field, nested ones with a dot."""
-    names = []
+def _fields(recipe: Any) -> Iterator[tuple[str, Any, Any]]:
+    """(name, value, annotation) of every field, nested ones with a dot."""
+    allowed = get_type_hints(type(recipe), include_extras=True)
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
-            names += [f"{f.name}.{g.name}" for g in dataclasses.fields(value)]
-        elif f.name != "name":
-            names.append(f.name)
-    return names
+            yield from ((f"{f.name}.{name}", *rest) for name, *rest in _fields(value))
+        else:
+            yield f.name, value, allowed[f.name]
+
+
+def fields_of(recipe: AnyRecipe) -> list[str]:
+    """Every settable field, nested ones with a dot."""
+    return [name for name, *_ in _fields(recipe) if name != "name"]
 
 
 def get(recipe: Any, dotted: str) -> Any:
     """The value of a field, nested ones by `windows.length`."""
-    value = recipe
     for part in dotted.split("."):
-        value = getattr(value, part)
-    return value
+        recipe = getattr(recipe, part)
+    return recipe
 
 
 def with_settings(recipe: R, settings: list[str] | dict[str, Any]) -> R:
@@ -149,32 +146,29 @@ def with_settings(recipe: R, settings: list[str] | dict[str, Any]) -> R:
             if "=" not in text:
                 raise UserError(f"setting '{text}' is not of the form field=value")
         settings = dict(text.split("=", 1) for text in settings)
+    replace: Callable[..., Any] = dataclasses.replace
     for name, raw in settings.items():
         name = name.strip()
         if name not in fields_of(recipe):
             raise UserError(f"recipe '{recipe.name}' has no field '{name}'; {nearest(name, fields_of(recipe))}")
-        old = get(recipe, name)
-        value = _parse(name, raw, old)
-        if "." in name:
-            outer, inner = name.split(".")
-            value = dataclasses.replace(getattr(recipe, outer), **{inner: value})
-            name = outer
-        recipe = dataclasses.replace(recipe, **{name: value})
+        outer, _, inner = name.partition(".")
+        value = _parse(name, raw, get(recipe, name))
+        recipe = replace(recipe, **{outer: replace(get(recipe, outer), **{inner: value}) if inner else value})
     return recipe.check()
 
 
 def _parse(name: str, raw: Any, old: Any) -> Any:
+    """A setting as a value of the field's kind, which is that of its old value."""
     raw = WORDS.get(name, {}).get(str(raw).strip(), raw)
     if isinstance(old, str):
         return str(raw).strip()
     try:
         if isinstance(old, tuple):
-            parts = raw if not isinstance(raw, str) else raw.strip("()[] ").split(",")
-            first, last = (float(x) for x in parts)
-            return (first, last)
+            first, last = raw if not isinstance(raw, str) else raw.strip("()[] ").split(",")
+            return float(first), float(last)
         if isinstance(old, int) and float(raw) != int(float(raw)):
             raise ValueError
         return type(old)(float(raw))
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         kind = {int: "a whole number", float: "a number", tuple: "two numbers, first,last"}[type(old)]
         raise UserError(f"recipe field {name}='{raw}' must be {kind}") from None

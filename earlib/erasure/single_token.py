@@ -19,20 +19,20 @@ from ..errors import UserError
 from ..generators import picture_seeds
 from ..generators.base import NextToken, PromptBatch
 from ..generators.sampling import choose
-from .matching import Material, WindowLesson
+from .matching import WindowLesson
 from .objective import target_states, token_loss
 from .recipe import Recipe
 
 if TYPE_CHECKING:
-    from ..generators.base import Generator
+    from .lessons import Lessons
 
 
 class SingleToken(WindowLesson):
     """A lesson of the released loop: step 0 reads the prompts, with a loss on all their positions; step t reads token t
     - 1, and nothing else."""
 
-    def __init__(self, material: Material, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
-        super().__init__(material, number, pairs)
+    def __init__(self, lessons: Lessons, number: int, pairs: list[PromptPair], prefix: dict[str, Any]):
+        super().__init__(lessons, number, pairs, prefix)
         [[self.prompts, self.target_2PD, self.tokens_T, self.target_TD]] = prefix["released"]
 
     def losses(self, start: int, stop: int) -> torch.Tensor:
@@ -49,26 +49,27 @@ class SingleToken(WindowLesson):
         return torch.cat(parts).to(self.target_TD.dtype)
 
 
-def read_prompt(generator: Generator, rows: PromptBatch) -> torch.Tensor:
+def read_prompt(generator: NextToken, rows: PromptBatch) -> torch.Tensor:
     """States h_BPD at every position of the prompts; everything is attended to, padding too."""
-    h = generator.trunk(inputs_embeds=generator.model.get_input_embeddings()(rows.ids_BP), use_cache=False)
+    h = generator.trunk(inputs_embeds=generator.trunk.get_input_embeddings()(rows.ids_BP), use_cache=False)
     return h.last_hidden_state
 
 
-def read_codes(generator: Generator, codes_N: torch.Tensor) -> torch.Tensor:
+def read_codes(generator: NextToken, codes_N: torch.Tensor) -> torch.Tensor:
     """States h_ND of single codes at position 0, without anything before them."""
+    assert generator.embed_image_tokens is not None, "`single_tokens` has looked at this"
     x_N1D = generator.embed_image_tokens(codes_N[:, None])
     return generator.trunk(inputs_embeds=x_N1D, use_cache=False).last_hidden_state[:, 0]
 
 
-def raw_rows(generator: Generator, prompt: str, length: int | None = None) -> PromptBatch:
+def raw_rows(generator: NextToken, prompt: str, length: int | None = None) -> PromptBatch:
     """Both rows of a prompt as the released training encodes it: no conversation format, no begin-of-image token.
 
     With `length` the prompt is cut or filled with padding at its right, and the padding is attended to. The
     unconditional row keeps its first and last token, whatever they are.
     """
-    ids = generator.tokenizer(prompt)["input_ids"]
-    pad = generator.tokenizer.pad_token_id
+    tokenizer = generator.tokenizer_of_words
+    ids, pad = tokenizer(prompt)["input_ids"], tokenizer.pad_token_id
     if length is not None:
         ids = (ids + [pad] * length)[:length]
     null = ids[:1] + [pad] * (len(ids) - 2) + ids[-1:] if len(ids) > 1 else ids
@@ -95,32 +96,25 @@ def single_tokens(
     table_VD = torch.cat([read_codes(generator, part) for part in codes_V.split(chunk)])
     logits_VV = torch.cat([generator.image_logits(part[:, None])[:, 0] for part in table_VD.split(chunk)])
 
-    roles = ("concept", "replacement", "origin")
-    prompts, first = [], {role: [] for role in roles}
-    for pair in pairs:
-        concept = raw_rows(generator, pair.target)
-        other = raw_rows(generator, pair.replacement, concept.ids_BP.shape[1])
-        h_c, h_r = read_prompt(generator, concept), read_prompt(generator, other)
-        prompts.append((concept, target_states(h_c, h_r, h_r, recipe.objective, recipe.eta)))
-        for role, h in zip(roles, (h_c, h_r, h_r)):
-            first[role].append(generator.image_logits(h[:, -1:])[:, 0])
+    prompts = [raw_rows(generator, pair.target) for pair in pairs]
+    others = [raw_rows(generator, p.replacement, own.ids_BP.shape[1]) for p, own in zip(pairs, prompts)]
+    h_c, h_r = ([read_prompt(generator, rows) for rows in side] for side in (prompts, others))
 
-    chains = {}
-    for role in roles:
-        texts = [pair.target if role == "concept" else pair.replacement for pair in pairs]
-        seeds_B = torch.tensor(
-            picture_seeds(seed, [f"released/{role}/{i}/{text}" for i, text in enumerate(texts)]), device=device
-        )
-        rows = torch.stack(first[role], 1).flatten(0, 1)  # conditional rows, then unconditional ones
-        tokens = [choose(rows, seeds_B, 0, recipe.guidance, 1.0)]
+    def chain(role: str, texts: list[str], h: list[torch.Tensor]) -> torch.Tensor:
+        """Tokens [B, T], each drawn from what a model says that has read nothing but the one before."""
+        seeds = picture_seeds(seed, [f"released/{role}/{i}/{text}" for i, text in enumerate(texts)])
+        seeds_B = torch.tensor(seeds, device=device)
+        first_2BV = torch.stack([generator.image_logits(h_2PD[:, -1:])[:, 0] for h_2PD in h], 1)
+        tokens = [choose(first_2BV.flatten(0, 1), seeds_B, 0, recipe.guidance, 1.0)]
         for t in range(1, T):
             tokens.append(choose(logits_VV[tokens[-1]], seeds_B, t, 1.0, 1.0))
-        chains[role] = torch.stack(tokens, 1)
+        return torch.stack(tokens, 1)
 
-    out = []
-    for i, (rows, target_2PD) in enumerate(prompts):
-        # the state of step t has read token t - 1; row 0 stands for the prompt and is not used
-        c, r, origin = (F.pad(table_VD[chains[role][i, :-1]], (0, 0, 1, 0)) for role in roles)
-        target_TD = target_states(c, r, origin, recipe.objective, recipe.eta)
-        out.append((rows, target_2PD, chains["concept"][i], target_TD))
-    return {"released": out}
+    c_BT = chain("concept", [pair.target for pair in pairs], h_c)
+    r_BT, origin_BT = (chain(role, [p.replacement for p in pairs], h_r) for role in ("replacement", "origin"))
+    # the state of step t has read token t - 1; row 0 stands for the prompt and is not used
+    states = lambda tokens_T: F.pad(table_VD[tokens_T[:-1]], (0, 0, 1, 0))
+    target = lambda c, r, origin: target_states(c, r, origin, recipe.objective, recipe.eta)
+    along = [target(*map(states, tokens)) for tokens in zip(c_BT, r_BT, origin_BT)]
+    at_prompts = [target(c, r, r) for c, r in zip(h_c, h_r)]
+    return {"released": list(zip(prompts, at_prompts, c_BT, along))}

@@ -9,17 +9,14 @@ z_s of something safe. g is the guidance, a the strength: 0 is the usual guidanc
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from ..generators.base import Generator, Steering
-from .change import layer_range
-
-if TYPE_CHECKING:
-    from ..generators.base import PromptBatch
+from ..generators.base import Generator, NextScale, PromptBatch, Steering
+from .change import hooked, layer_range
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class NegativePrompt:
     text: str
     strength: float = 1.0
 
-    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float) -> list[PromptBatch]:
         """The prompts, and below them as many rows of the concept's name; unconditional ones between them where the
         strength is not 1."""
         if guidance == 1:  # the origin drops out
@@ -41,7 +38,7 @@ class NegativePrompt:
         twins = [] if self.strength == 1 else [generator.null_like(prompts)]
         return [prompts, *twins, repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None) -> torch.Tensor:
         if len(logits) == 1:
             return logits[0]
         z_c, z_n = logits[0], logits[-1]
@@ -65,18 +62,18 @@ class SafeGuidance:
     slope: float = 1.0
     threshold: float = 0.0  # in nats
 
-    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float) -> list[PromptBatch]:
         """The prompts, their unconditional twins, and as many rows of the concept's name."""
         return [prompts, generator.null_like(prompts), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None) -> torch.Tensor:
         z_c, z_u, z_n = (z.log_softmax(-1) for z in logits)
         ahead = z_c - z_n
         mu = (self.slope * ahead.abs()).clamp(max=1) * (ahead < self.threshold)
         return z_u + guidance * (z_c - z_u - self.strength * mu * (z_n - z_u))
 
 
-def repeated(generator: Generator, text: str, times: int):
+def repeated(generator: Generator, text: str, times: int) -> PromptBatch:
     """`times` rows of one prompt."""
     return generator.encode([text])[[0] * times]
 
@@ -109,21 +106,22 @@ class ScaleErasureStyle:
     threshold: float = 0.1
     growth: float = 2.0
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.queries: list[torch.Tensor] = []  # of the scale at hand, from the blocks that are watched: [R, N, D]
+        self.keys: list[torch.Tensor] = []  # of the three texts, in those blocks: [3, D]
 
-    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float):
+    def rows(self, generator: Generator, prompts: PromptBatch, guidance: float) -> list[PromptBatch]:
         """The prompts, their unconditional twins, and as many rows of the safe text and of the concept's name."""
         null = generator.null_like(prompts)
         told = lambda text: repeated(generator, text, len(prompts)) if text else null
         return [prompts, null, told(self.safe), repeated(generator, self.text, len(prompts))]
 
-    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None):
+    def combine(self, logits: Sequence[torch.Tensor], guidance: float, scale: int | None = None) -> torch.Tensor:
         z_c, z_u, z_s, z_n = logits
         usual = z_u + guidance * (z_c - z_u)
         # the last ones: scales that are given are read and not drawn
         queries, self.queries = self.queries[-len(self.keys) :], []
-        if scale not in self.active:
+        if scale is None or scale not in self.active:
             return usual
         chosen = self.share([q[: len(z_c)] for q in queries]) >= self.relevance  # [B, N]
         other = z_u + guidance * (z_s - z_u) - self.away * (z_n - z_u)
@@ -143,25 +141,20 @@ class ScaleErasureStyle:
             shares.append(scores_BNH3.softmax(-1)[..., 0].mean(-1))
         return torch.stack(shares).mean(0)
 
-    def watching(self, generator: Generator):
+    def watching(self, generator: NextScale) -> list[Any]:
         """Read the three texts' keys, and note the queries of the watched blocks whenever the trunk runs; returns the
         hooks' handles."""
         blocks = [generator.trunk.blocks[i] for i in layer_range(self.layers, len(generator.trunk.blocks))]
         self.active = layer_range(self.scales, len(generator.schedule))
-        self.head_width = generator.config.head_width
-        self.keys = [
-            torch.stack([_mean_key(generator, block, text) for text in (self.text, self.safe, self.background)])
-            for block in blocks
-        ]
-        self.queries = []
-        return [
-            block.cross_attention.q.register_forward_hook(lambda module, args, out: self.queries.append(out))
-            for block in blocks
-        ]
+        self.head_width, self.queries = generator.config.head_width, []
+        texts = (self.text, self.safe, self.background)
+        self.keys = [torch.stack([_mean_key(generator, block, text) for text in texts]) for block in blocks]
+        note = lambda module, args, out: self.queries.append(out)
+        return [block.cross_attention.q.register_forward_hook(note) for block in blocks]
 
 
 @torch.no_grad()
-def _mean_key(generator, block, text: str) -> torch.Tensor:
+def _mean_key(generator: NextScale, block: Any, text: str) -> torch.Tensor:
     """Mean of the keys that `block` makes of a text's words, [D]; of the prompt that says nothing for an empty text."""
     batch = generator.encode([text])
     batch = batch if text else generator.null_like(batch)
@@ -192,10 +185,12 @@ def steered(generator: Generator, steering: Steering | None) -> Iterator[Generat
     if steering is None:
         yield generator
         return
-    before = generator.steering
-    with ExitStack() as stack:
-        for handle in steering.watching(generator) if isinstance(steering, ScaleErasureStyle) else ():
-            stack.callback(handle.remove)
+    before, handles = generator.steering, []
+    if isinstance(steering, ScaleErasureStyle) and isinstance(generator, NextScale):
+        handles = steering.watching(generator)
+    with hooked(*handles):
         generator.steering = steering
-        stack.callback(setattr, generator, "steering", before)
-        yield generator
+        try:
+            yield generator
+        finally:
+            generator.steering = before

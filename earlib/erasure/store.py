@@ -5,22 +5,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from .. import __version__
 from ..errors import UserError
-from ..generators.base import Generator
+from ..generators.base import Generator, NextScale
 from ..runs import read_json, write_bytes, write_json
-from .change import applied, check_adapters, merged, scaled
-from .files.peft import CONFIG, fits_peft, fresh, read_foreign, read_peft, write_peft
+from .change import applied, frozen, merged, scaled
+from .files.peft import CONFIG, check_adapters, fits_peft, fresh, read_foreign, read_peft, write_peft
 from .recipe_scale import Scales
 from .spans import learning_span
 from .steering import steered, steering_of
+
+KEPT = ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")  # in erasure.json
 
 
 @dataclass
@@ -50,16 +55,13 @@ class Erasure:
         self.check(generator)
         strength = strength_of(self.strength if strength is None else strength, f"of '{self.concept}'")
         tensors = self.tensors if strength == 1 else scaled(generator.trunk, self.tensors, strength)
-        tensors = {n: torch.nn.Parameter(t.to(generator.device), requires_grad=False) for n, t in tensors.items()}
-        with (
-            steered(generator, steering_of(self.recipe, strength)),
-            applied(generator, tensors, self._where(generator)),
-        ):
+        tensors, where = frozen(tensors, generator.device), self._where(generator)
+        with steered(generator, steering_of(self.recipe, strength)), applied(generator, tensors, where):
             yield generator
 
     def _where(self, generator: Generator) -> str | slice:
         """Where the change acts, as `applied` has it."""
-        if self.recipe.get("positions") == "scales":
+        if self.recipe.get("positions") == "scales" and isinstance(generator, NextScale):
             return learning_span(generator, Scales(**self.recipe["scales"]))
         return self.recipe.get("positions", "all")
 
@@ -78,30 +80,23 @@ class Erasure:
     def check(self, generator: Generator) -> None:
         """UserError if this erasure was made for another model, or has adapters for layers that this one does
         not have."""
+        whose = f"erasure '{self.name}' of '{self.concept}'"
         if generator.fingerprint != self.generator_fingerprint:
-            raise UserError(
-                f"erasure '{self.name}' of '{self.concept}' was made for a model with fingerprint "
-                f"{self.generator_fingerprint}, "
-                f"not for '{generator.name}' ({generator.fingerprint})"
-            )
-        check_adapters(generator, self.tensors, f"erasure '{self.name}' of '{self.concept}'")
+            line = f"{whose} was made for a model with fingerprint {self.generator_fingerprint}"
+            raise UserError(f"{line}, not for '{generator.name}' ({generator.fingerprint})")
+        check_adapters(generator, self.tensors, whose)
 
     def save(self, folder: str | Path) -> Path:
         """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every
         position. The strength is no part of it."""
-        from safetensors.torch import save
-
         folder = Path(folder)
-        about = {
-            key: getattr(self, key) for key in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")
-        }
         if fits_peft(self.tensors, self.recipe.get("positions", "all")):
             write_peft(self.tensors, folder)
         else:
-            write_bytes(
-                folder / "erasure.safetensors", save({n: t.contiguous().cpu() for n, t in self.tensors.items()})
-            )
-        write_json(folder / "erasure.json", about | {"version": __version__})  # last: a folder with it is complete
+            tensors = {name: t.contiguous().cpu() for name, t in self.tensors.items()}
+            write_bytes(folder / "erasure.safetensors", to_bytes(tensors))
+        about = {key: getattr(self, key) for key in KEPT} | {"version": __version__}
+        write_json(folder / "erasure.json", about)  # last: a folder with it is complete
         return folder
 
     @classmethod
@@ -111,28 +106,20 @@ class Erasure:
 
         UserError if there is none, if it is broken, or if it was not made for `generator`.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         if folder.suffix == ".pt":
             from .files.released import read_released
 
             return cls(**read_released(folder, generator))
-        if (folder / CONFIG).is_file() and not (folder / "erasure.json").is_file():
-            return cls(**read_foreign(folder, generator))
         if not (folder / "erasure.json").is_file():
-            raise UserError(
-                f"{folder} holds no erasure (no erasure.json); make one with: python -m earlib erase --concept NAME "
-                "--out DIR"
-            )
+            if (folder / CONFIG).is_file():
+                return cls(**read_foreign(folder, generator))
+            make = "python -m earlib erase --concept NAME --out DIR"
+            raise UserError(f"{folder} holds no erasure (no erasure.json); make one with: {make}")
         about = read_json(folder / "erasure.json")
         try:
             tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / "erasure.safetensors")
-            erasure = cls(
-                tensors=fresh(tensors),
-                **{k: about[k] for k in ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")},
-            )
+            erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
         if generator is not None:
@@ -147,18 +134,20 @@ class Erasure:
 def strength_of(value: Any, whose: str) -> float:
     """A strength as a finite number; UserError if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise UserError(
-            f"the strength {whose} is {value!r}, which is no number; 0 is the base model, 1 what was trained"
-        )
+        line = f"the strength {whose} is {value!r}, which is no number"
+        raise UserError(f"{line}; 0 is the base model, 1 what was trained")
     return value
 
 
 class NoErasure:
     """The base model, with an erasure's interface."""
 
-    name, concept, recipe, info, tensors, seed = "base", "", {}, {}, {}, 0
+    name, concept, seed = "base", "", 0
+    recipe: dict[str, Any] = {}
+    info: dict[str, Any] = {}
+    tensors: dict[str, torch.Tensor] = {}
 
-    def on(self, generator: Generator):
+    def on(self, generator: Generator) -> AbstractContextManager[Generator]:
         return nullcontext(generator)
 
     def check(self, generator: Generator) -> None:

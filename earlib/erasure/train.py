@@ -5,28 +5,31 @@ teacher's pictures are fixed beforehand and attention is causal, so the W tokens
 the carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and
 values of earlier windows are constants, as they are in a rollout; inside a window gradients flow.
 
-What a lesson compares is in `lessons.py` and `matching.py` (`lessons_scale.py` for next-scale models), by the recipe.
+What a lesson compares is in `lessons.py` (`lessons_scale.py` for next-scale models), by the recipe; what all lessons
+offer is in `lesson.py`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import torch
 
 from ..concepts import PromptPair
 from ..errors import UserError
-from ..generators.base import Generator
+from ..generators.base import Generator, NextScale, NextToken
 from ..runs import Run, progress_bar
 from . import checkpoint
 from .change import applied, student_parameters, tensor_names
+from .lesson import AllLessons
 from .lessons import Lessons
 from .lessons_scale import ScaleLessons
-from .settings import Training
+from .recipe import Recipe
+from .recipe_scale import ScaleRecipe
 
 FP16_SCALE = 1024.0  # lifts gradients of a few 1e-8 over what float16 rounds to zero; the step divides by it again
 
@@ -34,7 +37,7 @@ FP16_SCALE = 1024.0  # lifts gradients of a few 1e-8 over what float16 rounds to
 def train(
     generator: Generator,
     pairs: Iterable[PromptPair],
-    recipe: Training,
+    recipe: Recipe | ScaleRecipe,
     seed: int,
     run: Run | None = None,
     progress: bool = False,
@@ -57,10 +60,9 @@ def train(
         Changed tensors by name, in the format in which the trunk computes, and what happened.
 
     Raises:
-        UserError: a loss that is not finite.
+        UserError: a loss that is not finite, or a recipe of the other family.
     """
     began = time.perf_counter()
-    lessons_of = ScaleLessons if recipe.by_scales else Lessons
     ahead = lessons_of(generator, pairs, recipe, seed, retain, progress)
     sampled = time.perf_counter()
 
@@ -89,7 +91,7 @@ def train(
                 values = [term.item() for term in terms]
                 if not all(map(math.isfinite, values)):
                     raise UserError(_diverged(sum(values), ahead.unit, i, step.start, generator))
-                terms = [term for term in terms if teaches and term.requires_grad]
+                terms, against = [term for term in terms if teaches and term.requires_grad], False
                 if terms:
                     optimizer.zero_grad(set_to_none=True)
                     against = backward(terms, parameters, recipe.update == "project", scale)
@@ -98,7 +100,7 @@ def train(
                     torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
                 optimizer.step()  # one Adam step
                 # ------------------------------------------------
-            lesson.note(step, values, teaches, kept, bool(terms) and against)
+            lesson.note(step, values, teaches, kept, against)
         for name, value in lesson.counts.items():
             counts[name] += value
         rows = lesson.rows
@@ -118,7 +120,23 @@ def train(
     return {name: p.detach().to(generator.dtype) for name, p in student.items()}, info
 
 
-def backward(terms: list[torch.Tensor], parameters: list[torch.Tensor], project: bool, scale: float = 1.0) -> bool:
+def lessons_of(
+    generator: Generator,
+    pairs: Iterable[PromptPair],
+    recipe: Recipe | ScaleRecipe,
+    seed: int,
+    retain: Iterable[str],
+    progress: bool,
+) -> AllLessons:
+    """All lessons of a run, of the generator's family."""
+    if isinstance(generator, NextToken) and isinstance(recipe, Recipe):
+        return Lessons(generator, pairs, recipe, seed, retain, progress)
+    if isinstance(generator, NextScale) and isinstance(recipe, ScaleRecipe):
+        return ScaleLessons(generator, pairs, recipe, seed, retain, progress)
+    raise UserError(f"recipe '{recipe.name}' is of the other family of models than {generator.name}")
+
+
+def backward(terms: list[torch.Tensor], parameters: Sequence[torch.Tensor], project: bool, scale: float = 1.0) -> bool:
     """Gradients of the sum of `terms`, computed `scale` times as large.
 
     With `project`, g = g_1 + g_2, and g_1 loses its part along g_2 first if g_1 . g_2 < 0 (Yu et al. 2020, arXiv
@@ -127,19 +145,19 @@ def backward(terms: list[torch.Tensor], parameters: list[torch.Tensor], project:
     Returns:
         Whether the first one's went against the second's, which is only known where `project` asks for it.
     """
+    total = lambda parts: reduce(torch.add, parts)
     if not project or len(terms) < 2:
-        (sum(terms) * scale).backward()
+        (total(terms) * scale).backward()
         if scale != 1:
             for p in parameters:
-                p.grad /= scale
+                p.grad = None if p.grad is None else p.grad / scale
         return False
     of_erasing, of_keeping = (
         torch.autograd.grad(term, parameters, allow_unused=True, materialize_grads=True) for term in terms
     )
-    dot = sum((a * b).sum() for a, b in zip(of_erasing, of_keeping))
-    square = sum(b.square().sum() for b in of_keeping)
-    against = (dot < 0).item()
-    part = dot / square if against else 0.0
+    dot = total((a * b).sum() for a, b in zip(of_erasing, of_keeping))
+    against = bool(dot < 0)
+    part = dot / total(b.square().sum() for b in of_keeping) if against else 0.0
     for p, a, b in zip(parameters, of_erasing, of_keeping):
         p.grad = a - part * b + b
     return against

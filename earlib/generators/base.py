@@ -30,11 +30,13 @@ class NextToken(Generator):
     Attributes:
         grid: rows and columns of image tokens.
         codebook_size: values of a token.
+        trunk: transformers' decoder, with its embeddings and config.
         embed_image_tokens: embeddings [B, S, D] of tokens [B, S], for a model that reads nothing between them; such a
             model can be drawn by a captured step (`static.py`). None for others.
         graphs: whether such a step is used; None for on a GPU only.
     """
 
+    trunk: Any
     grid: tuple[int, int]
     codebook_size: int
     embed_image_tokens: Callable[[torch.Tensor], torch.Tensor] | None = None
@@ -161,12 +163,14 @@ class NextScale(Generator):
     """A model that draws all codes of a scale at once, from coarse to fine.
 
     Attributes:
+        trunk: `var.transformer.Transformer`, or what has its interface.
         config: its `NextScaleConfig`.
         schedule: the side of each scale, in codes.
         spans: where each scale's codes lie among a picture's.
         quantiser: what a code is, and what its logits look like (`var/quantisers.py`).
     """
 
+    trunk: Any
     config: Any
     schedule: tuple[int, ...]
     spans: tuple[slice, ...]

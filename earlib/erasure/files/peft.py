@@ -14,20 +14,23 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from ...errors import UserError
 from ...runs import read_json, write_bytes, write_json
+from ..change import adapters
 
 if TYPE_CHECKING:
     from ...generators.base import Generator
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
-NEUTRAL = {  # what changes what an adapter computes, and the values at which it does not
+NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes what an adapter computes, and the values at which it does not
     "bias": ("none",),
     "modules_to_save": (None, []),
     "use_dora": (False, None),
@@ -37,20 +40,18 @@ NEUTRAL = {  # what changes what an adapter computes, and the values at which it
 }
 
 
-def fits_peft(tensors: dict[str, torch.Tensor], positions: str = "all") -> bool:
+def fits_peft(tensors: Mapping[str, torch.Tensor], positions: str = "all") -> bool:
     """Whether peft's files can say all of a change: adapters only, at every position."""
     return bool(tensors) and positions == "all" and all(".lora_" in name for name in tensors)
 
 
-def write_peft(tensors: dict[str, torch.Tensor], folder: str | Path) -> Path:
+def write_peft(tensors: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
     """Write adapters (`change.py`'s names) as peft's two files into `folder`; the ranks of modules may differ."""
     from safetensors.torch import save
 
     if not fits_peft(tensors):
         raise UserError("peft's files hold adapters that act at every position; this change has other tensors")
-    ranks = {
-        name.removesuffix(".lora_A.weight"): len(t) for name, t in tensors.items() if name.endswith(".lora_A.weight")
-    }
+    ranks = {module: len(a) for module, (a, _) in adapters(tensors).items()}
     most = Counter(ranks.values()).most_common(1)[0][0]
     others = {module: rank for module, rank in ranks.items() if rank != most}
     config = {
@@ -73,11 +74,8 @@ def write_peft(tensors: dict[str, torch.Tensor], folder: str | Path) -> Path:
         "rank_pattern": others,
         "alpha_pattern": others,
     }
-    folder = Path(folder)
-    write_bytes(
-        folder / WEIGHTS,
-        save({PREFIX + name: t.detach().contiguous().cpu() for name, t in tensors.items()}, {"format": "pt"}),
-    )
+    folder, named = Path(folder), {PREFIX + name: t.detach().contiguous().cpu() for name, t in tensors.items()}
+    write_bytes(folder / WEIGHTS, save(named, {"format": "pt"}))
     write_json(folder / CONFIG, config)
     return folder
 
@@ -98,9 +96,8 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{folder / CONFIG}: holds {kind or 'nothing'} of peft's; only LORA can be read")
     for name, fine in NEUTRAL.items():
         if name in config and config[name] not in fine:
-            raise UserError(
-                f"{folder / CONFIG}: {name}={json.dumps(config[name])} cannot be read; only plain LORA adapters can"
-            )
+            line = f"{name}={json.dumps(config[name])} cannot be read; only plain LORA adapters can"
+            raise UserError(f"{folder / CONFIG}: {line}")
     try:
         found = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
@@ -120,17 +117,33 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
     return tensors
 
 
-def fresh(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def fresh(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Copies in memory of their own: in a file tensors may begin at any byte, and kernels round by how they are
     aligned."""
     return {name: t.clone() for name, t in tensors.items()}
 
 
-def read_foreign(folder: str | Path, generator: Generator) -> dict:
+def check_adapters(generator: Generator, tensors: Mapping[str, torch.Tensor], whose: str) -> None:
+    """UserError, one line that begins with `whose`, if an adapter stands beside a layer that the trunk does not have,
+    or does not fit it."""
+    modules = dict(generator.trunk.named_modules())
+    for name in dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name):
+        module = modules.get(name)
+        if not isinstance(module, nn.Linear):
+            line = f"{whose} has a membrane for {name}, and {generator.name} has no such linear layer"
+            raise UserError(f"{line} (its decoder layers are 0-{len(generator.decoder_layers) - 1})")
+        a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
+        if a is None or b is None:
+            raise UserError(f"{whose} has half a membrane for {name}: lora_A and lora_B belong together")
+        size = lambda t: "x".join(map(str, t.shape))
+        if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
+            line = f"{whose} has a membrane of {size(a)} and {size(b)} for {name} of {size(module.weight)}"
+            raise UserError(f"{line}; it was made for another model")
+
+
+def read_foreign(folder: str | Path, generator: Generator | None) -> dict[str, Any]:
     """The fields of an `Erasure` from a folder of peft's alone, as other tools write it. It does not say which model it
     changes: `generator` must fit it."""
-    from ..change import check_adapters
-
     if generator is None:
         raise UserError(f"{folder}: does not say which model it changes; load it together with a generator")
     tensors = fresh(read_peft(folder))
@@ -147,6 +160,5 @@ def read_foreign(folder: str | Path, generator: Generator) -> dict:
 
 def _of(pattern: dict | None, module: str, otherwise: float) -> float:
     """A module's own value, where the pattern has one for it or for the end of its name."""
-    return next(
-        (value for key, value in (pattern or {}).items() if module == key or module.endswith(f".{key}")), otherwise
-    )
+    named = (value for key, value in (pattern or {}).items() if module == key or module.endswith(f".{key}"))
+    return next(named, otherwise)

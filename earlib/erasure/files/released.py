@@ -11,7 +11,7 @@ import hashlib
 import pickle
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -20,10 +20,10 @@ from ...errors import UserError
 if TYPE_CHECKING:
     from ...generators.base import Generator
 
-NAME = re.compile(r"layers\.(\d+)\.(self_attn|mlp)\.\w+$")
+NAME = re.compile(r"layers\.\d+\.(self_attn|mlp)\.\w+$")
 
 
-def read_released(file: str | Path, generator: Generator) -> dict:
+def read_released(file: str | Path, generator: Generator | None) -> dict[str, Any]:
     """The fields of an `Erasure` from the authors' `file`, checked against `generator`, whose fingerprint it gets.
 
     The file does not say which model it belongs to: sizes and layers must fit. Nothing but tensors is unpickled.
@@ -34,25 +34,20 @@ def read_released(file: str | Path, generator: Generator) -> dict:
     if generator is None:
         raise UserError(f"{file}: does not say which model it changes; load it together with a generator")
     tensors = _flat(file)
-    depth = len(generator.decoder_layers)
-    beyond = sorted({int(NAME.match(name.rpartition(".")[0])[1]) for name in tensors} - set(range(depth)))
+    depth, model = len(generator.decoder_layers), generator.name
+    beyond = sorted(layer for name in tensors if (layer := int(name.split(".")[1])) >= depth)
     if beyond:
-        raise UserError(
-            f"{file}: changes decoder layer {beyond[0]}, and {generator.name} has layers 0-{depth - 1}; it was made "
-            "for another model"
-        )
+        line = f"changes decoder layer {beyond[0]}, and {model} has layers 0-{depth - 1}"
+        raise UserError(f"{file}: {line}; it was made for another model")
     own = dict(generator.trunk.named_parameters())
     for name, tensor in tensors.items():
         if name not in own:
-            raise UserError(
-                f"{file}: changes {name}, which {generator.name} does not have; it was made for another kind of model"
-            )
+            line = f"changes {name}, which {model} does not have; it was made for another kind of model"
+            raise UserError(f"{file}: {line}")
         if tensor.shape != own[name].shape:
             sizes = " and ".join("x".join(map(str, t.shape)) for t in (tensor, own[name]))
-            raise UserError(
-                f"{file}: {name} differs in size from {generator.name}'s ({sizes}); it was made for a model of "
-                "another size"
-            )
+            line = f"{name} differs in size from {model}'s ({sizes}); it was made for a model of another size"
+            raise UserError(f"{file}: {line}")
         if not bool(torch.isfinite(tensor).all()):
             raise UserError(f"{file}: {name} holds numbers that are not finite; fetch the file again")
     with open(file, "rb") as data:
@@ -74,25 +69,21 @@ def _flat(file: Path) -> dict[str, torch.Tensor]:
     except FileNotFoundError:
         raise UserError(f"{file}: there is no such file") from None
     except pickle.UnpicklingError:
-        raise UserError(
-            f"{file}: is broken, or holds more than tensors and is refused; fetch it again from where you trust it"
-        ) from None
+        line = "is broken, or holds more than tensors and is refused; fetch it again from where you trust it"
+        raise UserError(f"{file}: {line}") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError):
         raise UserError(f"{file}: broken or cut short; fetch it again") from None
-    wrong = f"{file}: is no erasure of the EAR authors; "
-    wrong += "theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
-    if not isinstance(modules, dict) or not modules:
-        raise UserError(wrong)
-    tensors = {}
+    theirs = "theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
+    wrong = UserError(f"{file}: is no erasure of the EAR authors; {theirs}")
+    if not isinstance(modules, dict):
+        raise wrong
+    tensors: dict[str, torch.Tensor] = {}
     for module, parameters in modules.items():
         if "rotary_emb" in str(module):
             continue
         if not isinstance(parameters, dict) or not NAME.match(str(module)):
-            raise UserError(wrong)
-        for name, tensor in parameters.items():
-            if not isinstance(tensor, torch.Tensor):
-                raise UserError(wrong)
-            tensors[f"{module}.{name}"] = tensor
-    if not tensors:
-        raise UserError(wrong)
+            raise wrong
+        tensors |= {f"{module}.{name}": tensor for name, tensor in parameters.items()}
+    if not tensors or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise wrong
     return tensors
