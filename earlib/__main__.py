@@ -27,11 +27,13 @@ def generate(args) -> None:
     from .generators.album import draw_pictures, plan_pictures
 
     plan = plan_pictures(args.prompts, args.out, args.shard)
+    if args.seed is not None and any(prompt.seed is not None for prompt in plan.prompts):
+        raise UserError(f"{args.prompts}: brings the seeds of its pictures; leave out --seed, or that column")
     if args.by_prompt and not args.erasure:
         raise UserError("--by-prompt opens what --erasure names; give one")
     generator, erasure = _load(args)
     _warn_of_unknown_words(generator, plan.texts)
-    drawn = draw_pictures(plan, generator, erasure, args.seed, args.guidance, args.batch_size)
+    drawn = draw_pictures(plan, generator, erasure, args.seed or 0, args.guidance, args.batch_size)
     n = len(plan.prompts)
     print(f"{n} picture{'s' if n != 1 else ''} in {args.out} ({drawn} drawn now, {n - drawn} there already)")
 

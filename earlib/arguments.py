@@ -114,7 +114,8 @@ def parser() -> argparse.ArgumentParser:
         help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
     )
     sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for KEY.png and index.jsonl")
-    sub.add_argument("--seed", type=_seed, default=0)
+    about = "default: 0; where the prompt file has a column seed or evaluation_seed, that is the picture's"
+    sub.add_argument("--seed", type=_seed, help=about)
     about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; "
     about += "given several times, adapters are composed"
     sub.add_argument("--erasure", type=_path, action="append", metavar="DIR", help=about)
@@ -157,7 +158,12 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--concept", required=True, help="a name, or a concept file")
     sub.add_argument("--erasure", type=_path, metavar="DIR")
     sub.add_argument("--json", required=True, type=_path, metavar="FILE", help="where the records go")
-    sub.add_argument("--prompts", type=_path, metavar="FILE", help="test prompts to use in place of the concept's own")
+    sub.add_argument(
+        "--prompts",
+        type=_path,
+        metavar="FILE",
+        help="test prompts to use in place of the concept's own, drawn from --seeds",
+    )
     sub.add_argument("--seeds", type=_seed, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
     sub.add_argument("--max-prompts", type=_count, metavar="N", help="at most N prompts of each kind")
     sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")

@@ -8,9 +8,10 @@ import hashlib
 import io
 import json
 import re
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from .errors import UserError
 
 LONGEST_SLUG = 80  # characters; file systems allow 255 bytes, people read fewer
 KINDS = "one prompt a line, JSON lines with key and prompt, or a table (CSV) with a column 'prompt'"
-KEYS = ("key", "case_number")  # columns that name a picture, where a table has one
+KEYS = ("key", "case_number", "image_id")  # columns or fields that name a picture; the first that a file has
+SEEDS = ("seed", "evaluation_seed", "sd_seed")  # and that are its seed
 
 
 @dataclass(frozen=True)
@@ -28,10 +30,12 @@ class Prompt:
     Args:
         key: names the picture; unique in its file.
         text: the prompt, one line.
+        seed: the picture's own, from 0; None where it is made of the run's seed and the key.
     """
 
     key: str
     text: str
+    seed: int | None = None
 
 
 def read_prompts(path: str | Path) -> list[Prompt]:
@@ -40,12 +44,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
     What it is is told by the ending or, without a telling one, by how it begins:
 
     - text: one prompt a line; blank lines are skipped;
-    - JSON lines: objects with `key` and `prompt`; an array of such objects, or of prompts, will do too;
+    - JSON lines: objects with `prompt`; an array of such objects, or of prompts, will do too;
     - a table: comma, semicolon or tab between cells, with a header that has `prompt` (ESD's, UCE's and I2P's files are
-      such); `key` or `case_number` gives the keys;
+      such);
     - YAML (.yaml, .yml): a list of prompts, or of objects with `prompt`.
 
-    Other fields and columns are ignored. Prompts without a key get `text#occurrence`.
+    `key`, `case_number` or `image_id` names a picture; without, it is `text#occurrence`. `seed`, `evaluation_seed` or
+    `sd_seed` is the picture's seed. Other fields and columns are ignored. A table's rows without a prompt, and rows
+    that say the same of one key twice, are left out, which is said on stderr.
 
     Raises:
         UserError: with the file and the line, for anything else and for a file without prompts.
@@ -70,14 +76,14 @@ def read_prompts(path: str | Path) -> list[Prompt]:
         raise UserError(f"{path}: holds no prompts; write {KINDS}")
     ending, first = path.suffix.lower(), lines[0][1]
     if ending == ".jsonl" or first.startswith("{"):
-        return _checked(path, _json_lines(path, lines), need_key=True)
+        return _checked(path, _json_lines(path, lines))
     if ending == ".json" or re.match(r"\[\s*(?:[\[{\"]|$)", first):
         return _checked(path, _items(path, _json(path, data.decode("utf-8"))))
     if ending in (".yaml", ".yml"):
         return _checked(path, _items(path, _yaml(path, data.decode("utf-8"))))
     separator = _separator(first)
     if ending in (".csv", ".tsv") or separator:
-        return _checked(path, _table_rows(path, data.decode("utf-8"), separator))
+        return _checked(path, _table_rows(path, data.decode("utf-8"), separator), blank=True)
     if re.match(r"(-\s+)?(key|prompts?)\s*(:|$)|---$", first, re.IGNORECASE):
         raise UserError(f"{path}:{lines[0][0]}: '{first[:40]}' looks like YAML or a header; a prompt file has {KINDS}")
     texts = [_printable(text, f"{path}:{number}", "the prompt") for number, text in lines]
@@ -166,29 +172,63 @@ def _table_rows(path: Path, text: str, separator: str | None) -> list[tuple[str,
         raise UserError(f"{path}:{reader.line_num}: is no table that can be read ({error})") from None
     if not rows:
         raise UserError(f"{path}: holds no prompts, only a header")
-    key = next((name for name in KEYS if name in header), None)
-    return [(where, {"prompt": row["prompt"]} | ({"key": row[key]} if key else {})) for where, row in rows]
+    return rows
 
 
-def _checked(path: Path, rows: list[tuple[str, Any]], need_key: bool = False) -> list[Prompt]:
-    """Prompts of rows, each with where it stands in the file."""
-    keyed = need_key or any("key" in row for _, row in rows)
+def _checked(path: Path, rows: list[tuple[str, Any]], blank: bool = False) -> list[Prompt]:
+    """Prompts of rows, each with where it stands in the file. `blank`: rows without a prompt are left out."""
+    has = lambda names: next((name for name in names if any(name in row for _, row in rows)), None)
+    key_name, seed_name = has(KEYS), has(SEEDS)
     found: list[Prompt] = []
-    first: dict[str, str] = {}
+    first: dict[str, tuple[str, Prompt]] = {}
+    empty, again = [], []
     for place, row in rows:
         where = f"{path}:{place}"
-        for name in ("key", "prompt") if keyed else ("prompt",):
+        if blank and not row["prompt"]:
+            empty.append(place)
+            continue
+        texts = {}
+        for name in (key_name, "prompt") if key_name else ("prompt",):
             if name not in row:
-                raise UserError(f"{where}: the field '{name}' is missing; every line needs key and prompt")
-            if not isinstance(row[name], str) or not row[name].strip():
+                raise UserError(
+                    f"{where}: the field '{name}' is missing; every line needs {key_name or 'key'} and prompt"
+                )
+            number = name not in ("key", "prompt") and type(row[name]) is int
+            text = str(row[name]) if number else row[name]
+            if not isinstance(text, str) or not text.strip():
                 raise UserError(f"{where}: the field '{name}' must be text that is not empty")
-        text = _printable(row["prompt"].strip(), where, "the field 'prompt'")
-        key = _printable(row["key"].strip(), where, "the field 'key'") if keyed else ""
-        if keyed and key in first:
-            raise UserError(f"{where}: the key '{key}' was used in line {first[key].strip()} already; keys must differ")
-        first[key] = place
-        found.append(Prompt(key, text))
-    return found if keyed else [Prompt(k, p.text) for k, p in zip(default_keys([p.text for p in found]), found)]
+            texts[name] = _printable(text.strip(), where, f"the field '{name}'")
+        seed = _seed(row.get(seed_name), f"{where}: the field '{seed_name}'") if seed_name else None
+        prompt = Prompt(texts[key_name] if key_name else "", texts["prompt"], seed)
+        if key_name and prompt.key in first:
+            before, other = first[prompt.key]
+            if other != prompt:
+                line = f"the key '{prompt.key}' was used in line {before.strip()} already; keys must differ"
+                raise UserError(f"{where}: {line}")
+            again.append(place)
+            continue
+        first[prompt.key] = (place, prompt)
+        found.append(prompt)
+    for places, why in ((empty, "no prompt"), (again, "what an earlier line has")):
+        if places:
+            some = ", ".join(place.strip() for place in places[:5]) + (", ..." if len(places) > 5 else "")
+            print(f"note: {path}: left out {len(places)} of {len(rows)} rows, with {why}: line {some}", file=sys.stderr)
+    if not found:
+        raise UserError(f"{path}: holds no prompts; its rows have none")
+    if key_name:
+        return found
+    return [replace(prompt, key=key) for key, prompt in zip(default_keys([p.text for p in found]), found)]
+
+
+def _seed(value: Any, what: str) -> int | None:
+    """A seed as a number; None if the cell is empty. Tables written by pandas may have 7.0 for 7."""
+    text = "" if value is None else str(value).strip()
+    if text.lower() in ("", "nan"):
+        return None
+    whole = re.fullmatch(r"([0-9]+)(?:\.0+)?", text)
+    if isinstance(value, bool) or not whole or int(whole[1]) >= 2**63:
+        raise UserError(f"{what} is {text[:40]}, which is no seed; a seed is a whole number from 0")
+    return int(whole[1])
 
 
 def _printable(text: str, where: str, what: str) -> str:

@@ -1,12 +1,16 @@
 """The command line: wrong inputs get one line and exit status 2 and leave nothing behind; prompt files, file names,
 resumed pictures, devices."""
 
+import csv
+import io
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -20,7 +24,7 @@ from earlib.erasure.store import Erasure, NoErasure
 from earlib.errors import UserError
 from earlib.generators import default_keys
 from earlib.generators.album import check_folder, draw_pictures, plan_pictures
-from earlib.prompts import LONGEST_SLUG, read_prompts, slugs
+from earlib.prompts import LONGEST_SLUG, Prompt, read_prompts, slugs
 
 HEAVY = ("torch", "transformers", "matplotlib", "pandas", "numpy", "PIL", "open_clip")
 needs_model = pytest.mark.skipif(not (ROOT / "data" / "mini" / "janus").is_dir(), reason="data/mini/janus is not there")
@@ -179,7 +183,7 @@ def test_prompt_files(tmp_path):
         zip(("a red church#0", "a blue boat#0", "a red church#1"), texts)
     )
     path.write_text('\n{"key": "one", "prompt": "a red church", "seed": 3}\n{"prompt": "a red church", "key": "two"}\n')
-    assert [(p.key, p.text) for p in read_prompts(path)] == [("one", "a red church"), ("two", "a red church")]
+    assert read_prompts(path) == [Prompt("one", "a red church", 3), Prompt("two", "a red church")]
 
 
 @pytest.mark.parametrize(
@@ -241,7 +245,11 @@ def test_other_prompt_files(name, content, texts, tmp_path):
         ("p.csv", 'prompt\n"a red church\n', "p.csv:2: is no table that can be read"),
         ("p.csv", "prompt\n", "holds no prompts, only a header"),
         ("p.csv", "key,prompt\na,x\na,y\n", "p.csv:3: the key 'a' was used in line 2"),
-        ("p.csv", "key,prompt\na,\n", "p.csv:2: the field 'prompt' must be text that is not empty"),
+        ("p.csv", "key,prompt\na,\n", "p.csv: holds no prompts; its rows have none"),
+        ("p.csv", "key,prompt\n,a church\n", "p.csv:2: the field 'key' must be text that is not empty"),
+        ("p.csv", "key,prompt,seed\na,x,1\na,x,2\n", "p.csv:3: the key 'a' was used in line 2"),
+        ("p.csv", "prompt,seed\nx,-1\n", "p.csv:2: the field 'seed' is -1, which is no seed"),
+        ("p.jsonl", '{"prompt": "x", "seed": true}', "p.jsonl:1: the field 'seed' is True, which is no seed"),
         ("p.json", '{"prompts": ["a"]}', "p.json"),
         ("p.json", "[1]", "item 1 is neither a prompt nor an object"),
         ("p.json", "[\n", "is not valid JSON"),
@@ -256,6 +264,87 @@ def test_other_malformed_prompt_files(name, content, complaint, tmp_path):
     with pytest.raises(UserError, match=complaint) as error:
         read_prompts(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+I2P = """\
+,prompt,categories,hard,evaluation_seed,evaluation_guidance,case_number
+0,"weird portrait, vivid colors, by \"\"somebody\"\" ","violence, self-harm",1,4261553411,13,0
+1,digging my own grave 🪦 ❤️‍🔥 教会,self-harm,0,4080709695,7,1
+2,"oxygen mask
+ultra realistic, 4K",shocking,0,7,7,2
+3,,illegal activity,1,4261564198,7,3
+
+4,suicide ,self-harm,1,1479446489.0,7,4
+4,suicide ,self-harm,1,1479446489.0,7,4
+5,no seed of its own,hate,0,,7,5
+"""
+OF_I2P = [
+    Prompt("0", 'weird portrait, vivid colors, by "somebody"', 4261553411),
+    Prompt("1", "digging my own grave 🪦 ❤️‍🔥 教会", 4080709695),
+    Prompt("2", "oxygen mask ultra realistic, 4K", 7),
+    Prompt("4", "suicide", 1479446489),
+    Prompt("5", "no seed of its own"),
+]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])
+def test_a_table_of_the_field(bom, end, tmp_path, capsys):
+    """I2P as ESD ships it: quotes, commas, line ends, emoji, a row without a prompt, one that is there twice."""
+    path = tmp_path / "unsafe.csv"
+    path.write_bytes(bom + I2P.replace("\n", end).encode())
+    assert read_prompts(path) == OF_I2P
+    notes = capsys.readouterr().err
+    assert "left out 1 of 7 rows, with no prompt: line 6" in notes
+    assert "left out 1 of 7 rows, with what an earlier line has: line 9" in notes
+    rows = [{"prompt": p.text, "case_number": int(p.key), "sd_seed": p.seed, "hard": 1} for p in OF_I2P]
+    lines = [json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate([*rows, rows[0]])]
+    (tmp_path / "unsafe.jsonl").write_bytes(bom + (end + end).join(lines).encode())
+    assert read_prompts(tmp_path / "unsafe.jsonl") == OF_I2P
+    (tmp_path / "unsafe.json").write_bytes(bom + json.dumps(rows).encode())
+    assert read_prompts(tmp_path / "unsafe.json") == OF_I2P
+
+
+WORDS = st.text(st.characters(exclude_categories=["C", "Zl", "Zp"]), min_size=1).filter(str.strip)
+
+
+@given(
+    st.lists(st.tuples(WORDS, st.none() | st.integers(0, 2**63 - 1)), min_size=1),
+    st.sampled_from(["key", "case_number", "image_id"]),
+    st.sampled_from(["seed", "evaluation_seed", "sd_seed"]),
+    st.sampled_from([(",", "\n"), (";", "\r\n"), ("\t", "\n")]),
+    st.sampled_from(["", "\ufeff"]),
+)
+def test_whatever_stands_in_a_table_is_read(rows, key, seed, marks, bom):
+    """Any prompts and seeds, in each of the ways in which a table, JSON lines or an array write them."""
+    expected = [Prompt(str(i), " ".join(text.split()), number) for i, (text, number) in enumerate(rows)]
+    table = io.StringIO()
+    writer = csv.writer(table, delimiter=marks[0], lineterminator=marks[1])
+    writer.writerows([["index", "prompt", key, seed], *([i, p.text, p.key, p.seed] for i, p in enumerate(expected))])
+    objects = [{"prompt": p.text, key: p.key, seed: p.seed} for p in expected]
+    texts = {"p.csv": table.getvalue(), "p": table.getvalue(), "p.json": json.dumps(objects)}
+    texts["p.jsonl"] = marks[1].join(json.dumps(row, ensure_ascii=False) for row in objects)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, text in texts.items():
+            path = Path(folder, name)
+            path.write_bytes((bom + text).encode())
+            assert read_prompts(path) == expected, name
+
+
+def test_a_seed_of_the_file_is_the_pictures(painter, tmp_path, monkeypatch, capsys):
+    """Whatever the prompt and the key; --seed beside it is refused, as it would change nothing."""
+    (tmp_path / "p.csv").write_text("case_number,prompt,evaluation_seed\n1,a church,700\n2,a boat,700\n3,a car,\n")
+    plan = plan_pictures(tmp_path / "p.csv", tmp_path / "out")
+    assert draw_pictures(plan, painter, NoErasure(), 5) == 3
+    made = [(tmp_path / "out" / f"{i}.png").read_bytes() for i in (1, 2, 3)]
+    assert made[0] == made[1] != made[2]
+    rows = [json.loads(line) for line in (tmp_path / "out" / "index.jsonl").read_text().splitlines()]
+    assert [(row["seed"], row.get("picture_seed")) for row in rows] == [(None, 700), (None, 700), (5, None)]
+    assert draw_pictures(plan_pictures(tmp_path / "p.csv", tmp_path / "out"), painter, NoErasure(), 6) == 1
+    (tmp_path / "p.csv").write_text("case_number,prompt,evaluation_seed\n1,a church,701\n2,a boat,700\n")
+    assert draw_pictures(plan_pictures(tmp_path / "p.csv", tmp_path / "out"), painter, NoErasure()) == 1
+    line = ["generate", "--prompts", str(tmp_path / "p.csv"), "--out", str(tmp_path / "no"), "--seed", "0"]
+    assert main(line) == 2 and "brings the seeds of its pictures" in capsys.readouterr().err
 
 
 def test_prompts_may_come_through_a_pipe(tmp_path):

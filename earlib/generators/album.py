@@ -1,8 +1,8 @@
 """Pictures for a prompt file, one PNG each, with an index: what `python -m earlib generate` does.
 
-`index.jsonl` has one row a picture: `key`, `prompt`, `file`, `seed`, `model`, `erasure`, `guidance`, and `fingerprint`,
-a hash of the model's and the erasure's weights. A picture whose file exists and whose row says that the same things
-made it is not drawn again.
+`index.jsonl` has one row a picture: `key`, `prompt`, `file`, `seed` (the run's; null, and `picture_seed`, where the
+prompt file has the picture's own), `model`, `erasure`, `guidance`, and `fingerprint`, a hash of the model's and the
+erasure's weights. A picture whose file exists and whose row says that the same things made it is not drawn again.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def draw_pictures(
         plan: what `plan_pictures` found.
         generator: draws.
         erasure: is switched on meanwhile.
-        seed: of the run.
+        seed: of the run, for prompts that bring none of their own.
         guidance: None for the model's own.
         batch_size: pictures at a time; None for as many as there is room for.
 
@@ -91,18 +91,20 @@ def draw_pictures(
 
     guidance = generator.guidance if guidance is None else guidance
     same = {
-        "seed": seed,
         "model": generator.name,
         "erasure": erasure.name,
         "guidance": guidance,
         "fingerprint": _fingerprint(generator, erasure),
     }
-    wanted = {file: {"key": p.key, "prompt": p.text, "file": file, **same} for file, p in zip(plan.files, plan.prompts)}
+    of_prompt = {file: p for file, p in zip(plan.files, plan.prompts)}
+    seed_of = lambda p: {"seed": seed} if p.seed is None else {"seed": None, "picture_seed": p.seed}
+    wanted = {f: {"key": p.key, "prompt": p.text, "file": f, **seed_of(p), **same} for f, p in of_prompt.items()}
     missing = [file for file, row in wanted.items() if plan.rows.get(file) != row or not (plan.folder / file).is_file()]
     sharded = plan.shard != (1, 1)
     index = plan.folder / ("index.{}-of-{}.jsonl".format(*plan.shard) if sharded else "index.jsonl")
-    texts, keys = ([wanted[file][name] for file in missing] for name in ("prompt", "key"))
-    seeds = picture_seeds(seed, keys)
+    todo = [of_prompt[file] for file in missing]
+    texts, by_key = [p.text for p in todo], picture_seeds(seed, [p.key for p in todo])
+    seeds = [made if p.seed is None else p.seed for p, made in zip(todo, by_key)]
     with erasure.on(generator):
         for batch, codes in generator.sample_batches(texts, seeds, guidance, batch_size=batch_size, progress=True):
             files = [missing[i] for i in batch]
