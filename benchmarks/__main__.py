@@ -248,7 +248,7 @@ def main(argv=None) -> int:
     )
     parser.add_argument("--device")
     parser.add_argument("--dtype")
-    parser.add_argument("--out", type=Path, help="default: runs/benchmarks/MODEL.json")
+    parser.add_argument("--out", type=lambda text: Path(text).expanduser(), help="default: runs/benchmarks/MODEL.json")
     args = parser.parse_args(argv)
     try:
         found = run(args.model, args.pictures, args.pairs, args.rival_pairs, args.only, args.device, args.dtype)

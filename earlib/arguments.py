@@ -38,6 +38,11 @@ def _path(text: str) -> Path:
     return Path(text).expanduser()
 
 
+def _name(text: str) -> str:
+    """A name, or a path: of a model, or of a concept."""
+    return str(_path(text)) if text.startswith("~") else text
+
+
 def _seed(text: str) -> int:
     if not text.isdecimal() or int(text) >= 2**63:
         raise argparse.ArgumentTypeError(f"'{text}' is no seed; a seed is a whole number from 0")
@@ -94,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
         if model:
             sub.add_argument(
                 "--model",
+                type=_name,
                 default="mini",
                 help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
             )
@@ -138,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command("erase", "train an erasure for one concept")
-    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
     sub.add_argument(
         "--out", required=True, type=_path, metavar="DIR", help="for the erasure and the log of its training"
@@ -155,7 +161,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
 
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
-    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
     sub.add_argument("--erasure", type=_path, metavar="DIR")
     sub.add_argument("--json", required=True, type=_path, metavar="FILE", help="where the records go")
     sub.add_argument(
@@ -179,7 +185,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
     )
-    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
     sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
     sub.add_argument("--erasure", type=_path, metavar="DIR", help="report on this erasure in place of training one")
     sub.add_argument(
@@ -221,7 +227,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "ecgvf", "write prompt pairs, draw them, and keep those that the judge agrees with; run again, it goes on"
     )
-    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
     sub.add_argument(
         "--out",
         required=True,

@@ -5,7 +5,7 @@ A run is a folder:
     config.json       what was asked for; a folder of another configuration is refused
     status.json       {"state": init | running | done | failed | timeout, ...}, written by whoever drives the run
     metrics.jsonl     one line per logged step
-    checkpoints/  samples/
+    checkpoints/
     results.json      a list of flat records (DESIGN section 6), written once at the end
 """
 
@@ -247,14 +247,8 @@ class Run:
 
     @property
     def checkpoints(self) -> Path:
-        return self._subfolder("checkpoints")
-
-    @property
-    def samples(self) -> Path:
-        return self._subfolder("samples")
-
-    def _subfolder(self, name: str) -> Path:
-        path = self.folder / name
+        """The folder of the checkpoints; it is made when first asked for."""
+        path = self.folder / "checkpoints"
         path.mkdir(exist_ok=True)
         return path
 

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 import earlib
 from earlib import ROOT
 from earlib.__main__ import main
+from earlib.arguments import parser
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.errors import UserError
 from earlib.generators import default_keys
@@ -30,8 +31,8 @@ HEAVY = ("torch", "transformers", "matplotlib", "pandas", "numpy", "PIL", "open_
 needs_model = pytest.mark.skipif(not (ROOT / "data" / "mini" / "janus").is_dir(), reason="data/mini/janus is not there")
 
 
-def python(*arguments, **more):
-    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+def python(*arguments, environment=None, **more):
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **(environment or {})}
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=120, env=env, **more)
 
 
@@ -154,6 +155,38 @@ def test_help_names_every_command():
     assert done.returncode == 0 and all(
         name in done.stdout for name in ("doctor", "generate", "erase", "evaluate", "rerun", "book")
     )
+
+
+def test_every_path_may_begin_with_a_tilde():
+    """`--out=~/x`: the shell leaves it as it is."""
+    home = Path.home()
+    args = parser().parse_args(["generate", "--prompts=~/a.txt", "--out=~/x", "--model=~/janus", "--erasure=~/e"])
+    assert (args.prompts, args.out, args.model) == (home / "a.txt", home / "x", str(home / "janus"))
+    assert args.erasure == [home / "e"]
+    commands = next(action for action in parser()._actions if action.choices)
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.metavar in ("DIR", "FILE", "FOLDER", "SRC", "DST"):
+                assert action.type("~/x") == home / "x", action.dest
+
+
+def test_any_terminal_will_do(place):
+    """What its encoding lacks is spelt out: in an error, and in the path of what was made."""
+    ascii = {"PYTHONIOENCODING": "ascii", "HOME": str(place)}
+    done = python("-m", "earlib", "generate", "--prompts", "b\u00fccher.txt", "--out", "out", environment=ascii)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: b\\xfccher.txt: there is no such file") and done.stderr.count("\n") == 1
+
+
+@needs_model
+def test_a_folder_of_any_name_in_any_terminal(place):
+    ascii = {"PYTHONIOENCODING": "ascii", "HOME": str(place)}
+    line = "generate --device cpu --prompts good.txt --out=~/b\u00fccher".split()
+    done = python("-m", "earlib", *line, environment=ascii)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"2 pictures in {place}/b\\xfccher (2 drawn now, 0 there already)\n"
+    assert (place / "b\u00fccher" / "index.jsonl").is_file()
+    assert "\r" not in done.stderr and done.stderr.count("\n") < 6  # a bar in a file is a few lines
 
 
 def test_doctor(capsys, monkeypatch):

@@ -269,6 +269,8 @@ def main(
 ) -> int:
     """The command `rerun`: exit status 0, or 1 with one line that names each notebook that failed or timed out."""
     statuses = rerun(profile, only, executor, dry_run, jobs=jobs or default_jobs(profile))
+    if not dry_run:
+        print(f"notebooks in {ROOT / '_build' / 'executed' / profile}, numbers in {ROOT / 'runs' / profile}")
     if line := broken(statuses):
         print(line, file=sys.stderr)
     return 1 if line else 0

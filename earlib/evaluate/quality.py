@@ -179,7 +179,7 @@ def main(argv: list[str] | None = None) -> int:
         folder = Path(PROFILES.get(args.model, args.model))
         if args.choose:
             about["rows"] = choose(generator, judge, args.guidance, args.temperature, args.prompts)
-            write_json(args.json or folder / "choice.json", about)
+            print(write_json(args.json or folder / "choice.json", about))
             return 0
         own = DATA / "mini" / "quality.json" if args.model == "mini" else folder / "metrics.json"
         file = args.json or own
@@ -193,6 +193,7 @@ def main(argv: list[str] | None = None) -> int:
     texts = [Estimate(r["value"], r["n"], r["low"], r["high"]).text(3) for r in about["rows"]]
     table = pd.DataFrame(about["rows"])[["what", "part"]].assign(value=texts, n=[r["n"] for r in about["rows"]])
     print(table.to_string(index=False))
+    print(file)
     return 0
 
 

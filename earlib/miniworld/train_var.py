@@ -111,6 +111,7 @@ def main(argv: list[str] | None = None) -> None:
     for stage in args.stages:
         begin(stage, args)
         globals()[f"stage_{stage}"](model, args.out, args.state, args.seed, args.device, args.steps)
+    print(args.out)
 
 
 if __name__ == "__main__":

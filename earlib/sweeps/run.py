@@ -144,6 +144,7 @@ def sweep(
                 table.add(answer["row"])
     for table in tables.values():
         table.tidy()
+    print(f"tables in {folder}")
     return troubles
 
 
