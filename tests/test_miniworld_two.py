@@ -9,21 +9,25 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 
+from earlib.errors import UserError
 from earlib.generators import load_generator
 from earlib.generators.base import PromptBatch
+from earlib.generators.emu3 import Emu3Generator
 from earlib.generators.janus import JanusGenerator
 from earlib.miniworld.fit import fit, share_of_peak
-from earlib.miniworld.two import make
+from earlib.miniworld.two import emu3, make
 from earlib.miniworld.two.captions import describe, descriptions, held_out_lists, plain_caption, vocabulary, words
 from earlib.miniworld.two.eye import GROUPS, answers
 from earlib.miniworld.two.judges import ruined_lesson
 from earlib.miniworld.two.models import build_janus, build_processor
+from earlib.miniworld.two.oracles import absent, concepts_in
 from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
 from earlib.miniworld.two.scenes import NAMES as VALUES
 from earlib.miniworld.two.scenes import OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
 from earlib.miniworld.two.trunk import PROMPT, Batches, Lesson, Sizes
-from earlib.miniworld.two.words import FEATURES, LEADS, NAMES
+from earlib.miniworld.two.words import CONCEPTS, FEATURES, LEADS, NAMES
 
 test_prompts.__test__ = False
 SINGLE = dict.fromkeys(("object", "colour", "place", "time", "style", "framing", "flip", "variant"), 0)
@@ -183,21 +187,47 @@ def test_training_goes_on_where_it_stopped(tmp_path, muon):
 
 
 def test_one_command_makes_every_model(tmp_path, capsys):
-    """Miniatures of all stages, an oracle and a snapshot; a second call finds them made."""
+    """Miniatures of all stages, a snapshot, oracles and a fork of one; a second call finds them made."""
     run = lambda *more: make.main(["--out", str(tmp_path), "--size", "tiny", *more])
-    run()
+    run("all")
     rows = quality(load_generator(str(tmp_path / "janus")), load_judges(tmp_path), prompts=3, seeds=1)
     assert {r["what"] for r in rows} == set(KINDS) and {r["judge"] for r in rows} == {"judge", "judge2"}
     assert all(0 <= r["hits"] <= r["n"] for r in rows) and "held-out descriptions" in table(rows)
-    run("--without", "church", "--stop-at", "2")
-    run("--without", "church", "--snapshot")
-    assert "step 2" in capsys.readouterr().out
-    made = [json.loads((tmp_path / stage / "made.json").read_text())["stage"] for stage in make.STAGES]
-    assert made == list(make.STAGES) and not (tmp_path / "janus-never-church" / "made.json").exists()
-    for folder in (*make.STAGES, "janus-never-church"):
-        assert next((tmp_path / folder).glob("*.safetensors")).stat().st_size < 15e6
+    run("--without", "nudity,church", "--stop-at", "3")
+    run("--without", "nudity,church", "--snapshot")
+    joint, models = tmp_path / "state" / "janus-never-church-nudity", json.loads((tmp_path / "models.json").read_text())
+    assert "step 3" in capsys.readouterr().out and (joint / "state-2.pt").exists()
+    assert list(models) == sorted(make.STAGES) and not (tmp_path / joint.name / "made.json").exists()
+    assert all(m["seconds"] > 0 and m["bytes"] < 15e6 and m["quality"] and m["commit"] for m in models.values())
     run()
     assert capsys.readouterr().out.count(": done") == len(make.STAGES)
+
+    fork = ("--without", "church", "--fork", str(joint), "--at")
+    run(*fork, "2")
+    models = json.loads((tmp_path / "models.json").read_text())
+    assert models["janus-never-church"]["fork"] == "janus-never-church-nudity at step 2"
+    with pytest.raises(SystemExit, match="state-1.pt is missing; kept there: state-2.pt"):
+        run(*fork, "1", "--seed", "1")
+    with pytest.raises(SystemExit, match="was shown 'vangogh'"):
+        run("--without", "vangogh", *fork[2:], "2")
+    with pytest.raises(SystemExit):
+        run("clip", "--without", "church")
+    assert "are for the stage 'janus' alone" in capsys.readouterr().err
+
+
+def test_a_fork_goes_on_where_its_joint_run_stood(tmp_path):
+    """Forked without another lesson in between, it ends as the joint run does; with another seed it does not."""
+    run = lambda *more: make.main(["--out", str(tmp_path), "--size", "tiny", *more])
+    weights = lambda name: load_file(tmp_path / name / "model.safetensors")
+    same = lambda a, b: all(torch.equal(a[key], b[key]) for key in a)
+    run("tokenizer", "eye")
+    run("--without", "church")
+    moved = (tmp_path / "state" / "janus-never-church").rename(tmp_path / "joint")
+    whole = (tmp_path / "janus-never-church").rename(tmp_path / "whole")
+    run("--without", "church", "--fork", str(moved), "--at", "2")
+    assert same(weights(whole.name), weights("janus-never-church"))
+    run("--without", "church", "--fork", str(moved), "--at", "2", "--seed", "1")
+    assert not same(weights(whole.name), weights("janus-never-church-seed1"))
 
 
 def test_what_is_trained_is_what_draws():
@@ -220,9 +250,41 @@ def test_what_is_trained_is_what_draws():
     )
 
 
+def test_what_miniemu3_is_trained_on_is_what_it_draws():
+    """The same of MiniEmu3, whose rows of tokens end with one that is not drawn; and its codes are its class's own."""
+    model, processor = emu3.untrained(0, **make.plans()["tiny"].emu3_shape)
+    with torch.no_grad():
+        for p in model.model.text_model.parameters():
+            p.mul_(3)
+        code = model.model.vqmodel.quantize.embedding.weight
+        code.copy_(torch.nn.functional.normalize(code, dim=1))
+    model.model.vqmodel.eval()
+    batches = emu3.Batches(model, processor, 0, Sizes(drawing=5, seeing=2, chunk=1))
+    model.model.text_model.set_attn_implementation("eager")
+    with torch.compiler.set_stance("force_eager"), torch.no_grad():
+        ids_DP, mask_DP, codes_DT = batches.drawing(0)
+        loss, said = emu3.Lesson(model, batches).losses(0)
+        pictures = render(sample_scenes(4, 0))
+        with torch.autocast("cpu", enabled=False):
+            mine = batches.tokens(pictures)
+        ids_SQ, labels_SQ = batches.seeing(0)
+    generator = Emu3Generator(model, processor)
+    assert (mine == generator.tokenize(pictures)).float().mean() > 0.9  # in half precision the nearest may be another
+    batch = PromptBatch(ids_DP, mask_DP.long(), ("",) * 5)
+    logits = generator.image_logits(generator.hidden_states(batch, codes_DT)).flatten(0, 1)
+    assert loss.item() == pytest.approx(torch.nn.functional.cross_entropy(logits, codes_DT.flatten()).item(), rel=1e-3)
+    out = model(input_ids=ids_SQ, labels=labels_SQ)
+    assert said.item() == pytest.approx(out.loss.item(), rel=1e-2)
+
+
 def test_an_oracle_never_sees_its_concept():
     scenes = sample_scenes(500, 4)
-    for name, (attribute, value) in make.WITHOUT.items():
-        bad = make.absent(name)(scenes)
+    for name, (attribute, value) in CONCEPTS.items():
+        bad = absent((name,))(scenes)
         shown = [value in (r[attribute], r.get(f"{attribute}2")) for r in map(scenes.record, range(len(scenes)))]
         assert bad.tolist() == shown and bad.any()
+    several = concepts_in("vangogh, church,church")
+    assert several == ("church", "vangogh") and absent(()) is None
+    assert (absent(several)(scenes) == absent(("church",))(scenes) | absent(("vangogh",))(scenes)).all()
+    with pytest.raises(UserError, match="did you mean 'church'"):
+        concepts_in("chruch")

@@ -20,6 +20,20 @@ from .base import NextToken, Past, PromptBatch
 from .weights import fingerprint
 
 
+def question_ids(processor: Any, grid: tuple[int, int], question: str | None = None) -> torch.Tensor:
+    """A question about a picture in Emu3's conversation format, int64 [P]; the processor's image tokens stand where
+    those of the picture of `grid` (rows, columns) go, each row with its end."""
+    content = [{"type": "image"}, {"type": "text", "text": question or "what is in the picture ?"}]
+    system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
+    text = processor.apply_chat_template([system, {"role": "user", "content": content}], add_generation_prompt=True)
+    rows, columns = grid
+    image = f"{processor.image_start_token}{rows}*{columns}{processor.fake_token_around_image}"
+    image += processor.image_token * (rows * (columns + 1))
+    image += f"{processor.eof_token}{processor.image_end_token}"
+    text = processor.bos_token + text.replace(processor.image_token, image)
+    return processor.tokenizer(text, return_tensors="pt")["input_ids"][0]
+
+
 class Emu3Generator(NextToken):
     """An Emu3 model with its processor. `name` is what the user asked for; `profile` one of the known scales or
     "custom".
@@ -165,15 +179,7 @@ class Emu3Generator(NextToken):
                 f"{self.name} has no conversation format, so it cannot be asked about pictures; use a checkpoint that "
                 "understands, such as Emu3-Chat"
             )
-        content = [{"type": "image"}, {"type": "text", "text": question or "what is in the picture ?"}]
-        system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
-        text = processor.apply_chat_template([system, {"role": "user", "content": content}], add_generation_prompt=True)
-        body = processor.image_token * (rows * (columns + 1))  # every row with its end
-        image = f"{processor.image_start_token}{rows}*{columns}{processor.fake_token_around_image}{body}"
-        image += f"{processor.eof_token}{processor.image_end_token}"
-        ids_P = self.tokenizer(processor.bos_token + text.replace(processor.image_token, image), return_tensors="pt")[
-            "input_ids"
-        ][0].to(self.device)
+        ids_P = question_ids(processor, self.grid, question).to(self.device)
         greedy = GenerationConfig(
             do_sample=False,
             guidance_scale=1.0,  # or the scale for drawing would be used on words

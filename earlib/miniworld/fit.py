@@ -56,6 +56,7 @@ def fit(
     after_step: Callable[[int], None] | None = None,
     save_every: float = 150.0,
     stop_at: int | None = None,
+    keep: int | None = None,
 ) -> list[dict]:
     """Train in place by AdamW, and the hidden matrices listed in `matrices` by Muon.
 
@@ -70,6 +71,7 @@ def fit(
         after_step: called with the step after each update.
         save_every: seconds between checkpoints.
         stop_at: end before this step, with a checkpoint, as if killed.
+        keep: leave the checkpoint before this step for good, as state-STEP.pt, for other runs to go on from.
 
     Returns:
         The log: {"step", "loss", the numbers, "seconds" of training so far}, a row every 20 steps.
@@ -103,11 +105,11 @@ def fit(
             mean.copy_(saved)
         start, spent, log = state["step"], state["seconds"], state["log"]
 
-    def save(step: int) -> None:
+    def save(step: int, file: Path = state_file) -> None:
         state = {"step": step, "steps": steps, "seed": seed, "seconds": seconds(), "log": log, "means": means}
         state |= {"modules": {n: m.state_dict() for n, m in modules.items()}}
-        torch.save(state | {"optimizers": [o.state_dict() for o in optimizers]}, state_file.with_suffix(".tmp"))
-        os.replace(state_file.with_suffix(".tmp"), state_file)
+        torch.save(state | {"optimizers": [o.state_dict() for o in optimizers]}, file.with_suffix(".tmp"))
+        os.replace(file.with_suffix(".tmp"), file)
         write_text(folder / "log.jsonl", "".join(json.dumps(row) + "\n" for row in log))
 
     seconds = lambda: spent + time.time() - began
@@ -136,6 +138,8 @@ def fit(
             print(
                 f"step {step}/{steps}  {text}  {pace:.2f} s/step, {pace * (steps - step) / 60:.0f} min left", flush=True
             )
+        if step + 1 == keep:
+            save(keep, folder / f"state-{keep}.pt")
         if time.time() - saved > save_every:
             save(step + 1)
             saved = time.time()

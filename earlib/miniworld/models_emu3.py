@@ -33,14 +33,14 @@ CHAT_TEMPLATE = (  # Emu3's conversation format, for questions about a picture
 )
 
 
-def build_tokenizer(codes=CODES):
-    """A tokenizer over MiniWorld's words, single digits (an image's header holds its size), and `codes` image tokens;
-    unknown words become `<unk>`."""
+def build_tokenizer(codes=CODES, words=None):
+    """A tokenizer over `words` (by default MiniWorld's), single digits (an image's header holds its size), and `codes`
+    image tokens; unknown words become `<unk>`."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     names = [*SPECIAL.values(), *ROLES, *(f"<|visual token {code:06d}|>" for code in range(codes))]
-    tokens = dict.fromkeys([*names, *"0123456789*", *vocabulary()])
+    tokens = dict.fromkeys([*names, *"0123456789*", *(words or vocabulary())])
     tok = Tokenizer(models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token=SPECIAL["unk"]))
     tok.normalizer = normalizers.Lowercase()
     tok.pre_tokenizer = pre_tokenizers.Split(
@@ -57,7 +57,7 @@ def build_tokenizer(codes=CODES):
     )
 
 
-def build_processor(codes=CODES, grid=(GRID, GRID)):
+def build_processor(codes=CODES, grid=(GRID, GRID), words=None):
     """Tokenizer, picture preprocessing and chat template in one `Emu3Processor` that asks for pictures of `grid` (rows,
     columns)."""
     from transformers import Emu3Processor
@@ -65,7 +65,7 @@ def build_processor(codes=CODES, grid=(GRID, GRID)):
 
     half = [0.5, 0.5, 0.5]  # the class's default is CLIP's statistics, which would shift every colour
     images = Emu3ImageProcessor(image_mean=half, image_std=half, spatial_factor=PATCH, min_pixels=PATCH**2)
-    processor = Emu3Processor(images, build_tokenizer(codes), chat_template=CHAT_TEMPLATE)
+    processor = Emu3Processor(images, build_tokenizer(codes, words), chat_template=CHAT_TEMPLATE)
     rows, columns = grid
     processor.ratio, processor.image_area = f"{columns}:{rows}", rows * columns * processor.downsample_ratio**2
     return processor

@@ -18,7 +18,7 @@ from ..fit import fit
 from .captions import QUESTION, describe, plain_caption
 from .models import GRID
 from .scenes import render, sample_scenes
-from .tokenizer import to_pixels
+from .tokenizer import halves, to_pixels
 
 PROMPT = 32  # tokens of a drawing row before its picture; LONGEST and what the conversation format adds fit
 ANSWER = 24
@@ -40,26 +40,21 @@ class Sizes:
     chunk: int = 32
 
 
-class Batches:
-    """Token batches for both tasks, of pictures that are always new.
+class Pictures:
+    """The scenes of every lesson, always new, and their image tokens.
 
     Args:
-        processor: of the model.
-        vq: its trained picture tokenizer.
+        vq: a trained picture tokenizer.
         seed: of everything.
         sizes: of a step.
         without: a function of scenes that says which of them must not be shown (bool [N]), for oracles; they are
             replaced by others.
     """
 
-    def __init__(self, processor, vq, seed: int, sizes: Sizes, without=None):
-        self.tok, self.vq, self.seed, self.sizes, self.without = processor.tokenizer, vq.eval(), seed, sizes, without
-        self.head, self.tail = chat(processor, "@").split("@")
-        image = processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token
-        question = chat(processor, QUESTION, image=True).replace("<image_placeholder>", image)
-        self.question = self.tok(question)["input_ids"]
+    def __init__(self, vq, seed: int, sizes: Sizes, without=None):
+        self.vq, self.seed, self.sizes, self.without = vq.eval(), seed, sizes, without
         self.number, self.ready = None, None  # the chunk at hand
-        self.encode = torch.compile(lambda x: vq.quant_conv(vq.encoder(x)))
+        self.encode = halves(vq)[0]
 
     def scenes(self, n: int, rng: np.random.Generator):
         """`n` scenes that may be shown."""
@@ -79,23 +74,33 @@ class Batches:
             ids.append((z @ unit.T).argmax(1).view(-1, GRID**2))
         return torch.cat(ids)
 
-    def _chunk(self, number: int):
-        """Scenes and tokens of chunk `number`."""
+    def shown(self, step: int):
+        """(scenes, their image tokens) that are drawn in `step`."""
+        number, place = divmod(step, self.sizes.chunk)
+        n = self.sizes.drawing
         if self.number != number:
-            n = self.sizes.chunk * self.sizes.drawing
-            scenes = self.scenes(n, np.random.default_rng([self.seed, 21, number]))
+            scenes = self.scenes(self.sizes.chunk * n, np.random.default_rng([self.seed, 21, number]))
             self.number, self.ready = number, (scenes, self.tokens(render(scenes)))
-        return self.ready
+        rows = np.arange(place * n, (place + 1) * n)
+        return self.ready[0][rows], self.ready[1][rows]
+
+
+class Batches(Pictures):
+    """Token batches for both tasks of MiniJanus; arguments as of `Pictures`, and the model's processor."""
+
+    def __init__(self, processor, vq, seed: int, sizes: Sizes, without=None):
+        super().__init__(vq, seed, sizes, without)
+        self.tok = processor.tokenizer
+        self.head, self.tail = chat(processor, "@").split("@")
+        image = processor.image_start_token + processor.image_token * GRID**2 + processor.image_end_token
+        question = chat(processor, QUESTION, image=True).replace("<image_placeholder>", image)
+        self.question = self.tok(question)["input_ids"]
 
     def drawing(self, step: int):
         """ids [n, PROMPT], mask [n, PROMPT], image tokens [n, 144]; left-padded."""
-        number, place = divmod(step, self.sizes.chunk)
-        all_scenes, all_tokens = self._chunk(number)
-        n, rng = self.sizes.drawing, np.random.default_rng([self.seed, 22, step])
-        rows = np.arange(place * n, (place + 1) * n)
-        ids = self.tok([f"{self.head}{t}{self.tail}<begin_of_image>" for t in describe(all_scenes[rows], rng)])[
-            "input_ids"
-        ]
+        (scenes, image_DT), rng = self.shown(step), np.random.default_rng([self.seed, 22, step])
+        texts, n = describe(scenes, rng), len(scenes)
+        ids = self.tok([f"{self.head}{text}{self.tail}<begin_of_image>" for text in texts])["input_ids"]
         out = torch.full((n, PROMPT), self.tok.pad_token_id)
         mask = torch.zeros(n, PROMPT, dtype=torch.bool)
         for i, (row, blank) in enumerate(zip(ids, rng.random(n) < BLANK)):
@@ -105,7 +110,7 @@ class Batches:
                 row = torch.where(keep, row, self.tok.pad_token_id)
             out[i, -len(row) :] = row
             mask[i, -len(row) :] = True  # blanked words stay visible as pads, as in transformers' own guidance
-        return out, mask, all_tokens[rows]
+        return out, mask, image_DT
 
     def seeing(self, step: int):
         """pixels [n, 3, 48, 48], ids [n, Q + ANSWER], labels (-100 except the answer); right-padded."""
@@ -121,14 +126,27 @@ class Batches:
         return to_pixels(render(scenes)), ids, labels
 
 
+def side_by_side(draw: torch.Tensor, see: torch.Tensor, mask_DP: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both tasks in one batch: embeddings [D + S, length, width], and their causal mask in numbers, as eager attention
+    adds it: [D + S, 1, length, length]. `mask_DP` says where the prompts of drawing rows are."""
+    length = max(draw.shape[1], see.shape[1])
+    rows = torch.cat([F.pad(x, (0, 0, 0, length - x.shape[1])) for x in (draw, see)])
+    mask = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
+    mask[: len(draw), ..., : mask_DP.shape[1]] &= mask_DP[:, None, None]
+    mask |= torch.eye(length, dtype=torch.bool)  # a pad sees itself, or its softmax would be of nothing
+    return rows, torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.bfloat16).min).bfloat16()
+
+
+def compiled(language_model):
+    """The trunk as both lessons call it: (embeddings, mask) to states."""
+    return torch.compile(lambda x, mask: language_model(inputs_embeds=x, attention_mask=mask, use_cache=False)[0])
+
+
 class Lesson:
     """The losses of a step: nats a drawn token, nats a spoken word."""
 
     def __init__(self, model, batches: Batches):
-        self.model, self.batches, inner = model, batches, model.model
-        self.trunk = torch.compile(
-            lambda x, mask: inner.language_model(inputs_embeds=x, attention_mask=mask, use_cache=False)[0]
-        )
+        self.model, self.batches, self.trunk = model, batches, compiled(model.model.language_model)
 
     def losses(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """(drawn, said) of the batches of `step`."""
@@ -140,13 +158,7 @@ class Lesson:
         features = inner.get_image_features(pixels, return_dict=True).pooler_output
         see = text(ids_SQ)
         see = see.masked_scatter((ids_SQ == model.config.image_token_id).unsqueeze(-1), features.to(see.dtype))
-        length = max(draw.shape[1], see.shape[1])
-        rows = torch.cat([F.pad(x, (0, 0, 0, length - x.shape[1])) for x in (draw, see)])
-        mask = torch.ones(length, length, dtype=torch.bool).tril().repeat(len(rows), 1, 1, 1)
-        mask[: len(draw), ..., :PROMPT] &= mask_DP[:, None, None]
-        mask |= torch.eye(length, dtype=torch.bool)  # a pad sees itself, or its softmax would be of nothing
-        # in numbers, as eager attention adds it
-        h = self.trunk(rows, torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.bfloat16).min).bfloat16())
+        h = self.trunk(*side_by_side(draw, see, mask_DP))
         logits_DTV = inner.generation_head(h[: len(draw), PROMPT - 1 : draw.shape[1]])
         drawn = F.cross_entropy(logits_DTV.flatten(0, 1).float(), image_DT.flatten())
         answer = slice(ids_SQ.shape[1] - ANSWER - 1, ids_SQ.shape[1] - 1)
@@ -159,41 +171,66 @@ def train_trunk(
     processor,
     folder: Path,
     steps: int = 10000,
-    lr: float = 2e-3,
-    matrix_lr: float = 4e-3,
     seed: int = 0,
     sizes: Sizes | None = None,
     without=None,
-    stop_at: int | None = None,
-    fall: float = 0.4,
+    **options,
 ) -> list[dict]:
-    """Train everything of `model` but its picture tokenizer, in place; return the log. At the end its weights are the
+    """Train everything of MiniJanus but its picture tokenizer, in place; return the log. At the end its weights are the
     mean of the last ones.
 
     Args:
         model, processor: a JanusForConditionalGeneration whose tokenizer and eye are trained.
         folder: for checkpoints and the log.
-        without: as in `Batches`.
-        fall: share of the steps in which the learning rates fall to zero.
-        stop_at: end before this step, with a checkpoint.
+        without: as in `Pictures`. Such a run, an oracle's, keeps its checkpoint of the step from which the learning
+            rates fall, so that others can be forked from it.
+        options: those of `teach`.
     """
     model.train()
     inner = model.model
     inner.vqmodel.requires_grad_(False)
-    # on a CPU the fused attention is slow backwards: 2.0 core-seconds a step in place of 1.3
-    inner.language_model.set_attn_implementation("eager")
     lesson = Lesson(model, Batches(processor, inner.vqmodel, seed, sizes or Sizes(), without))
     with torch.no_grad():  # tokens start where the tokenizer's own codes lie
         inner.generation_embeddings.weight.copy_(inner.vqmodel.quantize.embedding.weight)
+    options |= dict(steps=steps, seed=seed, keep=without is not None)
+    return teach("janus", model, inner.language_model, lesson, folder, **options)
+
+
+def teach(
+    name: str,
+    model,
+    language_model,
+    lesson,
+    folder: Path,
+    steps: int,
+    seed: int,
+    lr: float = 2e-3,
+    matrix_lr: float = 4e-3,
+    fall: float = 0.4,
+    stop_at: int | None = None,
+    keep: bool = False,
+) -> list[dict]:
+    """Train what of `model` asks for gradients, kept in checkpoints under `name`, by the losses of `lesson`; return the
+    log.
+
+    Args:
+        lr, matrix_lr: peak rates of AdamW, and of Muon for the matrices of `language_model`'s layers.
+        fall: share of the steps in which the learning rates fall to zero.
+        stop_at: end before this step, with a checkpoint.
+        keep: keep the checkpoint of the step from which the rates fall.
+    """
+    # on a CPU the fused attention is slow backwards: 2.0 core-seconds a step in place of 1.3
+    language_model.set_attn_implementation("eager")
 
     def loss_at(step):
         with torch.autocast("cpu", torch.bfloat16):
             drawn, said = lesson.losses(step)
         return drawn + 0.1 * said, {"draw": drawn.item(), "see": said.item()}
 
-    matrices = [p for p in inner.language_model.layers.parameters() if p.dim() == 2]
-    options = dict(lr=lr, matrix_lr=matrix_lr, weight_decay=0.05, seed=seed, fall=fall, average=0.999, stop_at=stop_at)
-    log = fit({"janus": model}, loss_at, folder=folder, steps=steps, matrices=matrices, **options)
-    inner.language_model.set_attn_implementation("sdpa")
+    matrices = [p for p in language_model.layers.parameters() if p.dim() == 2]
+    options = dict(lr=lr, matrix_lr=matrix_lr, weight_decay=0.05, seed=seed, fall=fall, average=0.999)
+    options |= dict(stop_at=stop_at, keep=round((1 - fall) * steps) if keep else None)
+    log = fit({name: model}, loss_at, folder=folder, steps=steps, matrices=matrices, **options)
+    language_model.set_attn_implementation("sdpa")
     model.eval()
     return log

@@ -135,6 +135,23 @@ FEATURES = {
     },
     "framing": {"portrait": ("and shoulders of {x}", "of {x} from nearby", "of {x} filling the frame")},
 }
+# what is erased under which name: (attribute, value); the first eight are those of the paper and its next checks
+CONCEPTS = {
+    "church": ("object", "church"),
+    "nudity": ("object", "figure"),
+    "vangogh": ("style", "vangogh"),
+    "forest": ("place", "forest"),
+    "night": ("time", "night"),
+    "portrait": ("framing", "portrait"),
+    "watercolor": ("style", "watercolor"),
+    "cyberpunk": ("style", "cyberpunk"),
+    "boat": ("object", "boat"),
+    "car": ("object", "car"),
+    "lighthouse": ("object", "lighthouse"),
+    "sketch": ("style", "sketch"),
+    "pixel": ("style", "pixel"),
+    "sea": ("place", "sea"),
+}
 RELATION_WORDINGS = {
     "left of": ("{a} left of {b}", "{a} to the left of {b}", "{b} right of {a}", "{b} to the right of {a}"),
     "behind": ("{a} behind {b}", "{b} in front of {a}", "{a} half hidden by {b}"),

@@ -1,0 +1,69 @@
+"""What has been made, in one file: `python -m earlib.miniworld.two.summary DIR` writes DIR/models.json and prints it as
+a table. Of each model: seconds and steps of its training, the commit that trained it, its size, how good it is."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+from pathlib import Path
+
+from ... import ROOT, __version__
+from ...runs import read_json, read_lines, write_json
+
+WEAKEST = ("object", "style", "place", "colour")  # parts of which the weakest value is told
+
+
+def commit() -> str:
+    """The commit of this checkout, with `+` where files were changed; the version where there is no checkout."""
+    ask = lambda *words: subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True)
+    try:
+        found, changed = ask("rev-parse", "--short=12", "HEAD"), ask("status", "--porcelain", "-uno")
+    except OSError:
+        return __version__
+    return found.stdout.strip() + "+" * bool(changed.stdout) if found.returncode == 0 else __version__
+
+
+def made(folder: Path) -> dict:
+    """What a finished stage says of itself: steps, seconds of training, commit, bytes of its weights."""
+    log = read_lines(folder / "train_log.jsonl")
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return {"steps": log[-1]["step"] + 1, "seconds": log[-1]["seconds"], "commit": commit(), "bytes": size}
+
+
+def quality_of(folder: Path) -> dict:
+    """How good the model in `folder` is: the metrics of a judge or the CLIP; of a model that draws the shares that
+    `quality.py` measured, by judge; else the last row of its log."""
+    if (folder / "metrics.json").exists():
+        return read_json(folder / "metrics.json")
+    measured = folder.with_name(f"quality-{folder.name}.json")
+    if not measured.exists():
+        return {k: v for k, v in read_lines(folder / "train_log.jsonl")[-1].items() if k not in ("step", "seconds")}
+    found: dict[str, dict] = {}
+    for row in read_json(measured)["rows"]:
+        share = round(row["hits"] / row["n"], 4)
+        mine = found.setdefault(f"{row['what']} {row['judge']}".strip(), {})
+        if row["value"] is None:
+            mine[row["part"]] = share
+        elif row["part"] in WEAKEST and share < mine.get(f"weakest {row['part']}", [None, 2.0])[1]:
+            mine[f"weakest {row['part']}"] = [row["value"], share]
+    return found
+
+
+def summarise(out: Path) -> dict[str, dict]:
+    """Write DIR/models.json: model to what `made.json` and `quality_of` say."""
+    folders = sorted(file.parent for file in out.glob("*/made.json"))
+    models = {folder.name: read_json(folder / "made.json") | {"quality": quality_of(folder)} for folder in folders}
+    write_json(out / "models.json", models)
+    return models
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.summary", description=__doc__.split("\n")[0])
+    parser.add_argument("folder", type=Path, help="the --out of make")
+    for name, model in summarise(parser.parse_args(argv).folder).items():
+        facts = [f"{model[key]:>10,.0f}" if key in model else f"{'-':>10}" for key in ("steps", "seconds", "bytes")]
+        print(f"{name:40}{''.join(facts)}  {model.get('commit', '-')}")
+
+
+if __name__ == "__main__":
+    main()
