@@ -12,6 +12,8 @@ from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
 from earlib.book.build import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
+from earlib.book.cards import CARDS_MARK, cards_table
+from earlib.erasure import presets
 from earlib.errors import UserError
 from earlib.runs import write_json
 
@@ -186,6 +188,20 @@ def test_every_chapter_exists_and_every_notebook_is_a_chapter():
 
 def test_claims_of_the_book_are_well_formed():
     assert claims_page([], yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or [])
+
+
+def test_every_recipe_has_its_source():
+    table = (ROOT / "book" / "bibliography.md").read_text()
+    named = set(re.findall(r"`([\w-]+)`", " ".join(re.findall(r"(?m)^\| (`.*?) \|", table))))
+    assert named == {*presets.names("mini"), *presets.names("mini-var")}
+    known = re.findall(r"@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text())
+    assert set(re.findall(r"\{cite:[tp]\}`(\w+)`", table)) <= set(known) and len(known) == len(set(known))
+
+
+def test_cards():
+    small, large = cards_table().splitlines()[2:]
+    assert "(T4)" in small and "(none of these)" not in small + large
+    assert CARDS_MARK in (ROOT / "book" / "janus_pro.md").read_text()
 
 
 def test_one_address_everywhere():

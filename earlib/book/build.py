@@ -17,6 +17,7 @@ from pathlib import Path
 from .. import ROOT
 from ..errors import UserError, nearest
 from ..runs import collect, write_text
+from .cards import CARDS_MARK, cards_table
 from .manifest import load_manifest, select
 from .rerun import broken, default_jobs, rerun
 
@@ -197,6 +198,8 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
             raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the table goes")
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
         write_text(page_file, page.replace(CLAIMS_MARK, claims_page(collect(root / "runs" / profile), claims)))
+    if (cards_file := folder / "book" / "janus_pro.md").exists():
+        write_text(cards_file, cards_file.read_text(encoding="utf-8").replace(CARDS_MARK, cards_table()))
     return folder
 
 
