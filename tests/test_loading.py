@@ -224,6 +224,13 @@ def test_what_is_no_model_at_all(model):
         load_generator(model)
 
 
+@pytest.mark.parametrize("size", ["1B", "7B"])
+def test_the_authors_hub_id_is_answered_by_the_one_that_works(size):
+    """Before anything is fetched: those repositories hold 4 and 15 GB of pickles."""
+    with pytest.raises(UserError, match=f"pickles of another class.* deepseek-community/Janus-Pro-{size}; .*convert"):
+        load_generator(f"deepseek-ai/Janus-Pro-{size}", device="cpu")
+
+
 def test_unknown_parts():
     with pytest.raises(UserError, match="unknown parts 'drew'; did you mean 'draw'"):
         load_generator("mini", parts="drew")

@@ -20,7 +20,7 @@ from ..errors import UserError
 from ..generators.base import Generator, NextScale
 from ..runs import read_json, write_bytes, write_json
 from .change import applied, frozen, merged, scaled
-from .files.peft import CONFIG, check_adapters, fits_peft, fresh, read_foreign, read_peft, write_peft
+from .files.peft import CONFIG, check_adapters, fits_peft, fresh, peft_folder, read_foreign, read_peft, write_peft
 from .recipe_scale import Scales
 from .spans import learning_span
 from .steering import steered, steering_of
@@ -112,8 +112,8 @@ class Erasure:
 
             return cls(**read_released(folder, generator))
         if not (folder / "erasure.json").is_file():
-            if (folder / CONFIG).is_file():
-                return cls(**read_foreign(folder, generator))
+            if (others := peft_folder(folder)) is not None:
+                return cls(**read_foreign(others, generator))
             make = "python -m earlib erase --concept NAME --out DIR"
             raise UserError(f"{folder} holds no erasure (no erasure.json); make one with: {make}")
         about = read_json(folder / "erasure.json")
@@ -122,6 +122,9 @@ class Erasure:
             erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
+        for name, t in erasure.tensors.items():
+            if not t.isfinite().all():
+                raise UserError(f"{folder}: {name} holds infinite numbers or NaN; the erasure is damaged")
         if generator is not None:
             erasure.check(generator)
         return erasure

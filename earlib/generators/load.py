@@ -6,6 +6,7 @@ weights are read is in `weights.py`. The layout of deepseek-ai's own code is rea
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,6 +94,10 @@ def _locate(model: str) -> Path | None:
             f"earlib.miniworld.{MAKERS[model]} --help"
         )
     if not folder.exists():
+        if pickled := re.fullmatch(r"deepseek-ai/Janus-Pro-(\w+)", source, re.IGNORECASE):
+            instead = f"the same for transformers is deepseek-community/Janus-Pro-{pickled[1].upper()}"
+            convert = "or fetch it and run: python -m earlib convert FOLDER TARGET"
+            raise UserError(f"{model} holds pickles of another class, which are not loaded; {instead}; {convert}")
         if model not in PROFILES and (source.count("/") != 1 or source.startswith(("/", "."))):
             raise UserError(
                 f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id "

@@ -12,7 +12,7 @@ file, so that nobody uses them for what they are not.
 from __future__ import annotations
 
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,16 +28,26 @@ from ..change import adapters
 if TYPE_CHECKING:
     from ...generators.base import Generator
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CONFIG, WEIGHTS, OLD_WEIGHTS = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
-NEUTRAL: dict[str, tuple[Any, ...]] = {  # what changes what an adapter computes, and the values at which it does not
-    "bias": ("none",),
-    "modules_to_save": (None, []),
-    "use_dora": (False, None),
-    "fan_in_fan_out": (False, None),
-    "layer_replication": (None, []),
-    "lora_bias": (False, None),
-}
+# What a trunk is called in what peft may wrap: itself, a model around it, the authors' own class.
+AROUND: tuple[str, ...] = ("", "model.", "language_model.", "model.language_model.", "language_model.model.")
+AROUND += ("model.language_model.model.", "text_model.", "model.text_model.", "text_model.model.", "trunk.")
+# Fields that say what an adapter computes and are read; that tensors say as well; that say where it comes from or how
+# it was trained. Any other field must be one of NOTHING, at which it changes nothing.
+READ = set("peft_type r lora_alpha alpha_pattern use_rslora".split())
+READ |= set("rank_pattern target_modules exclude_modules layers_to_transform layers_pattern".split())
+READ |= set("task_type auto_mapping peft_version base_model_name_or_path revision inference_mode lora_dropout".split())
+READ |= set("eva_config runtime_config megatron_core qalora_group_size".split())
+STARTS = (
+    True,
+    False,
+    None,
+    "gaussian",
+    "eva",
+    "orthogonal",
+)  # init_lora_weights that leave the model's own as they are
+NOTHING: tuple[Any, ...] = (None, False, "none", [], {})
 
 
 def fits_peft(tensors: Mapping[str, torch.Tensor], positions: str = "all") -> bool:
@@ -80,41 +90,81 @@ def write_peft(tensors: Mapping[str, torch.Tensor], folder: str | Path) -> Path:
     return folder
 
 
+def peft_folder(folder: str | Path) -> Path | None:
+    """Where peft's files are: `folder`, or its one subfolder that has them (peft puts an adapter that has a name
+    there); None without any. UserError if there are several."""
+    folder = Path(folder)
+    if (folder / CONFIG).is_file():
+        return folder
+    named = sorted(file.parent for file in folder.glob(f"*/{CONFIG}"))
+    if len(named) > 1:
+        raise UserError(f"{folder}: holds the adapters {', '.join(each.name for each in named)}; give one of them")
+    return named[0] if named else None
+
+
 def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
     """The adapters of a peft folder, by names relative to the model that peft would wrap, their scale put into B.
 
     UserError, one line, for a folder that holds none, is broken, or holds something that two matrices beside a linear
     layer cannot say.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     config = read_json(folder / CONFIG)
     kind = config.get("peft_type") if isinstance(config, dict) else None
     if kind != "LORA":
         raise UserError(f"{folder / CONFIG}: holds {kind or 'nothing'} of peft's; only LORA can be read")
-    for name, fine in NEUTRAL.items():
-        if name in config and config[name] not in fine:
-            line = f"{name}={json.dumps(config[name])} cannot be read; only plain LORA adapters can"
+    for name, value in config.items():
+        fine = value in STARTS if name == "init_lora_weights" else name in READ or value in NOTHING
+        if not fine:
+            line = f"{name}={json.dumps(value)[:60]} cannot be read; only plain LoRA adapters can"
             raise UserError(f"{folder / CONFIG}: {line}")
-    try:
-        found = load_file(folder / WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{folder / WEIGHTS}: broken or missing ({str(error).splitlines()[0]})") from None
+    file, found = _stored(folder)
     tensors = {}
+    names = set()
     for name, t in found.items():
-        module, _, side = name.removeprefix(PREFIX).rpartition(".lora_")
-        if not name.startswith(PREFIX) or side not in ("A.weight", "B.weight") or t.dim() != 2:
-            raise UserError(f"{folder / WEIGHTS}: {name} is no adapter of a linear layer")
-        if side == "B.weight":
-            alpha = _of(config.get("alpha_pattern"), module, config.get("lora_alpha", 8))
-            scale = alpha / (math.sqrt(t.shape[1]) if config.get("use_rslora") else t.shape[1])
-            t = t if scale == 1 else (t.float() * scale).to(t.dtype)
-        tensors[f"{module}.lora_{side}"] = t
+        match = re.fullmatch(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight", name.removeprefix(PREFIX))
+        if not name.startswith(PREFIX) or not match or t.dim() != 2:
+            raise UserError(f"{file}: {name} is no adapter of a linear layer")
+        module, side, adapter = match.groups()
+        names.add(adapter)  # None as peft saves it; a state dictionary that somebody saved has "default" or another
+        if len(names) > 1:
+            raise UserError(f"{file}: holds the adapters {' and '.join(sorted(map(str, names)))}; save them one by one")
+        if not t.isfinite().all():
+            raise UserError(f"{file}: {name} holds infinite numbers or NaN; the adapter is damaged")
+        if side == "B":
+            scale = _alpha(config, module, folder / CONFIG) / (t.shape[1] ** (0.5 if config.get("use_rslora") else 1))
+            t = t if scale == 1 else t.float() * scale
+        tensors[f"{module}.lora_{side}.weight"] = t
     if not tensors:
-        raise UserError(f"{folder / WEIGHTS}: holds no adapters")
+        raise UserError(f"{file}: holds no adapters")
     return tensors
+
+
+def _stored(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
+    """The file of weights in `folder`, and its tensors; from a pickle nothing but tensors is read."""
+    from pickle import UnpicklingError
+
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    old = not (folder / WEIGHTS).is_file() and (folder / OLD_WEIGHTS).is_file()
+    file = folder / (OLD_WEIGHTS if old else WEIGHTS)
+    try:
+        found = torch.load(file, map_location="cpu", weights_only=True) if old else load_file(file)
+    except (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError, KeyError, ValueError) as error:
+        raise UserError(f"{file}: broken or missing ({str(error).splitlines()[0]})") from None
+    if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
+        raise UserError(f"{file}: holds something else than adapters")
+    return file, found
+
+
+def _alpha(config: dict[str, Any], module: str, file: Path) -> float:
+    """A module's alpha: its own, where the pattern has a regular expression for all of its name or its end."""
+    try:
+        own = [a for key, a in (config.get("alpha_pattern") or {}).items() if re.match(rf"(.*\.)?({key})$", module)]
+        return float([*own, config.get("lora_alpha", 8)][0])
+    except (re.error, TypeError, ValueError, AttributeError):
+        raise UserError(f"{file}: lora_alpha and alpha_pattern must be a number, and numbers by name") from None
 
 
 def fresh(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -146,7 +196,7 @@ def read_foreign(folder: str | Path, generator: Generator | None) -> dict[str, A
     changes: `generator` must fit it."""
     if generator is None:
         raise UserError(f"{folder}: does not say which model it changes; load it together with a generator")
-    tensors = fresh(read_peft(folder))
+    tensors = fresh(_in_trunk(read_peft(folder), generator, Path(folder)))
     check_adapters(generator, tensors, f"{folder}:")
     return {
         "name": "peft",
@@ -158,7 +208,21 @@ def read_foreign(folder: str | Path, generator: Generator | None) -> dict[str, A
     }
 
 
-def _of(pattern: dict | None, module: str, otherwise: float) -> float:
-    """A module's own value, where the pattern has one for it or for the end of its name."""
-    named = (value for key, value in (pattern or {}).items() if module == key or module.endswith(f".{key}"))
-    return next(named, otherwise)
+def _in_trunk(tensors: dict[str, torch.Tensor], generator: Generator, folder: Path) -> dict[str, torch.Tensor]:
+    """The same by names relative to the trunk. What stands beside other parts, such as the vision tower, must be as it
+    was before training, B = 0, and is left out."""
+    layers = next(name for name, module in generator.trunk.named_modules() if module is generator.decoder_layers)
+    modules = {name.rpartition(".lora_")[0] for name in tensors}
+    inside = lambda prefix: {name for name in modules if name.startswith(f"{prefix}{layers}.")}
+    prefix = max(AROUND, key=lambda prefix: len(inside(prefix)))
+    for module in sorted(modules - inside(prefix)):
+        b = tensors.get(f"{module}.lora_B.weight")
+        if b is None or b.any():
+            part = f"the layers of {generator.name}'s language model"
+            raise UserError(f"{folder}: has an adapter for {module}, which is none of {part}; it cannot be read")
+    kept = {name: t for name, t in tensors.items() if name.rpartition(".lora_")[0] in inside(prefix)}
+    if not kept:
+        raise UserError(
+            f"{folder}: its adapters are all 0 or beside other parts of the model; there is nothing to read"
+        )
+    return {name.removeprefix(prefix): t for name, t in kept.items()}
