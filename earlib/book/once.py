@@ -1,5 +1,5 @@
-"""Erasures that several notebooks look at, trained once: kept in .cache/erasures, as base pictures and trajectories are
-in their own folders there."""
+"""Erasures of the book's notebooks, trained once: kept in .cache/erasures, as base pictures and trajectories are in
+their own folders there. Notebooks that ask for the same one find each other's."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 import hashlib
 import json
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import ROOT
-from ..runs import locked, plain
+from ..runs import locked, plain, read_lines
 
 if TYPE_CHECKING:
     from ..concepts import Concept
@@ -32,6 +33,26 @@ def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, p
     from ..erasure.presets import recipe as preset
 
     recipe = preset(recipe, generator) if recipe is None or isinstance(recipe, str) else recipe
+    run = _run(generator, concept, recipe, seed)
+    run.parent.mkdir(parents=True, exist_ok=True)
+    with locked(run.parent):
+        return erase(generator, concept, recipe, seed, run, progress=progress)
+
+
+def windows(generator: Generator, concept: Concept, recipe, seed: int = 0) -> list[dict]:
+    """What the training of `erased`, called with the same arguments before, logged: a row for each window, or for each
+    update of recipes without windows."""
+    return read_lines(_run(generator, concept, recipe, seed) / "metrics.jsonl")
+
+
+def _run(generator: Generator, concept: Concept, recipe, seed: int) -> Path:
+    """The run folder of an erasure; its name hangs on all that decides what is trained."""
+    from ..erasure import window_length
+    from ..erasure.presets import with_settings
+    from ..erasure.recipe import Recipe
+
+    if isinstance(recipe, Recipe):  # a window that is left to the paper is the one that is given in numbers
+        recipe = with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
     decides = {
         "model": [generator.fingerprint, str(generator.device).split(":")[0], str(generator.dtype)],
         "concept": [concept.name, repr(concept.pairs), concept.words, concept.paper],
@@ -40,10 +61,7 @@ def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, p
         "code": _code(),
     }
     key = hashlib.sha256(json.dumps(plain(decides), sort_keys=True).encode()).hexdigest()[:16]
-    folder = CACHE / f"{concept.name}-{recipe.name}-{key}"
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder):
-        return erase(generator, concept, recipe, seed, folder / "run", progress=progress)
+    return CACHE / f"{concept.name}-{recipe.name}-{key}" / "run"
 
 
 @lru_cache
