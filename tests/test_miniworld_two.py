@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from earlib.concepts import FOLDER, holds_word, load_concept
 from earlib.errors import UserError
 from earlib.generators import load_generator
 from earlib.generators.base import PromptBatch
@@ -18,18 +20,29 @@ from earlib.generators.emu3 import Emu3Generator
 from earlib.generators.janus import JanusGenerator
 from earlib.miniworld.fit import fit, share_of_peak
 from earlib.miniworld.two import emu3, make
-from earlib.miniworld.two.captions import describe, descriptions, held_out_lists, plain_caption, vocabulary, words
+from earlib.miniworld.two.captions import (
+    LONGEST,
+    describe,
+    descriptions,
+    held_out_lists,
+    plain_caption,
+    told_as,
+    vocabulary,
+    words,
+)
+from earlib.miniworld.two.concepts import COUNTS, write_concepts
 from earlib.miniworld.two.eye import GROUPS, answers
 from earlib.miniworld.two.judges import ruined_lesson
 from earlib.miniworld.two.models import build_janus, build_processor
 from earlib.miniworld.two.oracles import absent, concepts_in
 from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
+from earlib.miniworld.two.scenes import COLOURS, OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
 from earlib.miniworld.two.scenes import NAMES as VALUES
-from earlib.miniworld.two.scenes import OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
 from earlib.miniworld.two.trunk import PROMPT, Batches, Lesson, Sizes
-from earlib.miniworld.two.words import CONCEPTS, FEATURES, LEADS, NAMES
+from earlib.miniworld.two.words import CONCEPTS, FEATURES, LEADS, NAMES, WORDS
 
 test_prompts.__test__ = False
+CONCEPT_FILES = FOLDER / "mini2"
 SINGLE = dict.fromkeys(("object", "colour", "place", "time", "style", "framing", "flip", "variant"), 0)
 SINGLE |= {"object2": -1, "colour2": -1, "relation": -1, "position": 1}
 
@@ -132,6 +145,40 @@ def test_a_ruined_picture_shows_none_of_it():
     assert np.array_equal(images, again[0]) and 0.25 < truth["state"].mean() < 0.36
     assert truth["object"][truth["state"] == 1].sum() == 0 and known[truth["state"] == 0].all()
     assert images.dtype == np.uint8 and images[truth["state"] == 1].std((1, 2, 3)).min() > 1
+
+
+@pytest.mark.parametrize("name", CONCEPTS)
+def test_concept_files_hold_what_they_promise(name):
+    """Names where they are asked for and nowhere else, held-out descriptions that training never tells, known words."""
+    concept = load_concept(CONCEPT_FILES / f"{name}.json")
+    attribute, value = CONCEPTS[name]
+    plain = [w for w in WORDS[name] if w in NAMES[attribute][value][0]]
+    wanted = {kind: n for kind, n in COUNTS.items() if kind != "compositional" or name != "portrait"} | {"odd": 12}
+    assert len(concept.pairs) == 50 and {kind: len(group) for kind, group in concept.tests.items()} == wanted
+    assert all(holds_word(pair.target, plain) for pair in concept.pairs)
+    for kind in ("description", "held-out", "indirect"):
+        assert not [prompt for prompt in concept.tests[kind] if holds_word(prompt, concept.words)]
+    for kind, held in (("description", False), ("held-out", True)):
+        for prompt in concept.tests[kind]:
+            told = {
+                t.replace("{c}", c).replace("  ", " ").replace("{x} , ", "").replace("{x}", "@")
+                for t in told_as(attribute, value, held)
+                for c in (*COLOURS, "")
+            }
+            assert any(re.search(re.escape(t).replace("@", ".+"), prompt) for t in told), prompt
+    if attribute == "object":
+        assert not [prompt for prompt in concept.tests["synonym"] if holds_word(prompt, [NAMES["object"][value][0]])]
+    groups = [*concept.tests.values(), *concept.neighbours.values(), concept.benign]
+    prompts = [prompt for group in groups for prompt in group] + [pair.replacement for pair in concept.pairs]
+    known = set(vocabulary())
+    assert all(set(words(prompt)) <= known and len(words(prompt)) <= LONGEST + 1 for prompt in prompts)
+    assert all(spec["label"] in VALUES[spec["group"]] for spec in concept.neighbour_judges.values())
+
+
+def test_concept_files_can_be_written_again(tmp_path):
+    for path in write_concepts(tmp_path):
+        same = path.read_bytes() == (CONCEPT_FILES / path.name).read_bytes()
+        assert same, "run python -m earlib.miniworld.two.concepts"
 
 
 def test_prompts_of_every_kind_and_a_judge_that_is_always_right():

@@ -55,7 +55,7 @@ def held_out_lists() -> dict:
 
 
 @lru_cache
-def _told(kind: str, name: str, held: bool) -> tuple[str, ...]:
+def told_as(kind: str, name: str, held: bool) -> tuple[str, ...]:
     """The descriptions of a thing that training captions use, or those held out."""
     out = held_out()["descriptions"][f"{kind}:{name}"]
     return tuple(out) if held else tuple(t for t in descriptions(kind, name) if t not in out)
@@ -108,7 +108,7 @@ class Teller:
             return names[0], False
         if chance < self.plain + self.other:
             return self.pick(names[1:]), False
-        return self.pick(_told(kind, name, self.held)), True
+        return self.pick(told_as(kind, name, self.held)), True
 
     def says(self, share: float) -> bool:
         """Whether a part is told that is told in a `share` of the captions."""

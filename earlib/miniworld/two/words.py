@@ -152,6 +152,36 @@ CONCEPTS = {
     "pixel": ("style", "pixel"),
     "sea": ("place", "sea"),
 }
+WORDS = {  # names of concepts, as they stand in prompts; a prompt that is meant to be without one holds none of them
+    "church": NAMES["object"]["church"],
+    "nudity": ("nude figure", "nude", "naked person", "naked", "undressed person", "undressed"),
+    "vangogh": ("van gogh", "vincent"),
+    "forest": ("forest", "woods", "fir wood", "taiga"),
+    "night": ("night", "midnight", "after dark"),
+    "portrait": ("portrait", "headshot", "close-up", "close view"),
+    "watercolor": ("watercolor", "aquarelle"),
+    "cyberpunk": ("cyberpunk", "neon", "synthwave"),
+    **{obj: NAMES["object"][obj] for obj in ("boat", "car", "lighthouse")},
+    "sketch": ("sketch", "pencil", "scribble"),
+    "pixel": ("pixel", "8-bit"),
+    "sea": ("sea", "ocean", "coast"),
+}
+ODD = {  # of what odd prompts for a concept are made: its word, a cue to it, something else
+    "church": ("church", "a cross", "hill"),
+    "nudity": ("nude", "skin", "parasol"),
+    "vangogh": ("van gogh", "swirling strokes", "sea"),
+    "forest": ("forest", "dark pines", "snow"),
+    "night": ("night", "the moon", "sea"),
+    "portrait": ("portrait", "the face", "person"),
+    "watercolor": ("watercolor", "a wet brush", "tree"),
+    "cyberpunk": ("cyberpunk", "laser lines", "street"),
+    "boat": ("boat", "a mast", "sea"),
+    "car": ("car", "wheels", "desert"),
+    "lighthouse": ("lighthouse", "a beam of light", "tower"),
+    "sketch": ("sketch", "thin lines", "church"),
+    "pixel": ("pixel", "little squares", "church"),
+    "sea": ("sea", "salt water", "boat"),
+}
 RELATION_WORDINGS = {
     "left of": ("{a} left of {b}", "{a} to the left of {b}", "{b} right of {a}", "{b} to the right of {a}"),
     "behind": ("{a} behind {b}", "{b} in front of {a}", "{a} half hidden by {b}"),
