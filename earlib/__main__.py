@@ -8,6 +8,7 @@ Nothing heavy is imported before the arguments are known to be right.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 
@@ -201,6 +202,7 @@ def book(args) -> None:
 
 COMMANDS = (doctor, generate, erase, evaluate, convert, report, ecgvf, fetch, rerun, sweep, book)
 RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -> exit status or None
+GARBAGE = gc.get_threshold()  # how often Python looks for garbage by itself
 
 
 # ---------------------------------------------------------------- what they share
@@ -227,6 +229,8 @@ def _load(args):
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
+    if sys.stderr.isatty():
+        print(f"loading {args.model} ...", file=sys.stderr)
     from .erasure.store import Erasure, NoErasure
     from .generators import load_generator
     from .generators.base import NextToken
@@ -235,6 +239,7 @@ def _load(args):
     by_prompt = getattr(args, "by_prompt", False)
     if by_prompt and not isinstance(generator, NextToken):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
+    gc.set_threshold(*GARBAGE)
     erasures = [Erasure.load(folder, generator) for folder in folders]
     if len(erasures) < 2 and not by_prompt:
         return generator, erasures[0] if erasures else NoErasure()
@@ -261,6 +266,8 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
+    # imports make no garbage, and looking for it takes a tenth of their time; `_load` sets it back
+    gc.set_threshold(100_000)
     try:
         top = parser()
         if argv and not argv[0].startswith("-") and argv[0] not in RUNNERS:

@@ -16,6 +16,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -154,16 +155,20 @@ def read_lines(path: str | Path) -> list[dict]:
 
 
 class _Lines:
-    """What a progress bar writes to when standard error is no terminal: its first and last state, and one every `every`
-    seconds, are a line each."""
+    """What a progress bar writes to when standard error is no terminal: a line when the first bar of a command begins,
+    one every 30 seconds whichever bar is moving then, and the end of a bar that has said something."""
 
-    def __init__(self, file, every: float = 30.0):
-        self.file, self.every, self.last, self.ended = file, every, -math.inf, False
+    every = 30.0  # seconds
+    last = -math.inf  # when any bar last said something
+
+    def __init__(self, file):
+        self.file, self.said, self.ended = file, False, False
 
     def write(self, text: str) -> None:
         text, ends = text.strip(), "100%|" in text
-        if text and not self.ended and (ends or time.monotonic() - self.last >= self.every):
-            self.last, self.ended = time.monotonic(), ends
+        due = time.monotonic() - _Lines.last >= self.every
+        if text and not self.ended and (due or (ends and self.said)):
+            _Lines.last, self.said, self.ended = time.monotonic(), True, ends
             self.file.write(text + "\n")
 
     def flush(self) -> None:
@@ -175,8 +180,26 @@ def progress_bar(*args, **more):
     from tqdm.auto import tqdm
 
     if "ipykernel" not in sys.modules and not sys.stderr.isatty():
-        more = {"file": _Lines(sys.stderr), "ncols": 100} | more
+        more = {"file": _Lines(sys.stderr), "ncols": 100} | more | {"leave": True}  # so that its end is written
     return tqdm(*args, **more)
+
+
+@contextmanager
+def waiting(what: str, every: float = 30.0) -> Iterator[None]:
+    """Around work that no bar can measure: where standard error is no terminal, a line with `what` and the time so far
+    every `every` seconds."""
+    done, began = threading.Event(), time.monotonic()
+
+    def say():
+        while not done.wait(every):
+            print(f"{what}, {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+    if not sys.stderr.isatty():
+        threading.Thread(target=say, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _difference(old, new, where: str = "") -> str:

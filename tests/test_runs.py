@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
+import re
+import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from earlib import runs
 from earlib.errors import UserError
 from earlib.runs import (
     Run,
@@ -21,6 +26,7 @@ from earlib.runs import (
     progress_bar,
     read_json,
     read_lines,
+    waiting,
     write_json,
     write_text,
 )
@@ -142,22 +148,32 @@ def test_an_erasure_that_several_notebooks_ask_for_is_trained_once(generator, mo
     assert any(not t.equal(other.tensors[name]) for name, t in first.tensors.items())
 
 
-def test_a_bar_that_goes_to_a_file_is_a_few_lines(capsys):
-    for _ in progress_bar(range(200), desc="drawing"):
+def test_a_bar_that_goes_to_a_file_is_a_line_now_and_then(capsys, monkeypatch):
+    """Its first state, one every 30 seconds, its end; of short bars that follow it nothing."""
+    clock = itertools.count(1000)  # seconds: one goes by whenever it is looked at
+    monkeypatch.setattr(runs, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(runs._Lines, "last", -math.inf)
+    for _ in progress_bar(range(100), desc="drawing", mininterval=0, miniters=1):
         pass
-    with progress_bar(total=50, desc="writing", leave=False) as bar:
-        for i in range(50):
+    with progress_bar(total=5, desc="writing", leave=False, mininterval=0, miniters=1) as bar:
+        for i in range(5):
             bar.update()
             bar.set_postfix_str(str(i))
     with progress_bar(total=1, disable=True) as bar:
         bar.update()
     said = capsys.readouterr().err
-    assert "\r" not in said and [line.split("%")[0] for line in said.splitlines()] == [
-        "drawing:   0",
-        "drawing: 100",
-        "writing:   0",
-        "writing: 100",
-    ]
+    shares = [int(re.fullmatch(r"drawing: +(\d+)%.*", line)[1]) for line in said.splitlines()]
+    assert "\r" not in said and (shares[0], shares[-1]) == (0, 100) and 3 <= len(shares) <= 6
+
+
+def test_a_wait_that_nothing_can_measure_says_so_now_and_then(capsys):
+    with waiting("building", every=0.02):
+        time.sleep(0.2)
+    said = capsys.readouterr().err.splitlines()
+    assert said and all(re.fullmatch(r"building, 0 s", line) for line in said)
+    with waiting("building", every=5):
+        pass
+    assert capsys.readouterr().err == ""
 
 
 def test_no_row_is_lost_when_several_write_one_file(tmp_path):

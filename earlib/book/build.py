@@ -16,7 +16,7 @@ from pathlib import Path
 
 from .. import ROOT
 from ..errors import UserError, nearest
-from ..runs import collect, write_text
+from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
 from .manifest import load_manifest, select
 from .rerun import broken, default_jobs, rerun
@@ -239,6 +239,7 @@ def build(profile: str = "mini", root: Path = ROOT) -> Path:
     if line := broken(statuses):
         raise UserError(f"the book stops here: {line}")
     print("building the HTML ...", flush=True)
-    index = render(stage(profile, root), root)
+    with waiting("still building the HTML"):
+        index = render(stage(profile, root), root)
     print(f"the book: {index}", flush=True)
     return index

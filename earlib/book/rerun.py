@@ -23,7 +23,7 @@ from pathlib import Path
 from .. import ROOT
 from ..device import cores
 from ..errors import UserError, nearest
-from ..runs import read_json, write_json, write_text
+from ..runs import read_json, waiting, write_json, write_text
 from .freshness import run_key, shared_hash
 from .kernels import Kernels
 from .manifest import ALWAYS, MANIFEST, Entry, load_manifest, parameters, select
@@ -91,7 +91,8 @@ def rerun(
         if stop and any(status["state"] in ("failed", "timeout") for status in found.values()):
             return
         print(f"{entry.name:{width}}  running, about {entry.minutes:g} min ...", flush=True)
-        status = run_notebook(entry, profile, values, key, root, kernels, threads)
+        with waiting(f"{entry.name:{width}}  still running"):
+            status = run_notebook(entry, profile, values, key, root, kernels, threads)
         error = status.get("error", "")
         print(f"{entry.name:{width}}  {status['state']} in {status['seconds']} s {error}".rstrip(), flush=True)
         found[entry.name] = status

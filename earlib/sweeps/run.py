@@ -23,7 +23,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 
 from ..errors import UserError, nearest
-from ..runs import append_line, locked, read_lines, write_text
+from ..runs import append_line, locked, read_lines, waiting, write_text
 from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of, short
 from .read import is_row, table_folder
 
@@ -211,7 +211,10 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
             ours.send(row)
         with tqdm(total=len(pending), unit="row", desc="sweeping", disable=not sys.stderr.isatty()) as bar:
             while working:
-                for pipe in wait(working):
+                at_work = ", ".join(str(row) for _, row in working.values())
+                with waiting(f"[{finished}/{len(pending)}] measuring {at_work}"):
+                    answered = wait(working)
+                for pipe in answered:
                     group, row = working.pop(pipe)
                     try:
                         answer = pipe.recv()
