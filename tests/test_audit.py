@@ -170,9 +170,10 @@ def test_ledger_keeps_records_and_words():
     assert second["n"] == 1 and second["low"] is None
 
 
-def test_table_lists_all_twenty_and_says_what_was_not_measured():
-    lines = audit.table({"tail_mini": "13.2%"}).splitlines()
-    assert [re.match(r"\| \*\*(D\d+) ", line).group(1) for line in lines[2:]] == [f"D{i}" for i in range(1, 21)]
-    assert all(line.count("|") == 6 for line in lines), "a bar within a cell would break the table"
-    d9 = next(line for line in lines if "**D9 " in line)
-    assert "13.2%" in d9 and "not measured in this run" in d9
+def test_findings_are_all_twenty_with_their_lines_and_say_what_was_not_measured():
+    text = audit.findings({"tail_mini": "13.2%"})
+    parts = re.split(r"(?m)^(?=\*\*D\d+ )", text)[1:]
+    assert [re.match(r"\*\*(D\d+) ", part).group(1) for part in parts] == [f"D{i}" for i in range(1, 21)]
+    assert all(re.search(r"/blob/[0-9a-f]{40}/\S+\)", part) and "What follows:" in part for part in parts)
+    d9 = next(part for part in parts if "**D9 " in part)
+    assert "13.2%" in d9 and "not measured in this run" in d9 and "ear_train_nudity.py#L101-L111" in d9
