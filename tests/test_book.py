@@ -93,6 +93,18 @@ def test_merge_keeps_outputs_and_drops_the_rest(root):
     assert "hello 3" in text and not any(word in text for word in (WIDGET, "widgets", "papermill", "iopub"))
 
 
+def test_merge_gives_a_caption_to_the_figure_alone(root):
+    picture = new_output("display_data", {"image/png": "iVBORw0K", "text/plain": "<Figure>"})
+    table = new_output("display_data", {"text/html": "<table></table>", "text/plain": "a table"})
+    figure = {"figure": {"caption": "Rates.", "name": "fig-rates"}}
+    path = executed(root)
+    edit_notebook(path, lambda nb: nb.cells[-1].update(outputs=[table, picture]))
+    edit_notebook(root / "notebooks" / "one.ipynb", lambda nb: nb.cells[-1].metadata.update(mystnb=figure))
+    *_, shown, beside = merge(nbformat.read(root / "notebooks" / "one.ipynb", 4), nbformat.read(path, 4)).cells
+    assert shown.metadata.mystnb == figure and [output.data for output in shown.outputs] == [picture.data]
+    assert beside.metadata == {"tags": ["remove-input"]} and [output.data for output in beside.outputs] == [table.data]
+
+
 def test_stage(root):
     with pytest.raises(UserError, match=r"notebooks/one\.ipynb: has not been run on 'mini'"):
         stage(root=root)

@@ -147,3 +147,7 @@ def test_runs(entry, copy, kernels):
     """With the `test` profile's small parameters, from the repository's root as `make book` does."""
     [status] = rerun("test", only=[entry.name], root=copy, kernels=kernels)
     assert status["state"] == "done", status.get("error")
+    for cell in nbformat.read(copy / "_build" / "executed" / "test" / entry.path, as_version=4).cells:
+        if "figure" in cell.metadata.get("mystnb", {}) and not cell.source.startswith("if "):
+            shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
+            assert len(shown) == 1, f"{cell.metadata.mystnb.figure.name}: {len(shown)} pictures"

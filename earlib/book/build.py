@@ -40,7 +40,8 @@ def merge(source, executed):
     one.
 
     Taken out: widget views and widget state, papermill's metadata, cells tagged `setup`. Parameters that were injected
-    stay, folded away.
+    stay, folded away. What a cell with a captioned figure shows besides gets a cell of its own below: else the page
+    would put the caption under each of its outputs.
     """
     import nbformat
 
@@ -63,12 +64,21 @@ def merge(source, executed):
             "tags": list(dict.fromkeys(tags)),
             **{k: v for k, v in cell.metadata.items() if k == "mystnb"},
         }  # mystnb: captions, alt texts
+        if "figure" in cell.metadata.get("mystnb", {}):
+            beside = [output for output in cell.outputs if not _is_picture(output)]
+            cell.outputs = [output for output in cell.outputs if _is_picture(output)]
+            if beside:
+                page.cells.append(nbformat.v4.new_code_cell(outputs=beside, metadata={"tags": ["remove-input"]}))
         if "parameters" in tags:
             for extra in injected:
                 page.cells.append(
                     nbformat.v4.new_code_cell(extra.source, metadata={"tags": ["injected-parameters", "hide-input"]})
                 )
     return page
+
+
+def _is_picture(output) -> bool:
+    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 
 def clear(root: Path = ROOT) -> list[Path]:

@@ -23,8 +23,7 @@ import time
 from pathlib import Path
 
 WARM = (  # what the server imports; what is missing is left to the notebook that needs it
-    "ipykernel.kernelapp",
-    "matplotlib_inline.backend_inline",
+    "ipykernel.kernelapp",  # matplotlib's inline backend is not here: imported without a shell, it never shows a figure
     "pandas",
     "seaborn",
     "torch",
