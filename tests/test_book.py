@@ -11,10 +11,22 @@ import yaml
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
-from earlib.book.build import CLAIMS_MARK, WIDGET, build, claims_page, clear, colab_url, merge, render, stage
+from earlib.book.build import (
+    CLAIMS_MARK,
+    WIDGET,
+    build,
+    claims_page,
+    clear,
+    colab_url,
+    merge,
+    render,
+    stage,
+    verdict_of,
+)
 from earlib.book.cards import CARDS_MARK, cards_table
 from earlib.erasure import presets
 from earlib.errors import UserError
+from earlib.evaluate.rate import Rate
 from earlib.runs import write_json
 
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
@@ -138,11 +150,28 @@ def test_claims():
     assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"
 
 
+def test_verdicts_by_the_interval_of_a_difference():
+    rule = {"lower": "it falls", "higher": "it rises", "else": "no difference"}
+    verdict = lambda hits, before: verdict_of(rule, Rate(hits, 90).flat(), before and Rate(before, 90).flat())
+    assert [verdict(10, 80), verdict(80, 10), verdict(40, 42)] == ["it falls", "it rises", "no difference"]
+    gain = {"value": 0.28, "n": 32, "low": 0.12, "high": 0.44}
+    assert verdict_of(rule, gain, None) == "it rises"
+    assert verdict_of(rule, gain | {"low": -0.03}, None) == "no difference"
+    assert verdict_of({"lower": "it falls", "else": "no difference"}, gain, None) == "no difference"
+    assert verdict_of(rule, None, None) == "not measured yet"
+
+
+def test_verdicts_of_what_is_measured_are_computed():
+    claims = yaml.safe_load((ROOT / "book" / "claims.yml").read_text(encoding="utf-8"))
+    assert [claim["claim"] for claim in claims if "run" in claim and not isinstance(claim["verdict"], dict)] == []
+
+
 @pytest.mark.parametrize(
     "claim, message",
     [
         ({"claim": "x", "verdcit": "y"}, "did you mean 'verdict'"),
         ({"claim": "x", "run": "04", "verdict": {"at_msot": 1}}, "did you mean 'at_most'"),
+        ({"claim": "x", "run": "04", "verdict": {"lower": "it falls"}}, "has no 'else'"),
         ({"claim": "x", "run": "04", "select": {"subject": "church"}}, "fits 2 quantities, which differ in condition"),
     ],
 )

@@ -134,11 +134,14 @@ def measured(results: list[dict], run: str, fields: dict) -> dict | None:
 def claims_page(results: list[dict], claims: list[dict]) -> str:
     """The table of claims, in Markdown: the claim, the paper's number, ours with its interval, the verdict.
 
-    results: records as `earlib.runs.collect` gives them. A claim is {claim, source, paper, verdict} and, where it is
-    measured, {run, select, before}: `run` is the notebook's name, `select` the fields that its records must have,
-    `before` the fields to change for the number before erasure. verdict: words, or {at_most: x} / {at_least: x}, which
-    compares our value: "reproduced" or "not reproduced".
-    Raises UserError for a field it does not know.
+    Args:
+        results: records as `earlib.runs.collect` gives them.
+        claims: each {claim, source, paper, verdict, note} and, where it is measured, {run, select, before}: `run` is
+            the notebook's name, `select` the fields that its records must have, `before` the fields to change for the
+            number before erasure. What a `verdict` may be says `verdict_of`.
+
+    Raises:
+        UserError: for a field or a rule that it does not know.
     """
     known = ("claim", "source", "paper", "run", "select", "before", "verdict", "note")
     rows = ["| Claim | In the paper | Here, on mini | Verdict |", "|---|---|---|---|"]
@@ -151,32 +154,50 @@ def claims_page(results: list[dict], claims: list[dict]) -> str:
         before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
         if before:
             text = f"{before['text']} → {text}"
-        verdict = claim.get("verdict", "–")
-        if isinstance(verdict, dict):
-            ((rule, limit),) = verdict.items()
-            if rule not in ("at_most", "at_least"):
-                raise UserError(
-                    f"book/claims.yml: unknown verdict rule '{rule}': {nearest(rule, ['at_most', 'at_least'])}"
-                )
-            held = ours and (ours["value"] <= limit if rule == "at_most" else ours["value"] >= limit)
-            verdict = (
-                "not measured yet"
-                if ours is None
-                else f"{'reproduced' if held else 'not reproduced'} ({rule.replace('_', ' ')} {limit:g})"
-            )
-            if before and not (before["value"] > limit if rule == "at_most" else before["value"] >= limit):
-                verdict = f"cannot be told: the model does not reach {limit:g} even before erasure"
+        verdict = verdict_of(claim.get("verdict", "–"), ours, before)
         if claim.get("note"):
             verdict += f". {claim['note']}"
         said = f"{claim['claim']} ({claim['source']})" if claim.get("source") else claim["claim"]
-        rows.append(
-            "| "
-            + " | ".join(
-                " ".join(str(t).split()).replace("|", "\\|") for t in (said, claim.get("paper", "–"), text, verdict)
-            )
-            + " |"
-        )
+        cells = (" ".join(str(t).split()).replace("|", "\\|") for t in (said, claim.get("paper", "–"), text, verdict))
+        rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows) + "\n"
+
+
+def verdict_of(rule: str | dict, ours: dict | None, before: dict | None) -> str:
+    """A claim's verdict, in words.
+
+    Args:
+        rule: the words themselves, of what is not measured; {at_most: x} or {at_least: x}, which compares our value:
+            "reproduced" or "not reproduced"; or {higher: words, lower: words, else: words}, by the 95 % interval of the
+            difference from before, or of the value itself where there is no before.
+        ours: the record measured, if there is one.
+        before: that before erasure, likewise.
+
+    Raises:
+        UserError: for a rule of another form.
+    """
+    from ..evaluate.rate import Estimate
+
+    if not isinstance(rule, dict):
+        return rule
+    limits, ways = ("at_most", "at_least"), ("higher", "lower", "else")
+    if unknown := set(rule) - {*limits, *ways}:
+        line = f"unknown verdict rule '{min(unknown)}': {nearest(min(unknown), [*limits, *ways])}"
+        raise UserError(f"book/claims.yml: {line}")
+    by_difference = not set(rule) & set(limits)
+    if by_difference and "else" not in rule:
+        raise UserError(f"book/claims.yml: the verdict {rule} has no 'else': say what holds if no difference is seen")
+    if ours is None:
+        return "not measured yet"
+    if by_difference:
+        now, then = (r and Estimate(*(r[key] for key in ("value", "n", "low", "high"))) for r in (ours, before))
+        change = now.minus(then) if then else now
+        return rule.get("higher" if change.value > 0 else "lower", rule["else"]) if change.differs else rule["else"]
+    ((name, limit),) = rule.items()
+    holds = lambda value: value <= limit if name == "at_most" else value >= limit
+    if before and (holds(before["value"]) if name == "at_most" else not holds(before["value"])):
+        return f"cannot be told: the model does not reach {limit:g} even before erasure"
+    return f"{'reproduced' if holds(ours['value']) else 'not reproduced'} ({name.replace('_', ' ')} {limit:g})"
 
 
 def stage(profile: str = "mini", root: Path = ROOT) -> Path:
