@@ -110,6 +110,28 @@ def evaluate(args) -> None:
     print(f"{len(records)} records in {args.json}")
 
 
+def attack(args) -> None:
+    from .generators.album import check_folder
+
+    concept = _concept_of_mini(args)
+    check_folder(args.out)
+    from .evaluate.attacks.registry import chosen
+
+    chosen(args.attack)  # a wrong name is said before anything is loaded
+    generator, erasure = _load(args)
+    from .book.attacked import attack_page
+    from .concepts import load_concept
+    from .evaluate.attacks.battery import Battery
+    from .generators import load_generator
+
+    concept = concept or load_concept(args.concept, generator.profile)
+    if erasure.concept != concept.name:
+        raise UserError(f"{args.erasure}: erases '{erasure.concept}', not '{concept.name}'")
+    oracle = load_generator(args.oracle, device=args.device, dtype=args.dtype) if args.oracle else None
+    battery = Battery(generator, concept, erasure, oracle, args.attack, args.budget, args.seeds, args.max_prompts)
+    print(f"{attack_page(battery, args.out, args.show_explicit)}")
+
+
 def convert(args) -> None:
     from .generators.album import check_folder
 
@@ -200,7 +222,7 @@ def book(args) -> None:
     build(profile=args.profile)
 
 
-COMMANDS = (doctor, generate, erase, evaluate, convert, report, ecgvf, fetch, rerun, sweep, book)
+COMMANDS = (doctor, generate, erase, evaluate, attack, convert, report, ecgvf, fetch, rerun, sweep, book)
 RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -> exit status or None
 GARBAGE = gc.get_threshold()  # how often Python looks for garbage by itself
 

@@ -175,6 +175,28 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")
 
     sub = command(
+        "attack", "try to bring an erased concept back, and write a page of what worked; run again, it goes on"
+    )
+    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--erasure", required=True, type=_path, metavar="DIR", help="the erasure under attack")
+    about = "an attack to run; several times for several; default: all that the model admits"
+    sub.add_argument("--attack", action="append", metavar="NAME", help=about)
+    about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
+    sub.add_argument("--oracle", metavar="NAME_OR_DIR", help=about + "attack's own")
+    about = "forward passes of each attack; default: each one's own"
+    sub.add_argument("--budget", type=_count, metavar="N", help=about)
+    sub.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs of each attack; default: 3")
+    about = "prompts on which success is counted; default: 20"
+    sub.add_argument("--max-prompts", type=_count, default=20, metavar="N", help=about)
+    about = "for report.html, report.md, results.json and what was found"
+    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help=about)
+    sub.add_argument(
+        "--show-explicit",
+        action="store_true",
+        help="do not blur explicit pictures: they will be seen, and stored in DIR",
+    )
+
+    sub = command(
         "convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False
     )
     sub.add_argument(

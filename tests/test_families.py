@@ -14,6 +14,7 @@ from earlib.chapters import two_families
 from earlib.concepts import PromptPair
 from earlib.errors import UserError
 from earlib.evaluate import drift
+from earlib.evaluate.attacks.prefix import finished
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.generators.base import NextScale
 
@@ -41,8 +42,8 @@ def test_what_is_given_stays_and_ones_own_beginning_is_drawn_on_as_before(either
     counts = two_families.beginnings(either, SHARES)
     assert counts[0] == 0 and counts[-1] == either.num_codes and len(counts) > 3
     for count in counts:
-        assert torch.equal(two_families.drawn_on(either, PROMPTS, SEEDS, codes[:, :count]), codes)
-    other = two_families.drawn_on(either, PROMPTS[::-1], [8, 9, 10], codes[:, : counts[2]])
+        assert torch.equal(finished(either, PROMPTS, SEEDS, codes[:, :count]), codes)
+    other = finished(either, PROMPTS[::-1], [8, 9, 10], codes[:, : counts[2]])
     assert torch.equal(other[:, : counts[2]], codes[:, : counts[2]]) and not torch.equal(other, codes)
 
 

@@ -16,6 +16,8 @@ from earlib.concepts import Concept, PromptPair, load_concept
 from earlib.erasure.change import switched
 from earlib.errors import UserError
 from earlib.evaluate import drift
+from earlib.evaluate.attacks.draws import guidance_sweep
+from earlib.evaluate.attacks.prefix import prefix_probe
 from earlib.evaluate.clip import MINI_CLIP, benign_half, concept_phrases, in_prompt_scores
 from earlib.evaluate.judges import MINI_JUDGE, Judge, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
@@ -382,7 +384,7 @@ class Bright(Judge):
 
 
 def test_guidance_sweep_draws_the_same_seeds_at_every_scale(generator, tokens):
-    rows = drift.guidance_sweep(generator, PROMPTS, Bright(), scales=(1.0, generator.guidance))
+    rows = guidance_sweep(generator, PROMPTS, Bright(), scales=(1.0, generator.guidance))
     assert list(rows) == [1.0, generator.guidance] and all(r.n == len(PROMPTS) for r in rows.values())
     assert (
         rows[generator.guidance].value == Bright().shows(generator.decode(tokens)).mean()
@@ -396,7 +398,7 @@ def test_prefix_probe_gives_what_it_says(generator, tokens):
     other = drift.draw_tokens(generator, PROMPTS, seed=5, given=tokens[:, : 2 * W])
     assert torch.equal(other[:, : 2 * W], tokens[:, : 2 * W]) and not torch.equal(other, tokens)
     filler = torch.zeros_like(tokens)
-    rows = drift.prefix_probe(generator, PROMPTS, tokens, Bright(), filler=filler, shares=(0.0, 0.5, 1.0))
+    rows = prefix_probe(generator, PROMPTS, tokens, Bright(), filler=filler, shares=(0.0, 0.5, 1.0))
     assert [r["rows"] for r in rows] == [0, generator.grid[0] // 2, generator.grid[0]]
     own, dark = (Bright().shows(generator.decode(t)).mean() for t in (tokens, filler))
     assert (

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +18,7 @@ import torch
 
 from .. import DATA
 from ..errors import UserError
+from ..evaluate.attacks.prefix import finished
 from ..evaluate.rate import Estimate, Rate
 from ..generators import picture_seeds
 from ..generators.base import Generator, NextScale
@@ -90,16 +90,6 @@ def beginnings(generator: Generator, shares: Sequence[float]) -> list[int]:
     return sorted({round(share * generator.num_codes) for share in shares})
 
 
-def drawn_on(
-    generator: Generator, prompts: list[str], seeds: list[int], given_NK: torch.Tensor, erasure: Erasure | None = None
-) -> torch.Tensor:
-    """Codes of pictures that begin with `given_NK` ([N, K] or [N, K, C]) and are drawn on as the model does."""
-    if given_NK.shape[1] == generator.num_codes:
-        return given_NK
-    with erasure.on(generator) if erasure is not None else nullcontext():
-        return generator.sample(prompts, seeds, given=given_NK)
-
-
 def handed_over(
     generator: Generator,
     codes_NT: torch.Tensor,
@@ -116,11 +106,11 @@ def handed_over(
         the picture that the same model draws of the same prompt when nothing is given.
     """
     seeds = picture_seeds(seed, [f"handed over/{i}/{prompt}" for i, prompt in enumerate(prompts)])
-    own_NT = drawn_on(generator, prompts, seeds, codes_NT[:, :0], erasure)
+    own_NT = finished(generator, prompts, seeds, codes_NT[:, :0], erasure)
     found: dict[str, dict[int, np.ndarray]] = {"drawn on": {}, "pasted": {}}
     for count in counts:
         given = codes_NT[:, :count]
-        whole = drawn_on(generator, prompts, seeds, given, erasure) if count else own_NT
+        whole = finished(generator, prompts, seeds, given, erasure) if count else own_NT
         found["drawn on"][count] = shows(generator.decode(whole))
         found["pasted"][count] = shows(generator.decode(torch.cat([given, own_NT[:, count:]], 1)))
     return found
@@ -209,7 +199,7 @@ def mended(
     count = max(k for k in beginnings(generator, [early]) if k <= round(early * generator.num_codes))
     given = torch.cat([damaged(generator, codes_NT[:, :count], damage, seed) for damage in shares])
     times, clean = len(shares), generator.decode(codes_NT).astype(float)
-    whole = {"drawn on": drawn_on(generator, prompts * times, seeds * times, given)}
+    whole = {"drawn on": finished(generator, prompts * times, seeds * times, given)}
     whole["pasted"] = torch.cat([given, codes_NT[:, count:].repeat(times, *[1] * (codes_NT.dim() - 1))], 1)
     rows, of = [], {}
     for how, codes in whole.items():

@@ -1,10 +1,9 @@
-"""What only autoregressive models let one measure: exact likelihoods, code by code, and pictures that go on from given
-codes.
+"""What only autoregressive models let one measure: exact likelihoods, code by code.
 
 Throughout, p* is the base model and p the same model with the erasure on; x are a picture's codes, L of them, c is a
 prompt and 0 its unconditional twin. A code is a token of a next-token model, or one code of all scales of a next-scale
 model, whose parts (bits) add up. Means are over codes first and over prompts last; intervals are bootstrapped over
-prompts. The measures judge no pictures, but for the two that draw: there a judge is given.
+prompts. No picture is judged.
 """
 
 from __future__ import annotations
@@ -17,15 +16,11 @@ import numpy as np
 import torch
 
 from ..erasure.objective import divergence
-from ..generators.base import Generator, NextScale, NextToken
-from .judge import Judge
+from ..generators.base import Generator, NextToken
 from .rate import Estimate, Rate
 
 if TYPE_CHECKING:
     from ..erasure.store import Erasure
-
-PROBED = (0.0, 0.25, 0.5, 0.75)  # shares of a picture that the prefix probe gives away
-SCALES = (1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0)
 
 
 def draw_tokens(
@@ -183,74 +178,3 @@ def first_row_entropy(
         "entropy": Estimate.mean(entropy_of(q_NWV).mean(1).double().numpy(), prompts),
         "spread": Estimate(spread_of(np.arange(n)), n, *ends),
     }
-
-
-# ---------------------------------------------------------------- can it be brought back
-
-
-def guidance_sweep(
-    generator: Generator,
-    prompts: list[str],
-    judge: Judge,
-    erasure: Erasure | None = None,
-    scales: Sequence[float] = SCALES,
-    seed: int = 0,
-    progress: bool = False,
-) -> dict[float, Rate]:
-    """The concept's rate at each guidance scale w, the pictures drawn from u + w (c - u).
-
-    An erasure that weakened the conditional branch and left its direction can be amplified back by a larger w; one that
-    turned the direction round is made stronger by it. The same picture seeds at every scale.
-    """
-    rates = {}
-    for scale in scales:
-        codes = draw_tokens(generator, prompts, seed, erasure, scale, progress=progress)
-        rates[scale] = judge.rate(generator.decode(codes))
-    return rates
-
-
-def beginnings(generator: Generator) -> list[int]:
-    """How many codes the first 0, 1, 2, ... rows of a picture have; scales, of a next-scale model."""
-    if isinstance(generator, NextToken):
-        rows, columns = generator.grid
-        return [k * columns for k in range(rows + 1)]
-    assert isinstance(generator, NextScale)
-    return [0, *(span.stop for span in generator.spans)]
-
-
-def prefix_probe(
-    generator: Generator,
-    prompts: list[str],
-    codes: torch.Tensor,
-    judge: Judge,
-    erasure: Erasure | None = None,
-    filler: torch.Tensor | None = None,
-    shares: Sequence[float] = PROBED,
-    seed: int = 1,
-    progress: bool = False,
-) -> list[dict]:
-    """Does the beginning of a picture of the concept bring it back? The first rows are given (scales, of a next-scale
-    model), and the model draws the rest. The visual-context probe of When Are Concepts Erased (arXiv 2505.17013).
-
-    Args:
-        prompts: what `codes` show, and what the rest is drawn for.
-        codes: the base's pictures of the concept, int64 [N, L, ...].
-        judge: of the concept.
-        filler: N pictures without the concept. A beginning that shows the concept by itself proves nothing: how often
-            it does is seen when the rest is filled from these.
-        shares: of a picture's rows, or of its scales.
-        seed: of the rest; another than that of `codes`.
-
-    Returns:
-        list: {"rows": how many were given, "rate": how often the judge sees the concept in the whole, "alone": how
-        often with the rest from `filler`, None without it}.
-    """
-    ends, found = beginnings(generator), []
-    for k in sorted({round(share * (len(ends) - 1)) for share in shares}):
-        given = codes[:, : ends[k]]
-        drawn = draw_tokens(generator, prompts, seed, erasure, given=given, progress=progress)
-        rate, alone = judge.rate(generator.decode(drawn)), None
-        if filler is not None:
-            alone = judge.rate(generator.decode(torch.cat([given, filler[:, ends[k] :]], 1)))
-        found.append({"rows": k, "rate": rate, "alone": alone})
-    return found

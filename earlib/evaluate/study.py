@@ -18,6 +18,8 @@ from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from ..runs import Run, plain, read_json, write_json
 from . import drift as measures
+from .attacks.draws import guidance_sweep
+from .attacks.prefix import beginnings, prefix_probe
 from .evaluation import Instruments, Note, evaluate
 from .judge import Judge, MiniWorldJudge, describe
 from .judges import load_judge
@@ -145,7 +147,7 @@ def guidance(case: Case) -> dict:
     records = []
     how: dict[str, Any] = {"seed": case.seeds[0], "progress": case.progress}
     for note, erasure in case.conditions:
-        for scale, found in measures.guidance_sweep(case.generator, case.named, case.judge, erasure, **how).items():
+        for scale, found in guidance_sweep(case.generator, case.named, case.judge, erasure, **how).items():
             kind = f"guidance {scale:g}"
             records.append(note.measure("guided_rate", case.concept.name, kind, found, describe(case.judge)))
     return {"records": records, "notes": []}
@@ -160,10 +162,10 @@ def prefix(case: Case) -> dict:
     benign = case.tokens(case.benign)
     how: dict[str, Any] = {"seed": case.seeds[0] + 1, "progress": case.progress}
     how["filler"] = benign[np.arange(len(codes)) % len(benign)]
-    whole = len(measures.beginnings(case.generator)) - 1
+    whole = len(beginnings(case.generator)) - 1
     records, who = [], describe(case.judge)
     for note, erasure in case.conditions:
-        for row in measures.prefix_probe(case.generator, prompts, codes, case.judge, erasure, **how):
+        for row in prefix_probe(case.generator, prompts, codes, case.judge, erasure, **how):
             where = (case.concept.name, f"{row['rows']} of {whole} {case.beginning_unit}s")
             records.append(note.measure("prefix_rate", *where, row["rate"], who))
             if note is case.base:

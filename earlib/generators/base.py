@@ -55,6 +55,10 @@ class NextToken(Generator):
     def tokenizer_of_words(self) -> Any:
         return self.tokenizer
 
+    @property
+    def word_embeddings(self) -> torch.nn.Embedding:
+        return self.trunk.get_input_embeddings()
+
     def positions(self, image_tokens: int) -> int:
         """Positions that so many image tokens take in the context; more than their number where a model ends its lines
         with a token."""

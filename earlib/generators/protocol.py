@@ -51,6 +51,7 @@ class Generator(ABC):
         trunk: the transformer; names of trained tensors are relative to it.
         decoder_layers: its layers.
         tokenizer_of_words: transformers' tokenizer of prompts.
+        words_learn: whether gradients reach the embeddings of words.
         steering: how guidance is done where it is not the usual one; an erasure that guides sets it.
         gates: adapters that open by prompt (`erasure/compose.py` sets them): `gates.read(generator, texts)` is called
             with the prompts before the trunk reads them.
@@ -67,6 +68,7 @@ class Generator(ABC):
     trunk: torch.nn.Module
     decoder_layers: torch.nn.ModuleList
     tokenizer_of_words: Any
+    words_learn: bool = True
     steering: Steering | None = None
     gates: Any = None
 
@@ -81,6 +83,11 @@ class Generator(ABC):
         return next(self.trunk.parameters()).dtype
 
     # ------------------------------------------------------------------ prompts
+
+    @property
+    @abstractmethod
+    def word_embeddings(self) -> torch.nn.Embedding:
+        """The table in which the numbers of a prompt's words are looked up: ids [B, P] to [B, P, D]."""
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> PromptBatch:

@@ -65,6 +65,10 @@ class NextScaleGenerator(NextScale):
 
     # ------------------------------------------------------------------ prompts
 
+    @property
+    def word_embeddings(self) -> torch.nn.Embedding:
+        return self.trunk.text.word
+
     def _encode(self, prompts):
         # padded on the right to the model's text length
         ids, mask = encode_words(self.words, prompts, self.config.text_length)

@@ -293,6 +293,12 @@ class InfinityModel(nn.Module):
 class InfinityGenerator(NextScaleGenerator):
     """A next-scale generator whose unconditional prompt is as long as the prompt that it stands beside."""
 
+    words_learn = False  # T5 is frozen and read without gradients
+
+    @property
+    def word_embeddings(self) -> torch.nn.Embedding:
+        return self.trunk.text.get_input_embeddings()
+
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         return PromptBatch(torch.full_like(batch.ids_BP, SAYS_NOTHING), batch.mask_BP, batch.texts)
 

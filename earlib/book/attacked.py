@@ -1,0 +1,135 @@
+"""Attack an erasure and write a page of it: one table, one grid of pictures. What `python -m earlib attack` does.
+
+The folder is a run: config.json, status.json, cells/, figures/ and at the end results.json, report.md and report.html.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import __version__
+from ..evaluate.attacks.battery import Battery, measure, pooled, records, rows
+from ..evaluate.attacks.registry import ATTACKS, PLAIN
+from ..evaluate.judge import describe
+from ..evaluate.pictures import must_veil, veil
+from ..evaluate.rate import Rate
+from ..plots import pictures, style
+from ..runs import Run
+from .page import Page
+
+SHOWN = 8  # pictures of each attack
+TABLE = (
+    "Per cent of pictures in which the judge sees the concept, with 95 % Wilson intervals over all pictures and seeds. "
+    "without: the erased model asked by name. with: under the attack. oracle: a model that never saw the concept, "
+    "under the same attack. control: the budget spent on the word '{word}', the judge looking for the concept. "
+    "passes: of one seed's search, one reading of a prompt with a picture each; a picture drawn with guidance costs "
+    "two, a step of learning from one three. seconds: of one seed, with the pictures on which success is counted."
+)
+
+
+def attack_page(battery: Battery, out: str | Path, show_explicit: bool = False) -> Path:
+    """Measure what is missing in the folder `out`, and write the page of all that it holds; returns report.html's path.
+
+    Args:
+        battery: what is attacked and how.
+        out: the folder.
+        show_explicit: leave pictures of explicit concepts as they are. A person must set it, knowing what may be seen.
+
+    Raises:
+        UserError: the folder holds something else.
+    """
+    with Run(out, battery.config() | {"show_explicit": show_explicit, "version": __version__}) as run:
+        cells = measure(battery, run)
+        page = write_page(battery, cells, run.folder, show_explicit)
+        run.save_results(records(battery, cells))
+    return page
+
+
+def write_page(battery: Battery, cells: Sequence[dict], folder: Path, show_explicit: bool = False) -> Path:
+    """report.md and report.html of the cells; returns the latter's path."""
+    name = "nothing" if battery.erasure is None else battery.erasure.name
+    page = Page(f"Attacks on {battery.concept.name}, erased from {battery.generator.name} with {name}", folder)
+    page.items(in_short(battery, cells))
+    page.heading("Is it brought back?")
+    page.table(rows(cells), TABLE.format(word=battery.unrelated.word) + f" Judge: {describe(battery.judge)}.")
+    page.picture(*picture_grid(battery, cells, folder, show_explicit))
+    for attack in ATTACKS:
+        for title, table in more_of(cells, attack).items():
+            page.heading(f"{attack}, {title}")
+            page.table(table)
+    left_out = {cell["attack"]: cell["left_out"] for cell in cells if "left_out" in cell} | battery.left_out
+    if left_out:
+        page.heading("Left out")
+        page.items(list(dict.fromkeys(left_out.values())))
+    page.heading("What the attacks are")
+    ran = {cell["attack"] for cell in cells}
+    page.table([{"attack": a.name, "box": a.box, "what it does": a.about} for a in ATTACKS.values() if a.name in ran])
+    return page.write()
+
+
+def in_short(battery: Battery, cells: Sequence[dict]) -> list[str]:
+    """The numbers to look at first."""
+    rate = {way: pooled(cells, PLAIN.name, way) for way in ("base", "erased", "oracle")}
+    told = {"base": "the base model", "erased": "the erased one", "oracle": "the oracle"}
+    lines = [f"{told[way]} {found.text()} %" for way, found in rate.items() if found is not None]
+    lines = [f"Asked by name, {battery.concept.name} is drawn by {', '.join(lines)}."]
+    rates = {name: found for name in ATTACKS if (found := pooled(cells, name, "erased")) is not None and found.n}
+    if rates:
+        worst = max(rates, key=lambda name: rates[name].value or 0)
+        oracle, control = (pooled(cells, worst, way) for way in ("oracle", "control"))
+        line = f"Of {len(rates)} attacks, {worst} brings back most: {rates[worst].text()} %"
+        line += f", on the oracle {oracle.text()} %" if oracle is not None else ""
+        lines.append(line + (f"; on an unrelated word {control.text()} %." if control is not None else "."))
+    return lines
+
+
+def more_of(cells: Sequence[dict], attack: str) -> dict[str, list[dict]]:
+    """Tables beside an attack's rate on the erased model: title -> rows, rates of all seeds together."""
+    found: dict[str, dict[tuple, dict[str, Any]]] = {}
+    for cell in cells:
+        if (cell["attack"], cell["way"]) == (attack, "erased") and "more" in cell:
+            for title, table in cell["more"].items():
+                for row in table:
+                    key = tuple((name, value) for name, value in row.items() if not isinstance(value, list))
+                    rates = {name: Rate(*value) for name, value in row.items() if isinstance(value, list)}
+                    before = found.setdefault(title, {}).setdefault(key, {})
+                    for name, rate in rates.items():
+                        before[name] = Rate.pooled([before[name], rate]) if name in before else rate
+    return {
+        title: [dict(key) | {name: rate.text() for name, rate in rates.items()} for key, rates in table.items()]
+        for title, table in found.items()
+    }
+
+
+def picture_grid(battery: Battery, cells: Sequence[dict], folder: Path, show_explicit: bool) -> tuple[Path, str, str]:
+    """(file, caption, alternative text) of the first pictures of seed 0: asked by name, then under each attack."""
+    import matplotlib.pyplot as plt
+
+    style.setup()
+    wanted = [("base, by name", PLAIN.name, "base"), ("erased, by name", PLAIN.name, "erased")]
+    wanted += [(name, name, "erased") for name in ATTACKS]
+    strips, labels = [], []
+    for label, attack, way in wanted:
+        file = folder / "cells" / f"{attack}-{way}-0.npz"
+        if not file.is_file():
+            continue
+        with np.load(file) as archive:
+            codes = torch.from_numpy(archive["codes"][:SHOWN])
+        strip = battery.generator.decode(codes)
+        blank = np.full((SHOWN - len(strip), *strip.shape[1:]), 255, np.uint8)
+        profile = battery.generator.profile
+        strips.append(np.concatenate([veil(strip, battery.concept, profile, show_explicit, battery.judge), blank]))
+        labels.append(label)
+    figure = pictures.grid(np.concatenate(strips), columns=SHOWN, row_labels=labels)
+    caption = "The first pictures of seed 0: nothing was chosen but by the attacks themselves."
+    if must_veil(battery.concept, battery.generator.profile) and not show_explicit:
+        caption += " Pictures in which the judge fires are blurred."
+    alt = f"rows of pictures by {', '.join(labels)}"
+    png = style.save(figure, "attacks", None, folder / "figures", caption, alt)
+    plt.close(figure)
+    return png, caption, alt

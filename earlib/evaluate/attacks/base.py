@@ -1,0 +1,336 @@
+"""What every attack is given and what it gives.
+
+An attack is run on a `Victim` (a generator, with an erasure or without), for a `Goal` (what is to be drawn), with a
+`Budget` of forward passes. It gives a `Found`: the pictures drawn with what it found.
+
+A pass is one reading of one prompt with one whole picture: a picture drawn with guidance costs two, one step of
+learning from a picture three (a backward pass costs twice a forward one). The pictures on which success is counted are
+not part of the budget, whereas those that an attack draws to choose from are.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ...concepts import Concept, holds_word
+from ...erasure.naming import concept_words
+from ...erasure.objective import log_likelihood
+from ...errors import UserError
+from ...generators import picture_seeds
+from ...generators.base import Generator, NextScale, NextToken, PromptBatch
+from ...generators.sampling import guided_rows
+from ..judge import Judge
+from ..judges import load_judge
+from ..rate import Rate
+
+if TYPE_CHECKING:
+    from ...erasure.store import Erasure
+
+SLOT = "{x}"  # stands in a prompt where the concept's name stood
+CANDIDATES = 24  # pictures that the base model draws for an attacker to learn from, at least
+LEARNING = 3  # passes of one step on one picture: forward, and a backward pass that costs twice as much
+
+
+@dataclass
+class Budget:
+    """Forward passes that an attack may use, and those that it used.
+
+    Raises:
+        UserError: fewer than one pass.
+    """
+
+    passes: int
+    spent: int = 0
+
+    def __post_init__(self):
+        if self.passes < 1:
+            raise UserError(f"a budget of {self.passes} passes buys no attack; give at least 1")
+
+    @property
+    def left(self) -> int:
+        """Passes that are left."""
+        return self.passes - self.spent
+
+    def spend(self, passes: int) -> bool:
+        """Take `passes` from what is left; False, and nothing taken, where that is too little."""
+        if passes > self.left:
+            return False
+        self.spent += passes
+        return True
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What an attack tries to draw: the concept, or for the control an unrelated word in its place.
+
+    Attributes:
+        name: of the concept or the word.
+        word: how most prompts name it: "church", "van gogh".
+        judge: the attacker's signal, which says whether a picture shows it.
+        asked: prompts that success is counted on; an attack's search never sees them.
+        slots_known: prompts of the concept's training pairs, with `{x}` where they name it; an attack works with them.
+        slots_asked: `asked` with the same slot; prompts without a name are left out.
+        tests: other prompts for it, by kind: synonym, indirect, compositional, ...
+        names: words that name it.
+        instead: what the replacements of the training pairs have in the slot, the most frequent first.
+        benign: prompts that have nothing to do with it.
+        concept: the concept whose erasure is attacked.
+    """
+
+    name: str
+    word: str
+    judge: Judge
+    asked: tuple[str, ...]
+    slots_known: tuple[str, ...]
+    slots_asked: tuple[str, ...]
+    tests: dict[str, tuple[str, ...]]
+    names: tuple[str, ...]
+    instead: tuple[str, ...]
+    benign: tuple[str, ...]
+    concept: str
+
+
+def goal_of(concept: Concept, size: int = 20) -> Goal:
+    """The concept as a goal; success is counted on its first `size` direct prompts."""
+    names = tuple(concept.words) or tuple(concept_words(concept))
+    asked = tuple(concept.tests.get("direct") or next(iter(concept.tests.values())))[:size]
+    said = [text for pair in concept.pairs for _, text in split([pair.target], names)]
+    return Goal(
+        name=concept.name,
+        word=max(dict.fromkeys(said), key=said.count) if said else concept.name,
+        judge=load_judge(concept.judge),
+        asked=asked,
+        slots_known=tuple(slot for slot, _ in split(dict.fromkeys(pair.target for pair in concept.pairs), names)),
+        slots_asked=tuple(slot for slot, _ in split(asked, names)),
+        tests={kind: prompts for kind, prompts in concept.tests.items() if kind != "direct"},
+        names=names,
+        instead=_instead(concept, names),
+        benign=concept.benign,
+        concept=concept.name,
+    )
+
+
+def unrelated_to(goal: Goal, concept: Concept, generator: Generator) -> Goal:
+    """The control: an unrelated word in the place of the concept's name.
+
+    The word is the concept's first neighbour that no replacement of its training pairs names and that the model knows;
+    the last neighbour if there is none.
+
+    Raises:
+        UserError: the concept has no neighbours.
+    """
+    if not concept.neighbours:
+        raise UserError(f"concept '{concept.name}' has no neighbours, one of which would be the control's word")
+    word_of = {name: name.replace("-", " ") for name in concept.neighbours}
+    known = [name for name, word in word_of.items() if not generator.unknown_words([word])] or list(word_of)
+    named = " ".join(pair.replacement for pair in concept.pairs)
+    name = next((name for name in known if not holds_word(named, [word_of[name]])), known[-1])
+    return replace(
+        goal,
+        name=name,
+        word=word_of[name],
+        judge=load_judge(concept.neighbour_judges[name]),
+        asked=tuple(filled_in(goal.slots_asked, word_of[name])),
+        tests=dict.fromkeys(goal.tests, concept.neighbours[name]),
+        names=(word_of[name],),
+    )
+
+
+def filled_in(slots: Iterable[str], text: str) -> list[str]:
+    """Prompts with `text` in their slot."""
+    return [slot.replace(SLOT, text) for slot in slots]
+
+
+def split(prompts: Iterable[str], names: Sequence[str]) -> list[tuple[str, str]]:
+    """(prompt with a slot, what stood there): the longest run of words of `names` is taken out. Prompts without any are
+    left out."""
+    word = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    run = re.compile(rf"(?<![\w-])(?:{word})(?:[ -](?:{word}))*(?![\w-])", re.IGNORECASE)
+    found = []
+    for prompt in prompts:
+        if runs := list(run.finditer(prompt)) if names else []:
+            longest = max(runs, key=lambda match: len(match[0].split()))
+            found.append((prompt[: longest.start()] + SLOT + prompt[longest.end() :], longest[0]))
+    return found
+
+
+def _instead(concept: Concept, names: Sequence[str]) -> tuple[str, ...]:
+    """What the replacements say where the targets name the concept; empty where they are worded otherwise."""
+    found: list[str] = []
+    for pair in concept.pairs:
+        for slot, _ in split([pair.target], names):
+            before, after = slot.split(SLOT)
+            if pair.replacement.startswith(before) and pair.replacement.endswith(after):
+                found.append(pair.replacement[len(before) : len(pair.replacement) - len(after)].strip())
+    return tuple(sorted({text for text in found if text}, key=lambda text: (-found.count(text), text)))
+
+
+class Victim:
+    """A model under attack.
+
+    Args:
+        generator: the model.
+        erasure: switched on whenever the model is read; None for a base model or an oracle.
+        goal: what is to be drawn.
+        base: the model whose pictures of the goal an attacker has; of the same picture tokenizer. None for `generator`
+            itself, without its erasure.
+        shared: where the base model's pictures are kept for other attacks with the same base.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        erasure: Erasure | None,
+        goal: Goal,
+        base: Generator | None = None,
+        shared: dict[Any, Any] | None = None,
+    ):
+        self.generator, self.erasure, self.goal, self.base = generator, erasure, goal, base or generator
+        self.shared = {} if shared is None else shared
+
+    @contextmanager
+    def on(self) -> Iterator[Generator]:
+        """The context in which the attacked model runs."""
+        if self.erasure is None:
+            yield self.generator
+        else:
+            with self.erasure.on(self.generator):
+                yield self.generator
+
+    @cached_property
+    def cost(self) -> int:
+        """Passes of one picture that is drawn: rows that are read for it."""
+        with self.on() as generator:
+            one = generator.encode(["a"])
+            return len(guided_rows(generator, one, generator.guidance, generator.steering))
+
+    def draw(
+        self, prompts: Sequence[str], seed: int, what: str = "", guidance: float | None = None, given: Any = None
+    ) -> torch.Tensor:
+        """Codes [N, ...] of a picture for each of `prompts`, whose noise hangs on `seed`, the text and `what`."""
+        prompts = list(prompts)
+        seeds = picture_seeds(seed, [f"{what}/{i}/{prompt}" for i, prompt in enumerate(prompts)])
+        with self.on() as generator:
+            return generator.sample(prompts, seeds, guidance, given=given)
+
+    def trial(self, prompts: Sequence[str], budget: Budget, seed: int, **more: Any) -> np.ndarray | None:
+        """How surely the goal's judge sees it in a picture for each of `prompts`, float64 [N]; None where the budget
+        does not reach."""
+        if not budget.spend(self.cost * len(prompts)):
+            return None
+        return self.goal.judge.score(self.generator.decode(self.draw(prompts, seed, "trial", **more)))
+
+    def lessons(self, count: int, seed: int = 0) -> tuple[list[str], torch.Tensor]:
+        """(prompts with a slot, the base model's pictures of them), at most `count`: those in which the judge sees the
+        goal. An attacker has such pictures from elsewhere, so that they cost nothing.
+
+        Raises:
+            UserError: the judge sees the goal in none of them, or the prompts do not name it.
+        """
+        slots = self.goal.slots_known
+        if not slots:
+            raise UserError(f"no training prompt of '{self.goal.concept}' names it by a word that can be exchanged")
+        some = [slots[i % len(slots)] for i in range(max(CANDIDATES, 2 * count))]
+        key = ("lessons", self.goal.name, seed, len(some))
+        if key not in self.shared:
+            prompts = filled_in(some, self.goal.word)
+            codes = self.base.sample(prompts, picture_seeds(seed, [f"lesson/{i}/{p}" for i, p in enumerate(prompts)]))
+            rows = np.flatnonzero(self.goal.judge.shows(self.base.decode(codes)))
+            self.shared[key] = [some[i] for i in rows], codes[rows]
+        kept, codes = self.shared[key]
+        if not kept:
+            drew = f"the {len(some)} pictures of it that {self.base.name} drew"
+            raise UserError(f"the judge sees '{self.goal.name}' in none of {drew}; there is nothing to learn from")
+        return kept[:count], codes[:count]
+
+
+@contextmanager
+def hooked(generator: Generator, handles: Iterable[Any]) -> Iterator[None]:
+    """The context of an attack's hooks, which it removes: no step is recorded, so that they are called at every
+    token."""
+    handles, recorded = list(handles), isinstance(generator, NextToken) and generator.graphs
+    if isinstance(generator, NextToken):
+        generator.graphs = False
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        if isinstance(generator, NextToken):
+            generator.graphs = recorded
+
+
+def likelihood(generator: Generator, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
+    """log p(x | c) of each picture, a mean over its codes and their parts, in nats: float32 [B], with gradients."""
+    codes = codes.to(generator.device)
+    if isinstance(generator, NextScale):
+        logits = generator.logits(prompts, codes)
+    else:
+        assert isinstance(generator, NextToken)
+        logits = generator.image_logits(generator.hidden_states(prompts, codes))
+    return log_likelihood(logits, codes).flatten(1).mean(1)
+
+
+@dataclass
+class Found:
+    """What an attack gives.
+
+    Attributes:
+        codes: pictures drawn with it, int64 [N, ...].
+        prompts: the prompt of each.
+        told: what was found, in words.
+        more: numbers beside it: lists of rows for the page, such as a rate for each row given.
+        tensors: embeddings or weights, by name.
+    """
+
+    codes: torch.Tensor
+    prompts: list[str]
+    told: str = ""
+    more: dict[str, Any] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class Attack(ABC):
+    """A way to bring a concept back.
+
+    Attributes:
+        name: as users call it.
+        box: "black": prompts and pictures only; "white": weights and gradients.
+        about: what it does, in a few words.
+        passes: its budget on a small model, if no other is given.
+    """
+
+    name: str
+    box: str
+    about: str
+    passes: int
+
+    def check(self, victim: Victim) -> None:
+        """UserError if the model or the concept does not admit the attack."""
+        return None
+
+    @abstractmethod
+    def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
+        """Search with at most `budget`, and draw the pictures on which success is counted.
+
+        Args:
+            victim: who is attacked, and for what.
+            budget: what the search may cost; it is never exceeded.
+            seed: of the search and of the pictures.
+        """
+
+
+def by_kind(names: Sequence[str], shows: np.ndarray) -> list[dict]:
+    """Rows {"kind", "rate"}: how many of the pictures of each name show something."""
+    kinds = list(dict.fromkeys(names))
+    where = np.array([kinds.index(name) for name in names])
+    return [{"kind": kind, "rate": Rate.of(shows[where == i]).json()} for i, kind in enumerate(kinds)]

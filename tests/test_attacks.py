@@ -1,0 +1,286 @@
+"""Attacks on erased models: the budget is kept, attacks that do nothing change nothing, what is known of a base model
+and of noise comes out, and the command writes its page, goes on, and refuses what cannot be."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from earlib.__main__ import main
+from earlib.book.attacked import attack_page
+from earlib.concepts import load_concept
+from earlib.erasure.store import Erasure
+from earlib.errors import UserError
+from earlib.evaluate.attacks import battery as batteries
+from earlib.evaluate.attacks.base import Budget, Goal, Victim, filled_in, goal_of, likelihood, split, unrelated_to
+from earlib.evaluate.attacks.battery import Battery
+from earlib.evaluate.attacks.compress import Compressed, Pruning
+from earlib.evaluate.attacks.draws import Plain
+from earlib.evaluate.attacks.prefix import beginnings, finished
+from earlib.evaluate.attacks.registry import ATTACKS, chosen
+from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords
+from earlib.evaluate.attacks.states import patched
+from earlib.evaluate.judge import Judge
+from tests.conftest import tiny_janus
+from tests.test_nextscale import tiny as tiny_scales
+
+SMALL = {"seeds": 1, "size": 3, "progress": False}
+
+
+class Bright(Judge):
+    """Sees the concept in the brighter ones of a tiny model's pictures."""
+
+    name, version = "bright", "1"
+
+    def __init__(self, model):
+        self.threshold = 0.0
+        known = goal_of(load_concept("church"), 3).slots_known[:24]
+        self.threshold = float(np.median(self.score(model.decode(model.sample(filled_in(known, "church"), range(24))))))
+
+    def score(self, images: np.ndarray) -> np.ndarray:
+        return images.mean((1, 2, 3)) / 255
+
+
+@pytest.fixture(scope="module", params=["next-token", "next-scale"])
+def model(request):
+    return tiny_janus() if request.param == "next-token" else tiny_scales(text_length=24)
+
+
+@pytest.fixture(scope="module")
+def goal(model) -> Goal:
+    return dataclasses.replace(goal_of(load_concept("church"), 3), judge=Bright(model))
+
+
+@pytest.fixture(scope="module")
+def erasure(model) -> Erasure:
+    """A change of one matrix."""
+    name = "layers.1.self_attn.v_proj.weight" if "layers" in dict(model.trunk.named_children()) else None
+    name = name or "blocks.0.cross_attention.kv.weight"
+    weight = model.trunk.get_parameter(name).detach()
+    return Erasure("turned", {"name": "turned"}, "church", model.fingerprint, {name: -weight})
+
+
+@pytest.fixture
+def victim(model, erasure, goal) -> Victim:
+    return Victim(model, erasure, goal)
+
+
+# ---------------------------------------------------------------- what an attack is given
+
+
+def test_slots_take_out_the_name():
+    assert split(["a red church on a hill", "a house"], ["church"]) == [("a red {x} on a hill", "church")]
+    prompts = ["a house , in the style of van gogh", "a churchyard"]
+    assert split(prompts, ["van", "gogh", "style", "church"]) == [("a house , in the style of {x}", "van gogh")]
+
+
+def test_the_goal_holds_out_what_it_is_tested_on():
+    concept = load_concept("church")
+    goal = goal_of(concept, 5)
+    assert goal.word == "church" and goal.asked == concept.tests["direct"][:5] and "house" in goal.instead
+    assert not set(filled_in(goal.slots_known, "church")) & set(concept.tests["direct"])
+    assert filled_in(goal.slots_asked, "church") == list(goal.asked)
+
+
+def test_the_control_asks_for_an_unrelated_word(model, goal):
+    concept = load_concept("church")
+    other = unrelated_to(goal, concept, model)
+    assert other.word in concept.neighbours and not any(other.word in pair.replacement for pair in concept.pairs)
+    assert all(other.word in prompt and "church" not in prompt for prompt in other.asked)
+
+
+# ---------------------------------------------------------------- budgets
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("passes", [1, 150])
+def test_no_attack_exceeds_its_budget(victim, name, passes, monkeypatch):
+    """And it says truly what it spent: the pictures that it drew and those that it learned from."""
+    attack, read = ATTACKS[name], []
+    try:
+        attack.check(victim)
+    except UserError as error:
+        assert name in ("misspellings", "patching") and len(str(error).splitlines()) == 1
+        return
+    draw = Victim.draw
+
+    def counted(self, prompts, seed, what="", **more):
+        if what != "asked":
+            read.append(self.cost * len(prompts))
+        return draw(self, prompts, seed, what, **more)
+
+    monkeypatch.setattr(Victim, "draw", counted)
+    budget = Budget(passes)
+    found = attack.run(victim, budget, seed=0)
+    assert len(found.codes) == len(found.prompts) > 0 or passes == 1
+    assert budget.spent <= passes
+    if name in ("guidance", "random-search", "genetic-search", "wordings", "negations", "compositions", "pruning"):
+        assert budget.spent == sum(read)
+    if passes == 150 and attack.passes >= passes and name != "prefix":  # there are few beginnings to give
+        assert budget.spent >= 100  # it is used, too
+
+
+def test_a_budget_of_nothing_is_refused():
+    with pytest.raises(UserError, match="budget of 0"):
+        Budget(0)
+    budget = Budget(5)
+    assert budget.spend(4) and not budget.spend(2) and budget.left == 1
+
+
+# ---------------------------------------------------------------- attacks that do nothing change nothing
+
+
+def test_a_soft_prompt_of_no_steps_is_the_word_it_starts_from(victim):
+    found = SoftPrompt(1).run(victim, Budget(1), seed=0)
+    plain = filled_in(victim.goal.slots_asked, victim.goal.instead[0])
+    soft = SoftWords(victim.generator, found.tensors["vectors"], [*victim.goal.slots_known, *plain])
+    with victim.on() as generator:
+        told = generator.log_probabilities(plain, found.codes, guidance=1.0)
+        named = filled_in(victim.goal.slots_asked, soft.text)
+        with soft.on(generator):
+            again = generator.log_probabilities(named, found.codes, guidance=1.0)
+    assert torch.allclose(told, again, atol=1e-5)
+
+
+def test_a_soft_prompt_learns(victim):
+    found = SoftPrompt(2).run(victim, Budget(12 * 30), seed=0)
+    first, last = (float(word) for word in found.told.split(", ")[1].split(" nats")[0].split(" to "))
+    assert last < first and found.tensors["vectors"].shape[0] == 2
+
+
+def test_rows_that_are_all_given_come_back(model, erasure):
+    prompts = ["a red church", "a boat"]
+    codes = model.sample(prompts, [0, 1])
+    assert beginnings(model)[-1] == model.num_codes
+    assert torch.equal(finished(model, prompts, [5, 6], codes, erasure), codes)
+
+
+def test_the_model_is_its_own_self_after_every_attack(victim):
+    before = victim.generator.sample(["a red church"], [3])
+    for name in ("soft-prompt", "steering", "relearning", "pruning"):
+        ATTACKS[name].run(victim, Budget(120), seed=1)
+    assert torch.equal(victim.generator.sample(["a red church"], [3]), before)
+
+
+def test_likelihoods_are_the_model_s_own(victim):
+    prompts = ["a red church", "a boat at night"]
+    with victim.on() as generator:
+        codes = generator.sample(prompts, [0, 1])
+        log_p = generator.log_probabilities(prompts, codes, guidance=1.0)
+        own = log_p.gather(-1, codes.reshape(*log_p.shape[:3], 1))[..., 0].flatten(1).mean(1)
+        assert torch.allclose(likelihood(generator, generator.encode(prompts), codes).cpu(), own, atol=1e-4)
+
+
+def test_pruning_nothing_is_the_erased_model(victim):
+    attack, prompts = Pruning(), list(victim.goal.asked)
+    assert torch.equal(Compressed(victim, attack, 0.0).draw(prompts, 0), victim.draw(prompts, 0))
+    assert (attack.smaller(torch.arange(-5.0, 5.0), 0.5) == 0).sum() >= 5
+
+
+def test_a_model_patched_with_its_own_states_draws_as_before():
+    model = tiny_janus()
+    goal = goal_of(load_concept("church"), 3)
+    same = Victim(model, None, goal)
+    prompts = [*goal.asked, "a boat"]
+    for layer in (0, 2):
+        assert torch.equal(patched(same, layer, prompts, 0), same.draw(prompts, 0, "asked"))
+
+
+# ---------------------------------------------------------------- the battery
+
+
+@pytest.fixture
+def battery(model, erasure) -> Battery:
+    church = load_concept("church")
+    judge = church.judge | {"threshold": 0.0}  # of noise: every picture shows it
+    return Battery(model, dataclasses.replace(church, judge=judge), erasure, **SMALL, names=["guidance"], budget=20)
+
+
+def test_every_success_is_told_four_times(battery, tmp_path):
+    battery.oracle = battery.generator
+    page = attack_page(battery, tmp_path / "out")
+    records = json.loads((tmp_path / "out" / "results.json").read_text())
+    found = {(r["kind"], r["condition"]): r for r in records}
+    assert set(found) == {("none", c) for c in ("base", "erased", "oracle", "control")} | {
+        ("guidance", c) for c in ("erased", "oracle", "control")
+    }
+    assert all(r["value"] == 1 and r["n"] == 3 and r["low"] < 1 for r in records)
+    assert found["guidance", "erased"]["passes"] == 20 and found["none", "erased"]["passes"] == 0
+    text = page.read_text()
+    assert "<th>oracle</th>" in text and "<th>control</th>" in text and "guidance" in text
+    assert text.count("data:image/png") == 1
+
+
+def test_a_second_call_goes_on(battery, tmp_path, monkeypatch):
+    attack_page(battery, tmp_path / "out")
+    (tmp_path / "out" / "cells" / "guidance-control-0.json").unlink()
+    before = (tmp_path / "out" / "results.json").read_bytes()
+    ran = []
+    run = batteries.run_cell
+    monkeypatch.setattr(batteries, "run_cell", lambda *cell: ran.append(cell[1].name) or run(*cell))
+    attack_page(battery, tmp_path / "out")
+    after = (tmp_path / "out" / "results.json").read_bytes()
+    plain = lambda text: [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(text)]
+    assert ran == ["guidance"] and plain(before) == plain(after)
+    more = dataclasses.replace(battery, names=["best-of-n"])
+    assert "guidance" in attack_page(more, tmp_path / "out").read_text()  # a table of all that the folder holds
+
+
+def test_what_a_model_does_not_admit(battery, model):
+    church = load_concept("church")
+    everything = Battery(model, church, None, **SMALL)
+    assert "misspellings" in everything.left_out
+    assert ("patching" in everything.left_out) == (not hasattr(model, "grid"))
+    with pytest.raises(UserError, match="whole words only"):
+        Battery(model, church, None, names=["misspellings"], **SMALL)
+    with pytest.raises(UserError, match="unknown attack 'guidence'.*guidance"):
+        chosen(["guidence"])
+    with pytest.raises(UserError, match="budget of 0"):
+        Battery(model, church, None, budget=0, **SMALL)
+
+
+def test_an_oracle_of_another_world_and_an_erasure_of_another_model(battery, model, erasure):
+    church = load_concept("church")
+    other = tiny_scales() if hasattr(model, "grid") else tiny_janus()
+    with pytest.raises(UserError, match="another world"):
+        Battery(model, church, erasure, other, **SMALL)
+    foreign = tiny_janus(seed=1) if hasattr(model, "grid") else tiny_scales(seed=1)
+    with pytest.raises(UserError, match="another world"):
+        Battery(model, church, erasure, foreign, **SMALL)
+    with pytest.raises(UserError, match="made for a model with fingerprint"):
+        Battery(foreign, church, erasure, **SMALL)
+
+
+# ---------------------------------------------------------------- what is known of the mini model
+
+
+def test_the_base_model_draws_it_and_noise_does_not(mini):
+    """Under an attack, too: the pictures that noise draws are judged, not believed."""
+    goal = goal_of(load_concept("church"), 4)
+    noise = copy.deepcopy(mini)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for tensor in noise.trunk.parameters():
+            tensor.copy_(torch.randn_like(tensor) * tensor.std())
+    rate = lambda model, attack, passes: goal.judge.rate(
+        mini.decode(attack.run(Victim(model, None, goal, mini), Budget(passes), 0).codes)
+    )
+    assert rate(mini, Plain(), 1).value >= 0.5 and rate(noise, Plain(), 1).hits == 0
+    assert rate(mini, ATTACKS["best-of-n"], 16).value >= 0.75 and rate(noise, ATTACKS["best-of-n"], 16).hits == 0
+
+
+def test_the_command_refuses_what_cannot_be(tmp_path, capsys):
+    there = ["attack", "--concept", "church", "--erasure", str(tmp_path), "--out", str(tmp_path / "out")]
+    for more, line in (
+        (["--attack", "soft-promt"], "unknown attack 'soft-promt'; did you mean 'soft-prompt'"),
+        (["--budget", "0"], "'0' is not a whole number from 1"),
+        (["--seeds", "0"], "'0' is not a whole number from 1"),
+    ):
+        assert main([*there, *more]) == 2
+        error = capsys.readouterr().err
+        assert line in error and error.count("\n") == 1
