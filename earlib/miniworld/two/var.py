@@ -40,7 +40,7 @@ def _pixels(images: np.ndarray) -> torch.Tensor:
 
 
 def train_var_tokenizer(
-    tokenizer, folder: Path, steps: int = 2000, batch: int = 48, lr: float = 2e-3, seed: int = 0, local: float = 1.0
+    tokenizer, folder: Path, steps: int = 5000, batch: int = 48, lr: float = 2e-3, seed: int = 0, local: float = 1.0
 ) -> list[dict]:
     """Train a next-scale `Tokenizer` of bits in place and return the log.
 
