@@ -411,7 +411,7 @@ def test_missing_and_broken_files_are_one_line(folder, tmp_path, capfd):
         load_infinity(place, PIXELS)
     whole = (place / "infinity_2b_reg.pth").read_bytes()
     (place / "infinity_2b_reg.pth").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(UserError, match="infinity_2b_reg.pth: cannot be read"):
+    with pytest.raises(UserError, match="infinity_2b_reg.pth: broken or cut short"):
         load_infinity(place, PIXELS)
     (place / "infinity_vae_d32reg.pth").unlink()
     (place / "infinity_2b_reg.pth").write_bytes(whole)

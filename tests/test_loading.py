@@ -13,8 +13,8 @@ import torch
 from earlib import ROOT, device, memory
 from earlib.__main__ import main
 from earlib.erasure.presets import EAR, SPM
-from earlib.erasure.recipe import with_settings
 from earlib.erasure.room import check_training, trained_parameters
+from earlib.erasure.settings import with_settings
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.generators import load_generator

@@ -17,8 +17,8 @@ from earlib.erasure.lessons_scale import ScaleLessons as Lessons
 from earlib.erasure.lessons_scale import of_parts
 from earlib.erasure.objective import kl, nats_of
 from earlib.erasure.presets import SCALE_PRESETS as PRESETS
-from earlib.erasure.recipe import with_settings
 from earlib.erasure.recipe_scale import Filter, ScaleRecipe, Scales
+from earlib.erasure.settings import with_settings
 from earlib.erasure.spans import weights
 from earlib.erasure.store import Erasure
 from earlib.erasure.train import backward, train

@@ -19,8 +19,8 @@ from earlib.erasure.lessons_scale import ScaleLessons as Lessons
 from earlib.erasure.lessons_scale import looked_at
 from earlib.erasure.presets import SCALE_PRESETS as PRESETS
 from earlib.erasure.presets import recipe
-from earlib.erasure.recipe import with_settings
 from earlib.erasure.recipe_scale import ScaleEdit
+from earlib.erasure.settings import with_settings
 from earlib.erasure.steering import ScaleErasureStyle
 from earlib.erasure.steering import steered as steering
 from earlib.erasure.store import Erasure

@@ -29,7 +29,7 @@ def grid(profile: str = "mini"):
     import pandas as pd
 
     from ..erasure.presets import TRAINED, recipe
-    from ..erasure.recipe import get
+    from ..erasure.settings import get
 
     def told(r, name):
         value = get(r, name)

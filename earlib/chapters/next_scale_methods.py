@@ -88,7 +88,7 @@ def rule(frame: pd.DataFrame, profile: str = "mini-var") -> tuple[pd.DataFrame, 
     import pandas as pd
 
     from ..erasure.presets import recipe
-    from ..erasure.recipe import get
+    from ..erasure.settings import get
 
     in_short = lambda settings: ", ".join(
         f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()

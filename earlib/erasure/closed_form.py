@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from ..concepts import PromptPair
-from ..generators.base import Generator, NextScale, NextToken, PromptBatch
+from ..generators.base import Generator, NextToken, PromptBatch
 from .change import PARTS, applied, hooked, layer_range
 from .recipe import TrainingFree
 from .recipe_scale import ScaleEdit
@@ -59,7 +59,7 @@ def uce(
     Returns:
         The new matrices by name.
     """
-    reader = _reader(generator, recipe)
+    reader = OfScales(generator, recipe) if isinstance(recipe, ScaleEdit) else OfTokens(generator, recipe)
     changed: dict[str, torch.Tensor] = {}
     for names in reader.stages():
         erased, preserved = ({name: Moments() for name in names} for _ in range(2))
@@ -90,17 +90,10 @@ def uce(
     return changed
 
 
-def _reader(generator: Generator, recipe: TrainingFree | ScaleEdit) -> OfTokens | OfScales:
-    if isinstance(generator, NextScale) and isinstance(recipe, ScaleEdit):
-        return OfScales(generator, recipe)
-    assert isinstance(generator, NextToken) and isinstance(recipe, TrainingFree), "`erase` has looked at this"
-    return OfTokens(generator, recipe)
-
-
 class OfTokens:
     """What matrices of a next-token model read: layer after layer, at the prompts' words."""
 
-    def __init__(self, generator: NextToken, recipe: TrainingFree):
+    def __init__(self, generator: Any, recipe: TrainingFree):
         self.generator, self.recipe, self.words = generator, recipe, generator.word_mask
 
     def stages(self) -> Iterator[list[str]]:
@@ -122,7 +115,7 @@ class OfScales:
     """What matrices of a next-scale model read of words: keys and values of every block's cross-attention
     ("attention"), and what makes the start token ("start"), which modulates every norm too."""
 
-    def __init__(self, generator: NextScale, recipe: ScaleEdit):
+    def __init__(self, generator: Any, recipe: ScaleEdit):
         self.generator, self.routes = generator, recipe.routes
 
     def stages(self) -> Iterator[list[str]]:

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 
 from ..concepts import PromptPair
+from ..generators.base import Generator
 from .recipe import Recipe
 from .recipe_scale import ScaleRecipe
 
@@ -64,12 +65,29 @@ class AllLessons(ABC):
     """All lessons of a run, pass after pass; the teacher's pictures are drawn when it is made, ahead of training."""
 
     unit: ClassVar[str]  # what messages call a lesson
+    counted: ClassVar[tuple[str, ...]]  # what is counted, for the erasure's info
+    generator: Generator
+    recipe: Recipe | ScaleRecipe
     positions: str | slice  # where the student's change acts, as `change.applied` has it
-    counts: dict[str, int]  # what is counted, all 0
 
-    def __init__(self, pairs: Iterable[PromptPair], recipe: Recipe | ScaleRecipe, seed: int):
-        self.pairs, self.seed = list(pairs)[: recipe.pairs] * recipe.pictures, seed
+    def __init__(
+        self,
+        generator: Generator,
+        pairs: Iterable[PromptPair],
+        recipe: Recipe | ScaleRecipe,
+        seed: int,
+        retain: Iterable[str] = (),
+        progress: bool = False,
+    ):
+        self.generator, self.recipe, self.seed, self.progress = generator, recipe, seed, progress
+        self.pairs = list(pairs)[: recipe.pairs] * recipe.pictures
         self.total, self.batch = len(self.pairs) * recipe.passes, recipe.batch
+        self.counts = dict.fromkeys(self.counted, 0)
+        self.prepare(list(retain))
+
+    @abstractmethod
+    def prepare(self, retain: list[str]) -> None:
+        """Have the teacher draw what its lessons read; `retain` are prompts without the concept."""
 
     def __len__(self) -> int:
         return -(-self.total // self.batch)

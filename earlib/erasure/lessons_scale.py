@@ -58,29 +58,20 @@ class ScaleLessons(AllLessons):
     """All updates of a next-scale model's run."""
 
     unit = "update"
+    counted = ("updates", "updates_empty", "updates_in_conflict", "tokens_kept", "tokens_seen")
+    generator: NextScale
+    recipe: ScaleRecipe
 
-    def __init__(
-        self,
-        generator: NextScale,
-        pairs: Iterable[PromptPair],
-        recipe: ScaleRecipe,
-        seed: int,
-        retain: Iterable[str] = (),
-        progress: bool = False,
-    ):
+    def prepare(self, retain: list[str]) -> None:
+        generator, recipe = self.generator, self.recipe
         if recipe.filter.parts == "wrong" and not generator.quantiser.code_shape:
             line = f"filter.parts=wrong is about bits, and the codes of {generator.name} have none; use "
             raise UserError(line + "filter.parts=all")
-        retain = list(retain)
         if recipe.reads_others and not retain:
             line = f"retain.prompts={recipe.retain.prompts} needs prompts of other concepts, and there are none; "
             raise UserError(line + "use retain.prompts=neutral")
-        super().__init__(pairs, recipe, seed)
-        self.generator, self.recipe, self.progress = generator, recipe, progress
         self.weight_N, self.span = weights(generator, recipe.scales), learning_span(generator, recipe.scales)
         self.positions = "all" if recipe.positions == "all" else self.span
-        counts = ("updates", "updates_empty", "updates_in_conflict", "tokens_kept", "tokens_seen")
-        self.counts = dict.fromkeys(counts, 0)
         self.neutral = self._draw("replacement", [pair.replacement for pair in self.pairs])
         targets = [pair.target for pair in self.pairs]
         self.target = self._draw("target", targets) if recipe.prefix == "target" else self.neutral

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
+from ..generators.load import family_of
 from .recipe import WHOLE, Gate, Recipe, Retain, TrainingFree, Windows
 from .recipe_scale import Filter, ScaleEdit, ScaleGuidance, ScaleRecipe, ScaleRetain, Scales
 from .settings import AnyRecipe, fields_of, with_settings
@@ -246,23 +247,8 @@ SCALE_PRESETS: dict[str, AnyRecipe] = {r.name: r for r in (*SCALE_TRAINED, *SCAL
 
 FAMILIES = {"next-token": PRESETS, "next-scale": SCALE_PRESETS}
 
-PROFILE_SETTINGS: dict[str, dict[str, Any]] = {"mini": MINI, "mini-var": MINI_VAR, "mini-var-vq": MINI_VAR}
-RECIPE_SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
-    "mini": OF_MINI,
-    "mini-var": OF_MINI_VAR,
-    "mini-var-vq": OF_MINI_VAR,
-}
-
-
-def family_of(model: str | Path | Generator) -> str:
-    """The family of a model, or of what `load_generator` would load by this name: "next-token" or "next-scale"."""
-    if isinstance(model, (str, Path)):
-        from ..generators.load import family_of
-
-        return family_of(model)
-    from ..generators.base import NextScale
-
-    return "next-scale" if isinstance(model, NextScale) else "next-token"
+# profile -> what all its recipes change, and what single ones do
+SETTINGS = {"mini": (MINI, OF_MINI), "mini-var": (MINI_VAR, OF_MINI_VAR), "mini-var-vq": (MINI_VAR, OF_MINI_VAR)}
 
 
 def names(model: str | Path | Generator = "mini") -> list[str]:
@@ -290,6 +276,6 @@ def recipe(name: str | None = None, model: str | Path | Generator = "mini", **se
             raise UserError(f"recipe '{name}' is for {other}; {family} models have: {', '.join(sorted(known))}")
         raise UserError(f"no recipe '{name}' for {family} models; {nearest(name, known)}")
     profile = str(model) if isinstance(model, (str, Path)) else model.profile
-    scale = PROFILE_SETTINGS.get(profile, {}) | RECIPE_SETTINGS.get(profile, {}).get(name, {})
-    scale = {field: value for field, value in scale.items() if field in fields_of(known[name])}
+    every, own = SETTINGS.get(profile, ({}, {}))
+    scale = {field: value for field, value in (every | own.get(name, {})).items() if field in fields_of(known[name])}
     return with_settings(known[name], scale | settings)

@@ -10,20 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .settings import (
-    AnyRecipe,
-    Count,
-    NotNegative,
-    Positive,
-    ShareBelow1,
-    Span,
-    Training,
-    fields_of,
-    get,
-    with_settings,
-)
-
-__all__ = ["Gate", "Recipe", "Retain", "TrainingFree", "Windows", "fields_of", "get", "with_settings"]
+from .settings import AnyRecipe, Count, NotNegative, Positive, ShareBelow1, Span, Training
 
 WHOLE, ROW = -1, -2  # windows that are the whole picture, or one row of it
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match

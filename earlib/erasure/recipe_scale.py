@@ -198,9 +198,8 @@ class ScaleGuidance(AnyRecipe):
     scales: Span = (2 / 13, 8 / 13)
     # scale-erasure: whose cross-attention says what a position is about: blocks 1-5 of 32
     layers: Span = (1 / 32, 6 / 32)
-    relevance: NotNegative = (
-        0.332  # scale-erasure: a position is about the concept from this share on; just below a third
-    )
+    # scale-erasure: a position is about the concept from this share on; just below a third
+    relevance: NotNegative = 0.332
     # scale-erasure: a bit that the prompt and the concept see alike, to less than so many nats, belongs to the concept
     threshold: NotNegative = 0.1
     # scale-erasure: by which the threshold grows with every scale, the first included (released code: 1 / temperature)

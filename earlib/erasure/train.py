@@ -21,7 +21,7 @@ import torch
 
 from ..concepts import PromptPair
 from ..errors import UserError
-from ..generators.base import Generator, NextScale, NextToken
+from ..generators.base import Generator
 from ..runs import Run, progress_bar
 from . import checkpoint
 from .change import applied, student_parameters, tensor_names
@@ -60,10 +60,11 @@ def train(
         Changed tensors by name, in the format in which the trunk computes, and what happened.
 
     Raises:
-        UserError: a loss that is not finite, or a recipe of the other family.
+        UserError: a loss that is not finite.
     """
     began = time.perf_counter()
-    ahead = lessons_of(generator, pairs, recipe, seed, retain, progress)
+    kind: type[AllLessons] = ScaleLessons if isinstance(recipe, ScaleRecipe) else Lessons
+    ahead = kind(generator, pairs, recipe, seed, retain, progress)
     sampled = time.perf_counter()
 
     names = tensor_names(recipe, len(generator.decoder_layers), generator.trunk)
@@ -118,22 +119,6 @@ def train(
     info |= {"seconds_training": round(done - sampled, 3), "pairs": len(ahead.pairs) // recipe.pictures}
     info["parameters"] = sum(p.numel() for p in parameters)
     return {name: p.detach().to(generator.dtype) for name, p in student.items()}, info
-
-
-def lessons_of(
-    generator: Generator,
-    pairs: Iterable[PromptPair],
-    recipe: Recipe | ScaleRecipe,
-    seed: int,
-    retain: Iterable[str],
-    progress: bool,
-) -> AllLessons:
-    """All lessons of a run, of the generator's family."""
-    if isinstance(generator, NextToken) and isinstance(recipe, Recipe):
-        return Lessons(generator, pairs, recipe, seed, retain, progress)
-    if isinstance(generator, NextScale) and isinstance(recipe, ScaleRecipe):
-        return ScaleLessons(generator, pairs, recipe, seed, retain, progress)
-    raise UserError(f"recipe '{recipe.name}' is of the other family of models than {generator.name}")
 
 
 def backward(terms: list[torch.Tensor], parameters: Sequence[torch.Tensor], project: bool, scale: float = 1.0) -> bool:

@@ -53,9 +53,7 @@ def plan_pictures(prompts: Path, folder: Path, shard: tuple[int, int] = (1, 1)) 
     found = read_prompts(prompts)
     check_folder(folder)
     rows = _rows_in(folder)
-    files = [
-        f"{slug}.png" for slug in slugs([prompt.key for prompt in found])
-    ]  # of all prompts: a name may depend on its neighbours
+    files = [f"{slug}.png" for slug in slugs([p.key for p in found])]  # a name may depend on its neighbours
     mine = slice(shard[0] - 1, None, shard[1])
     return Plan(folder, found[mine], files[mine], rows, shard)
 
@@ -108,9 +106,7 @@ def draw_pictures(
     with erasure.on(generator):
         for batch, codes in generator.sample_batches(texts, seeds, guidance, batch_size=batch_size, progress=True):
             files = [missing[i] for i in batch]
-            if any(
-                file in plan.rows for file in files
-            ):  # while a picture is replaced, no row may speak for the old one
+            if any(file in plan.rows for file in files):  # no row may speak for a picture that is being replaced
                 with locked(plan.folder):
                     for other in plan.folder.glob("index*.jsonl"):
                         _write_index(other, {f: row for f, row in _rows_in(other).items() if f not in files}, wanted)
@@ -171,9 +167,8 @@ def check_folder(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise UserError(
-            f"{folder}: cannot be written ({error.strerror}); choose a folder that you may write to"
-        ) from None
+        line = f"{folder}: cannot be written ({error.strerror})"
+        raise UserError(f"{line}; choose a folder that you may write to") from None
     finally:
         for path in reversed(made):
             path.rmdir()

@@ -86,8 +86,31 @@ class NextToken(Generator):
         """Logits over the codebook, logits_BTV."""
 
     @abstractmethod
-    def caption(self, images_BHW3: np.ndarray, question: str | None = None) -> list[str]:
-        """What the model says of pictures when asked `question`, greedily."""
+    def _ask(self, question: str) -> torch.Tensor:
+        """A question about a picture in the model's conversation format, its tokens int64 [P]."""
+
+    @abstractmethod
+    def _answer(self, ids_BP: torch.Tensor, images_BHW3: torch.Tensor, **settings: Any) -> torch.Tensor:
+        """transformers' `generate` of a question about each of a few uint8 pictures, with those settings."""
+
+    @torch.no_grad()
+    def caption(self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40) -> list[str]:
+        """What the model says of pictures uint8 [N, H, W, 3], greedily, when asked `question`: by default what is in
+        them. UserError for a model that cannot be asked."""
+        from transformers import GenerationConfig
+
+        ids_P = self._ask(question or "what is in the picture ?").to(self.device)
+        special = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        # guidance 1, or the scale for drawing would be used on words
+        greedy = GenerationConfig(
+            do_sample=False, guidance_scale=1.0, max_length=len(ids_P) + max_new_tokens, **special
+        )
+        answers: list[str] = []
+        for some in torch.from_numpy(np.ascontiguousarray(images_BHW3)).split(64):
+            ids_BP = ids_P.repeat(len(some), 1)
+            out = self._answer(ids_BP, some, attention_mask=torch.ones_like(ids_BP), generation_config=greedy)
+            answers += self.tokenizer.batch_decode(out[:, len(ids_P) :], skip_special_tokens=True)
+        return [answer.strip() for answer in answers]
 
     def acting(self, where: str = "words") -> torch.Tensor | None:
         """Where the words of prompts stand among the positions being read, bool [B, S]; None if those are image

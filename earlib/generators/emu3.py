@@ -10,20 +10,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import GenerationConfig
 
 from ..errors import UserError
 from .base import NextToken, Past, PromptBatch
 from .weights import fingerprint
 
 
-def question_ids(processor: Any, grid: tuple[int, int], question: str | None = None) -> torch.Tensor:
+def question_ids(processor: Any, grid: tuple[int, int], question: str) -> torch.Tensor:
     """A question about a picture in Emu3's conversation format, int64 [P]; the processor's image tokens stand where
     those of the picture of `grid` (rows, columns) go, each row with its end."""
-    content = [{"type": "image"}, {"type": "text", "text": question or "what is in the picture ?"}]
+    content = [{"type": "image"}, {"type": "text", "text": question}]
     system = {"role": "system", "content": [{"type": "text", "text": "You are a helpful assistant."}]}
     text = processor.apply_chat_template([system, {"role": "user", "content": content}], add_generation_prompt=True)
     rows, columns = grid
@@ -59,9 +57,7 @@ class Emu3Generator(NextToken):
         model.requires_grad_(False)
         self.line_end_id = model.vocabulary_mapping.eol_token_id
         self.code_ids_V = self._code_ids().to(self.device)
-        in_a_row = bool(
-            (self.code_ids_V.diff() == 1).all()
-        )  # as in the published ones; then a slice of the head copies nothing
+        in_a_row = bool((self.code_ids_V.diff() == 1).all())  # as published; then a slice of the head copies nothing
         self.head_rows = slice(int(self.code_ids_V[0]), int(self.code_ids_V[-1]) + 1) if in_a_row else self.code_ids_V
         self.null_ids_N = self._header([null_prompt])["input_ids"][0].to(self.device)
         self.fingerprint = fingerprint(model)
@@ -85,13 +81,13 @@ class Emu3Generator(NextToken):
 
     def _encode(self, prompts):
         out = self._header(prompts)
-        room = max(
-            0, len(self.null_ids_N) - out["input_ids"].shape[1]
-        )  # for a null prompt that is longer than all of them
-        ids_BP = F.pad(out["input_ids"], (room, 0), value=self.tokenizer.pad_token_id)
-        return PromptBatch(
-            ids_BP.to(self.device), F.pad(out["attention_mask"], (room, 0)).to(self.device), tuple(prompts)
-        )
+        batch = PromptBatch(out["input_ids"].to(self.device), out["attention_mask"].to(self.device), tuple(prompts))
+        P = batch.ids_BP.shape[1]
+        if len(self.null_ids_N) > P:  # a null prompt that is longer than all of them
+            room = (len(self.null_ids_N) - P, 0)
+            ids_BP = F.pad(batch.ids_BP, room, value=self.tokenizer.pad_token_id)
+            batch = PromptBatch(ids_BP, F.pad(batch.mask_BP, room), batch.texts)
+        return batch
 
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         # Another prompt with the same header, left-padded to the same length; what is padding is not attended to.
@@ -124,9 +120,8 @@ class Emu3Generator(NextToken):
             words_BS = F.pad(self.word_mask(prompts), (0, ids_BS.shape[1]))
             ids_BS = torch.cat([prompts.ids_BP, ids_BS], 1)
         mask_BS = F.pad(prompts.mask_BP, (0, end), value=1)
-        places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[
-            :, -ids_BS.shape[1] :
-        ]  # padding does not count, as in transformers' generate
+        # padding does not count, as in transformers' generate
+        places_BS = (mask_BS.cumsum(1) - 1).clamp(min=0)[:, -ids_BS.shape[1] :]
         with self.reading(words_BS, prompts.texts):
             out = self.trunk(
                 input_ids=ids_BS,
@@ -167,32 +162,17 @@ class Emu3Generator(NextToken):
         sizes_B2 = torch.tensor([images_BHW3.shape[1:3]] * len(images_BHW3))
         return torch.stack(list(self.model.model.vqmodel.encode(pixels_B3HW, sizes_B2).image_tokens)).flatten(1)
 
-    @torch.no_grad()
-    def caption(
-        self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64
-    ) -> list[str]:
-        """What the model says of pictures, greedily. Only a checkpoint trained for it (Emu3-Chat) says anything
-        sensible; the one that draws does not."""
-        processor, (rows, columns) = self.processor, self.grid
-        if not processor.chat_template:
+    def _ask(self, question):
+        # Only a checkpoint trained for it (Emu3-Chat) says anything sensible; the one that draws does not.
+        if not self.processor.chat_template:
             raise UserError(
                 f"{self.name} has no conversation format, so it cannot be asked about pictures; use a checkpoint that "
                 "understands, such as Emu3-Chat"
             )
-        ids_P = question_ids(processor, self.grid, question).to(self.device)
-        greedy = GenerationConfig(
-            do_sample=False,
-            guidance_scale=1.0,  # or the scale for drawing would be used on words
-            max_length=len(ids_P) + max_new_tokens,
-            **{key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")},
-        )
-        answers = []
-        for i in range(0, len(images_BHW3), chunk):
-            tokens_BHW = self.tokenize(images_BHW3[i : i + chunk]).to(self.device).view(-1, rows, columns)
-            ids_BP = ids_P.repeat(len(tokens_BHW), 1)
-            ids_BP[:, ids_P == processor.image_token_id] = F.pad(
-                self.code_ids_V[tokens_BHW], (0, 1), value=self.line_end_id
-            ).flatten(1)
-            out = self.model.generate(ids_BP, attention_mask=torch.ones_like(ids_BP), generation_config=greedy)
-            answers += self.tokenizer.batch_decode(out[:, len(ids_P) :], skip_special_tokens=True)
-        return [a.strip() for a in answers]
+        return question_ids(self.processor, self.grid, question)
+
+    def _answer(self, ids_BP, images_BHW3, **settings):
+        tokens_BHW = self.tokenize(images_BHW3.numpy()).to(self.device).view(-1, *self.grid)
+        image_ids_BHW = F.pad(self.code_ids_V[tokens_BHW], (0, 1), value=self.line_end_id)
+        ids_BP[:, ids_BP[0] == self.processor.image_token_id] = image_ids_BHW.flatten(1)
+        return self.model.generate(ids_BP, **settings)

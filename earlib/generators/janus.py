@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers import GenerationConfig
 
 from ..errors import UserError
 from ..memory import decode_chunk_that_fits
@@ -118,27 +116,16 @@ class JanusGenerator(NextToken):
     def _spell(self, images_BHW3):
         return self.model.model.vqmodel.encode(self._pixels(images_BHW3)).image_tokens.view(len(images_BHW3), -1)
 
-    @torch.no_grad()
-    def caption(
-        self, images_BHW3: np.ndarray, question: str | None = None, max_new_tokens: int = 40, chunk: int = 64
-    ) -> list[str]:
+    def _ask(self, question):
         if self.model.lm_head is None:
             raise UserError(
                 f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., "
                 "parts='all')"
             )
-        text = self._chat(question or "what is in the picture ?", image=True)
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
-        text = text.replace(body, start + body * self.processor.num_image_tokens + end)
-        ids = self.tokenizer(text, return_tensors="pt")["input_ids"].to(self.device)
-        special = {key: getattr(self.tokenizer, key) for key in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        greedy = GenerationConfig(do_sample=False, max_length=ids.shape[1] + max_new_tokens, **special)
-        answers = []
-        for some in torch.from_numpy(np.ascontiguousarray(images_BHW3)).split(chunk):
-            pixels = self._pixels(some)
-            rows = ids.repeat(len(pixels), 1)
-            out = self.model.generate(
-                rows, attention_mask=torch.ones_like(rows), pixel_values=pixels, generation_config=greedy
-            )
-            answers += self.tokenizer.batch_decode(out[:, rows.shape[1] :], skip_special_tokens=True)
-        return [a.strip() for a in answers]
+        image = start + body * self.processor.num_image_tokens + end
+        text = self._chat(question, image=True).replace(body, image)
+        return self.tokenizer(text, return_tensors="pt")["input_ids"][0]
+
+    def _answer(self, ids_BP, images_BHW3, **settings):
+        return self.model.generate(ids_BP, pixel_values=self._pixels(images_BHW3), **settings)

@@ -65,9 +65,13 @@ def load_generator(
     return _load_next_token(folder, about, model, place, parts)
 
 
-def family_of(model: str | Path) -> str:
-    """Say "next-token" or "next-scale" of a model that is not loaded yet, by what is on this machine; a hub id counts
-    as next-token."""
+def family_of(model: str | Path | Generator) -> str:
+    """Say "next-token" or "next-scale" of a generator, or of what `load_generator` would load by a name, by what is on
+    this machine; a hub id counts as next-token."""
+    if not isinstance(model, (str, Path)):
+        from .base import NextScale
+
+        return "next-scale" if isinstance(model, NextScale) else "next-token"
     folder = Path(PROFILES.get(str(model), model))
     var = "var" in MAKERS.get(str(model), "") or any(folder.glob(INFINITY)) or _has_schedule(folder)
     return "next-scale" if var else "next-token"

@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -172,9 +172,25 @@ class Generator(ABC):
         given: torch.Tensor | None = None,
     ) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Draw `prompts` in batches: yields (which prompts, their codes) until all are drawn; see `sample`."""
-        from .sampling import sample_batches
+        from ..runs import progress_bar
 
-        return sample_batches(self, prompts, seeds, guidance, temperature, batch_size, progress, given)
+        if len(prompts) != len(seeds):
+            raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
+        if given is not None and (len(given) != len(prompts) or given.shape[1] > self.num_codes):
+            raise ValueError(f"{tuple(given.shape)} given codes for {len(prompts)} pictures of {self.num_codes} codes")
+        guidance = self.guidance if guidance is None else guidance
+        temperature = self.temperature if temperature is None else temperature
+        order, draw = self.drawing_order(prompts), self.drawer(whole=given is None)
+        size = min(batch_size or self.fitting_batch(), max(1, len(prompts)))
+        shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+        about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
+        with progress_bar(total=len(prompts), **about) as bar:
+            for start in range(0, len(prompts), size):
+                rows = order[start : start + size]
+                batch = self.encode([prompts[i] for i in rows])
+                seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=self.device)
+                tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
+                yield rows, draw(batch, seeds_B, guidance, temperature, None if given is None else given[rows], tick)
 
     def sample(
         self,

@@ -1,4 +1,4 @@
-"""Guided decoding: the loop over batches that both families share, and how a next-token model draws one batch.
+"""Guided decoding: noise, guidance and choice, which both families share, and how a next-token model draws one batch.
 
 The noise of every token is a hash of (picture seed, position, code): a picture does not depend on the other pictures of
 its batch, on their order or on the batch size, and a model before and after erasure can be drawn with the same noise.
@@ -7,8 +7,8 @@ All guidance arithmetic is float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial, reduce
+from collections.abc import Callable, Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -157,38 +157,3 @@ def draw_batch(
         tokens_BT[:, t] = choose(z_RV, seeds_B, t, guidance, temperature, generator.steering)
         tick(1 / (T - given))
     return tokens_BT
-
-
-# ------------------------------------------------------------------ batches of both families
-
-
-def sample_batches(
-    generator: Generator,
-    prompts: list[str],
-    seeds: list[int],
-    guidance: float | None = None,
-    temperature: float | None = None,
-    batch_size: int | None = None,
-    progress: bool = False,
-    given: torch.Tensor | None = None,
-) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """`Generator.sample_batches`."""
-    from ..runs import progress_bar
-
-    if len(prompts) != len(seeds):
-        raise ValueError(f"{len(prompts)} prompts but {len(seeds)} seeds; give one seed for each prompt")
-    if given is not None and (len(given) != len(prompts) or given.shape[1] > generator.num_codes):
-        raise ValueError(f"{tuple(given.shape)} given codes for {len(prompts)} pictures of {generator.num_codes} codes")
-    guidance = generator.guidance if guidance is None else guidance
-    temperature = generator.temperature if temperature is None else temperature
-    order, draw = generator.drawing_order(prompts), generator.drawer(whole=given is None)
-    size = min(batch_size or generator.fitting_batch(), max(1, len(prompts)))
-    shape = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-    about = dict(unit="picture", desc="drawing", leave=False, bar_format=shape, disable=not (progress and prompts))
-    with progress_bar(total=len(prompts), **about) as bar:
-        for start in range(0, len(prompts), size):
-            rows = order[start : start + size]
-            batch = generator.encode([prompts[i] for i in rows])
-            seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=generator.device)
-            tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
-            yield rows, draw(batch, seeds_B, guidance, temperature, None if given is None else given[rows], tick)

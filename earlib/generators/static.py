@@ -23,9 +23,7 @@ from .sampling import SlabLayer, choose, guided_rows, stacked
 if TYPE_CHECKING:
     from .base import NextToken
 
-BUCKET = (
-    128  # positions; the floor of a step counts the bytes of keys and values, and this wastes at most a bucket's worth
-)
+BUCKET = 128  # positions; a step reads the bytes of keys and values, and this wastes at most a bucket's worth
 SPARE = 4  # slots that the steps before a recording may write to
 
 
@@ -85,25 +83,19 @@ class StaticDrawer:
         g, B, T = self.generator, len(prompts), self.generator.num_codes
         kinds = guided_rows(g, prompts, guidance, g.steering)
         repeats, P = len(kinds), stacked(kinds).ids_BP.shape[1]
-        if (
-            self.slabs is None
-            or B > self.pictures
-            or self.rows != repeats * self.pictures
-            or P + T + SPARE > self.capacity
-        ):
+        fits = self.slabs and B <= self.pictures and self.rows == repeats * self.pictures
+        if not fits or P + T + SPARE > self.capacity:
             self._allocate(repeats * B, B, P)
         self.guidance, self.temperature = guidance, temperature
-        fill = (
-            torch.arange(self.pictures, device=g.device) % B
-        )  # the last batch is smaller: draw some of its pictures again
+        # the last batch is smaller: draw some of its pictures again
+        fill = torch.arange(self.pictures, device=g.device) % B
         rows = stacked(guided_rows(g, prompts[fill], guidance, g.steering))
         self.seeds_B.copy_(seeds_B[fill])
 
         for slab in self.slabs:
             slab.length = 0
-        h = g.hidden_states(
-            rows, torch.zeros(self.rows, 1, dtype=torch.long, device=g.device), Past(cache=Cache(layers=self.slabs))
-        )
+        nothing_R1 = torch.zeros(self.rows, 1, dtype=torch.long, device=g.device)
+        h = g.hidden_states(rows, nothing_R1, Past(cache=Cache(layers=self.slabs)))
         z_RV = check_finite(g.image_logits(h)[:, 0], f"the logits of {g.name}")
         first = choose(z_RV, self.seeds_B, 0, guidance, temperature, g.steering)
         self.last_B1.copy_(first[:, None])
@@ -142,11 +134,9 @@ class StaticDrawer:
             past_key_values=self.cache,
             use_cache=True,
         ).last_hidden_state
-        self.last_B1.copy_(
-            choose(g.image_logits(h_R1D)[:, 0], self.seeds_B, self.step, self.guidance, self.temperature, g.steering)[
-                :, None
-            ]
-        )
+        z_RV = g.image_logits(h_R1D)[:, 0]
+        tokens_B = choose(z_RV, self.seeds_B, self.step, self.guidance, self.temperature, g.steering)
+        self.last_B1.copy_(tokens_B[:, None])
         self.tokens_BT.index_copy_(1, self.step, self.last_B1)
         self.position += 1
         self.step += 1

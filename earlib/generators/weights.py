@@ -6,6 +6,8 @@ Neither the CPU nor the GPU ever holds them twice, and what is not needed is nev
 from __future__ import annotations
 
 import hashlib
+import pickle
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,27 @@ def stored_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
             f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there); fetch it again"
         )
     return [folder / name for name in names]
+
+
+def unpickled(file: Path, mapped: bool = True) -> Any:
+    """What a file of torch's holds. Nothing but tensors is unpickled.
+
+    Args:
+        file: of tensors, in tables and lists.
+        mapped: leave the tensors of newer files on the disk until they are used.
+
+    Raises:
+        UserError: it is missing or broken, or holds more than tensors.
+    """
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=mapped and zipfile.is_zipfile(file))
+    except FileNotFoundError:
+        raise UserError(f"{file}: there is no such file") from None
+    except pickle.UnpicklingError:
+        line = "is broken, or holds more than tensors and is refused; fetch it again from where you trust it"
+        raise UserError(f"{file}: {line}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
+        raise UserError(f"{file}: broken or cut short; fetch it again") from None
 
 
 def fill(

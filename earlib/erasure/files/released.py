@@ -8,7 +8,6 @@ such entries hold nothing that was trained and are ignored.
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ...errors import UserError
+from ...generators.weights import unpickled
 
 if TYPE_CHECKING:
     from ...generators.base import Generator
@@ -64,15 +64,7 @@ def read_released(file: str | Path, generator: Generator | None) -> dict[str, An
 
 def _flat(file: Path) -> dict[str, torch.Tensor]:
     """Name relative to the trunk -> tensor."""
-    try:
-        modules = torch.load(file, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{file}: there is no such file") from None
-    except pickle.UnpicklingError:
-        line = "is broken, or holds more than tensors and is refused; fetch it again from where you trust it"
-        raise UserError(f"{file}: {line}") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
-        raise UserError(f"{file}: broken or cut short; fetch it again") from None
+    modules = unpickled(file, mapped=False)
     theirs = "theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
     wrong = UserError(f"{file}: is no erasure of the EAR authors; {theirs}")
     if not isinstance(modules, dict):

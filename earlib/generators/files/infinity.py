@@ -22,7 +22,7 @@ from ...errors import UserError
 from ...runs import read_json
 from ..var.config import NextScaleConfig
 from ..var.infinity import SCHEDULE, InfinityGenerator, InfinityModel, InfinityTokenizer, InfinityTrunk, PixelDecoder
-from ..weights import combined, tensor_hash
+from ..weights import combined, tensor_hash, unpickled
 
 TRUNK, VAE = "infinity_[0-9]*b*.pth", "infinity_vae*.pth"
 # Rows of a modulation: theirs are two gates, two scales, two shifts; ours scale, shift and gate of self-attention, then
@@ -128,15 +128,8 @@ def _only(folder: Path, pattern: str, what: str) -> Path:
     return files[0]
 
 
-def _read(file: Path) -> dict:
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # what torch raises for a broken file depends on where it is broken
-        raise UserError(f"{file}: cannot be read ({str(error).strip().splitlines()[0][:80]}); fetch it again") from None
-
-
 def _trunk_file(file: Path) -> dict[str, torch.Tensor]:
-    stored = _read(file)
+    stored = unpickled(file)
     for key in ("trainer", "gpt_fsdp"):
         stored = stored.get(key, stored) if isinstance(stored, dict) else {}
     if "word_embed.weight" not in stored:
@@ -146,13 +139,10 @@ def _trunk_file(file: Path) -> dict[str, torch.Tensor]:
 
 def _decoder(file: Path) -> PixelDecoder:
     """The decoder of the tokenizer in `file`, float32."""
-    stored = _read(file)
+    stored = unpickled(file)
     stored = stored.get("vae", stored) if isinstance(stored, dict) else {}
-    found = {
-        re.sub(r"\.(conv|norm)\.(weight|bias)$", r".\2", k.removeprefix("decoder.")): t
-        for k, t in stored.items()
-        if k.startswith("decoder.")
-    }
+    inside = {k.removeprefix("decoder."): t for k, t in stored.items() if k.startswith("decoder.")}
+    found = {re.sub(r"\.(conv|norm)\.(weight|bias)$", r".\2", k): t for k, t in inside.items()}
     levels = sorted({int(k.split(".")[1]) for k in found if k.startswith("up.")})
     if "conv_in.weight" not in found or not levels:
         raise UserError(f"{file}: is no tokenizer of Infinity (it holds no decoder)")

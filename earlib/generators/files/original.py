@@ -9,15 +9,14 @@ transformers would cut to the 50 likeliest codes unless told otherwise.
 
 from __future__ import annotations
 
-import pickle
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import UserError
 from ...runs import read_json
+from ..weights import unpickled
 
 if TYPE_CHECKING:
     import torch
@@ -119,18 +118,10 @@ def renamed(name: str) -> str | None:
 
 
 def read_shard(file: Path) -> dict:
-    """The tensors of one .bin file by name. Nothing but tensors is unpickled, and those of newer files are mapped, not
-    read."""
+    """The tensors of one .bin file by name."""
     import torch
 
-    try:
-        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except pickle.UnpicklingError:
-        raise UserError(
-            f"{file}: is broken, or holds more than tensors and is refused; fetch it again from where you trust it"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError):
-        raise UserError(f"{file}: broken or cut short; fetch it again") from None
+    tensors = unpickled(file)
     if not isinstance(tensors, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
         raise UserError(f"{file}: holds no plain table of tensors, so it is no Janus checkpoint")
     return tensors

@@ -62,9 +62,8 @@ def shape_config(
     vq = JanusVQVAEConfig(
         num_embeddings=codes, base_channels=vq_channels, projection_dim=width, image_token_embed_dim=width
     )
-    return JanusConfig(
-        text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False
-    )  # their class would tie by default
+    # their class would tie by default
+    return JanusConfig(text_config=text, vision_config=vision, vq_config=vq, tie_word_embeddings=False)
 
 
 def build_shape(profile: str, place: Placement, parts: str | None = None, **smaller) -> JanusGenerator:

@@ -26,9 +26,8 @@ class NextScaleConfig:
     quantiser: str = "bsq"  # bsq: a code is `code_width` bits; vq: a code is a row of a codebook
     code_width: int = 16  # channels of the latent
     codebook_size: int = 512  # rows of the codebook; vq only
-    resize_down: str = (
-        "area"  # to a coarser scale: residuals when tokenizing, the transformer's inputs when training and drawing
-    )
+    # to a coarser scale: residuals when tokenizing, the transformer's inputs when training and drawing
+    resize_down: str = "area"
     resize_up: str = "bicubic"  # from a scale to the latent grid
     phis: int = 0  # convolutions after the way up, shared by neighbouring scales (VAR has 4, Infinity none)
     vocabulary: int = 0  # words that the text encoder knows
@@ -49,19 +48,17 @@ class NextScaleConfig:
         for name, known in (("quantiser", QUANTISERS), ("resize_down", DOWN), ("resize_up", UP)):
             if getattr(self, name) not in known:
                 raise UserError(f"unknown {name} '{getattr(self, name)}'; {nearest(getattr(self, name), known)}")
-        stride = math.prod(self.strides)
+        stride, schedule = math.prod(self.strides), self.schedule
         if len(self.strides) != len(self.channels) or self.image_size % stride:
             raise UserError(
                 f"strides {self.strides} do not divide pictures of {self.image_size} pixels into {len(self.channels)} "
                 "stages"
             )
-        if not self.schedule or self.schedule[-1] != self.latent_size:
-            raise UserError(
-                f"the scale schedule {self.schedule} must end at the latent size {self.latent_size} "
-                f"({self.image_size} pixels / {stride})"
-            )
-        if self.schedule[0] != 1 or list(self.schedule) != sorted(set(self.schedule)):
-            raise UserError(f"the scale schedule {self.schedule} must rise from 1 to {self.latent_size}")
+        if not schedule or schedule[-1] != self.latent_size:
+            size = f"{self.latent_size} ({self.image_size} pixels / {stride})"
+            raise UserError(f"the scale schedule {schedule} must end at the latent size {size}")
+        if schedule[0] != 1 or list(schedule) != sorted(set(schedule)):
+            raise UserError(f"the scale schedule {schedule} must rise from 1 to {self.latent_size}")
         if self.width % self.head_width or self.text_width % self.head_width:
             raise UserError(
                 f"widths {self.width} and {self.text_width} must be multiples of the head width {self.head_width}"

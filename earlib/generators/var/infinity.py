@@ -25,23 +25,10 @@ from .config import NextScaleConfig
 from .generator import NextScaleGenerator
 from .quantisers import BitQuantiser
 from .tokenizer import Tokenizer
-from .transformer import Condition, CrossAttention, FeedForward, SelfAttention
+from .transformer import Condition, CrossAttention, FeedForward, SelfAttention, extended
 
-SCHEDULE = (
-    1,
-    2,
-    4,
-    6,
-    8,
-    12,
-    16,
-    20,
-    24,
-    32,
-    40,
-    48,
-    64,
-)  # sides of square pictures' scales; smaller ones stop earlier
+# sides of square pictures' scales; smaller pictures stop earlier
+SCHEDULE = (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48, 64)
 ROPE_GRID = 64  # cells a side on which positions of every scale, and of pictures of every size, are marked
 LARGEST_SCALE = math.log(100)  # of cosine attention's learned factor
 SAYS_NOTHING = -1  # a word number: the row of the learned unconditional prompt that stands at this place
@@ -78,9 +65,8 @@ def rotations(schedule: tuple[int, ...], head_width: int, grid: int = ROPE_GRID)
     for side in schedule:
         place = (torch.arange(side) * (grid / side)).round()
         angle = place[:, None] * frequency
-        parts.append(
-            torch.cat([angle[:, None].expand(-1, side, -1), angle[None].expand(side, -1, -1)], -1).flatten(0, 1)
-        )
+        of_rows, of_columns = angle[:, None].expand(-1, side, -1), angle[None].expand(side, -1, -1)
+        parts.append(torch.cat([of_rows, of_columns], -1).flatten(0, 1))
     return torch.cat(parts)
 
 
@@ -105,17 +91,12 @@ class CosineAttention(SelfAttention):
         q, k = (F.normalize(x.unflatten(-1, (-1, self.head_width)), dim=-1) for x in (q, k))
         q = q * self.log_scale.clamp(max=LARGEST_SCALE).exp()[:, None].to(q.dtype)
         q, k = (rotate(x, angle_NR).flatten(2) for x in (q, k))
-        if cache is not None:
-            if cache:
-                k, v = torch.cat([cache[0], k], 1), torch.cat([cache[1], v], 1)
-            cache[:] = [k, v]
+        k, v = extended(k, v, cache)
         return self.out(fused(q, k, v, self.head_width, mask, scale=1.0))
 
 
 class WordAttention(CrossAttention):
-    def forward(self, x_BND: torch.Tensor, words_BPE: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
-        k, v = self.kv(words_BPE).chunk(2, -1)
-        return self.out(fused(self.q(x_BND), k, v, self.head_width, mask_BP[:, None, None]))
+    attend = staticmethod(fused)
 
 
 class InfinityBlock(nn.Module):
@@ -139,9 +120,8 @@ class InfinityBlock(nn.Module):
         mask: torch.Tensor | None = None,
         cache: list | None = None,
     ) -> torch.Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = (
-            (condition.modulation_B6D + self.modulation).unsqueeze(2).unbind(1)
-        )
+        modulation_B61D = (condition.modulation_B6D + self.modulation).unsqueeze(2)
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation_B61D.unbind(1)
         x = x_BND + gate1 * self.self_attention(norm(x_BND) * (1 + scale1) + shift1, angle_NR, mask, cache)
         x = x + self.cross_attention(self.cross_norm(x), condition.words_BPE, condition.mask_BP)
         return x + gate2 * self.ffn(norm(x) * (1 + scale2) + shift2)
@@ -186,12 +166,10 @@ class InfinityTrunk(nn.Module):
         learned unconditional prompt."""
         mask, x_BPE = mask_BP.bool(), self._text_states(ids_BP, mask_BP)
         k, v = self.pool_kv(x_BPE).chunk(2, -1)
-        pooled_BD = self.pool(
-            fused(self.pool_query.expand(len(x_BPE), 1, -1), k, v, self.pool_head_width, mask[:, None, None])
-        )[:, 0]
-        return Condition(
-            self.words(x_BPE), mask, pooled_BD, self.modulation(F.silu(pooled_BD)).unflatten(-1, (6, self.config.width))
-        )
+        query_B1D = self.pool_query.expand(len(x_BPE), 1, -1)
+        pooled_BD = self.pool(fused(query_B1D, k, v, self.pool_head_width, mask[:, None, None]))[:, 0]
+        modulation_B6D = self.modulation(F.silu(pooled_BD)).unflatten(-1, (6, self.config.width))
+        return Condition(self.words(x_BPE), mask, pooled_BD, modulation_B6D)
 
     def words_read(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """As `Transformer.words_read`: what the keys and values that are pooled to the start token read, and what those
@@ -207,9 +185,8 @@ class InfinityTrunk(nn.Module):
             with torch.no_grad():
                 read = self.text(input_ids=ids_BP[~blank_B], attention_mask=mask_BP[~blank_B]).last_hidden_state
             x_BPE[~blank_B] = read.to(x_BPE.dtype)
-        return (
-            x_BPE * torch.rsqrt(x_BPE.float().square().mean(-1, keepdim=True) + 1e-6).to(x_BPE.dtype) * self.text_norm
-        )
+        length_BP1 = torch.rsqrt(x_BPE.float().square().mean(-1, keepdim=True) + 1e-6)
+        return x_BPE * length_BP1.to(x_BPE.dtype) * self.text_norm
 
     def forward(
         self, condition: Condition, inputs_BNC: torch.Tensor, span: slice = slice(None), cache: list[list] | None = None

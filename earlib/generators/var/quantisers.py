@@ -15,14 +15,30 @@ from ..sampling import gumbel_noise
 from .config import NextScaleConfig
 
 
-class BitQuantiser(nn.Module):
+class Quantiser(nn.Module):
+    """What both share."""
+
+    width: int  # channels of the latent
+    code_shape: tuple[int, ...]  # of one code
+    outputs: int  # numbers that a transformer's head gives for a position
+
+    def choose(self, logits: torch.Tensor, seeds_B: torch.Tensor, first: int, temperature: float) -> torch.Tensor:
+        """Codes sampled from the logits [B, N, ...] of positions `first`, `first` + 1, ...; the noise of a value
+        depends on (seed, position, value), and for bits on which of them it is."""
+        logits = logits.float()
+        if temperature > 0:
+            noise = [gumbel_noise(seeds_B, first + n, self.outputs) for n in range(logits.shape[1])]
+            logits = logits / temperature + torch.stack(noise, 1).view_as(logits)
+        return logits.argmax(-1)
+
+
+class BitQuantiser(Quantiser):
     """A latent vector becomes its signs; every code is a vector of length 1 (BSQ, Zhao et al. 2024; no codebook to
     learn)."""
 
     def __init__(self, width: int):
         super().__init__()
-        self.width, self.code_shape = width, (width,)
-        self.outputs = 2 * width  # numbers that a transformer's head gives for a position
+        self.width, self.code_shape, self.outputs = width, (width,), 2 * width
 
     def quantise(self, z_BNC: torch.Tensor) -> torch.Tensor:
         return (z_BNC > 0).long()
@@ -48,19 +64,8 @@ class BitQuantiser(nn.Module):
         margin = (logits_BNC2[..., 1] - logits_BNC2[..., 0]).float()
         return F.softplus(torch.where(codes_BNC > 0, -margin, margin))
 
-    def choose(self, logits_BNC2: torch.Tensor, seeds_B: torch.Tensor, first: int, temperature: float) -> torch.Tensor:
-        """Codes sampled from the logits of positions `first`, `first` + 1, ...; noise depends on (seed, position, bit,
-        value) only."""
-        logits = logits_BNC2.float()
-        if temperature > 0:
-            noise = [
-                gumbel_noise(seeds_B, first + n, self.outputs).view(-1, self.width, 2) for n in range(logits.shape[1])
-            ]
-            logits = logits / temperature + torch.stack(noise, 1)
-        return logits.argmax(-1)
 
-
-class CodebookQuantiser(nn.Module):
+class CodebookQuantiser(Quantiser):
     """A latent vector becomes the nearest of V learned rows (VQ; one codebook for all scales, as in VAR)."""
 
     def __init__(self, width: int, size: int):
@@ -91,20 +96,11 @@ class CodebookQuantiser(nn.Module):
 
     def cross_entropy(self, logits_BNV: torch.Tensor, codes_BN: torch.Tensor) -> torch.Tensor:
         """Nats of every token: float32 [B, N]."""
-        return F.cross_entropy(logits_BNV.float().flatten(0, 1), codes_BN.flatten(), reduction="none").view(
-            codes_BN.shape
-        )
-
-    def choose(self, logits_BNV: torch.Tensor, seeds_B: torch.Tensor, first: int, temperature: float) -> torch.Tensor:
-        """As for bits; noise depends on (seed, position, code) only."""
-        logits = logits_BNV.float()
-        if temperature > 0:
-            noise = [gumbel_noise(seeds_B, first + n, self.outputs) for n in range(logits.shape[1])]
-            logits = logits / temperature + torch.stack(noise, 1)
-        return logits.argmax(-1)
+        nats = F.cross_entropy(logits_BNV.float().flatten(0, 1), codes_BN.flatten(), reduction="none")
+        return nats.view(codes_BN.shape)
 
 
-def make_quantiser(config: NextScaleConfig) -> BitQuantiser | CodebookQuantiser:
+def make_quantiser(config: NextScaleConfig) -> Quantiser:
     """The quantiser that a `NextScaleConfig` names."""
     if config.quantiser == "bsq":
         return BitQuantiser(config.code_width)

@@ -38,11 +38,8 @@ class ChannelNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
 
     def forward(self, x_BCHW: torch.Tensor) -> torch.Tensor:
-        return (
-            x_BCHW
-            * torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-6).to(x_BCHW.dtype)
-            * self.weight[:, None, None]
-        )
+        length_B1HW = torch.rsqrt(x_BCHW.float().square().mean(1, keepdim=True) + 1e-6)
+        return x_BCHW * length_B1HW.to(x_BCHW.dtype) * self.weight[:, None, None]
 
 
 class Residual(nn.Module):
@@ -64,26 +61,16 @@ class Tokenizer(nn.Module):
         self.config = config
         down, up, before = [], [], 3
         for stride, channels in zip(config.strides, config.channels):
-            down += [
-                nn.PixelUnshuffle(stride),
-                nn.Conv2d(before * stride**2, channels, 1 if before > 3 else 3, padding=0 if before > 3 else 1),
-            ]
+            inside, wide = before * stride**2, int(before <= 3)  # the first stage looks at neighbours too
+            down += [nn.PixelUnshuffle(stride), nn.Conv2d(inside, channels, 1 + 2 * wide, padding=wide)]
             down.append(Residual(channels))
-            up = [
-                Residual(channels),
-                nn.Conv2d(channels, before * stride**2, 3, padding=1),
-                nn.PixelShuffle(stride),
-                *up,
-            ]
+            up = [Residual(channels), nn.Conv2d(channels, inside, 3, padding=1), nn.PixelShuffle(stride), *up]
             before = channels
-        self.encoder = nn.Sequential(
-            *down, Residual(before), ChannelNorm(before), nn.Conv2d(before, config.code_width, 1)
-        )
-        self.decoder = nn.Sequential(nn.Conv2d(config.code_width, before, 3, padding=1), Residual(before), *up)
+        C = config.code_width
+        self.encoder = nn.Sequential(*down, Residual(before), ChannelNorm(before), nn.Conv2d(before, C, 1))
+        self.decoder = nn.Sequential(nn.Conv2d(C, before, 3, padding=1), Residual(before), *up)
         self.quantiser = make_quantiser(config)
-        self.phi = nn.ModuleList(
-            nn.Conv2d(config.code_width, config.code_width, 3, padding=1) for _ in range(config.phis)
-        )
+        self.phi = nn.ModuleList(nn.Conv2d(C, C, 3, padding=1) for _ in range(config.phis))
         self.make_resizing()
 
     def make_resizing(self) -> None:

@@ -46,6 +46,15 @@ def attend(
     return (scores.softmax(-1) @ v).transpose(1, 2).flatten(2)
 
 
+def extended(k_BND: torch.Tensor, v_BND: torch.Tensor, cache: list | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Keys and values behind those of the scales before, which `cache` holds; it is given all of them."""
+    if cache:
+        k_BND, v_BND = torch.cat([cache[0], k_BND], 1), torch.cat([cache[1], v_BND], 1)
+    if cache is not None:
+        cache[:] = [k_BND, v_BND]
+    return k_BND, v_BND
+
+
 class SelfAttention(nn.Module):
     def __init__(self, width: int, head_width: int):
         super().__init__()
@@ -55,14 +64,13 @@ class SelfAttention(nn.Module):
 
     def forward(self, x_BND: torch.Tensor, mask: torch.Tensor | None = None, cache: list | None = None) -> torch.Tensor:
         q, k, v = self.qkv(x_BND).chunk(3, -1)
-        if cache is not None:  # keys and values of the scales before, which this one extends
-            if cache:
-                k, v = torch.cat([cache[0], k], 1), torch.cat([cache[1], v], 1)
-            cache[:] = [k, v]
+        k, v = extended(k, v, cache)
         return self.out(attend(q, k, v, self.head_width, mask))
 
 
 class CrossAttention(nn.Module):
+    attend = staticmethod(attend)
+
     def __init__(self, width: int, text_width: int, head_width: int):
         super().__init__()
         self.head_width = head_width
@@ -72,7 +80,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x_BND: torch.Tensor, words_BPE: torch.Tensor, mask_BP: torch.Tensor) -> torch.Tensor:
         k, v = self.kv(words_BPE).chunk(2, -1)
-        return self.out(attend(self.q(x_BND), k, v, self.head_width, mask_BP[:, None, None]))
+        return self.out(self.attend(self.q(x_BND), k, v, self.head_width, mask_BP[:, None, None]))
 
 
 class FeedForward(nn.Module):
@@ -102,9 +110,8 @@ class Block(nn.Module):
     def forward(
         self, x_BND: torch.Tensor, condition: Condition, mask: torch.Tensor | None = None, cache: list | None = None
     ) -> torch.Tensor:
-        scale1, shift1, gate1, scale2, shift2, gate2 = (
-            (condition.modulation_B6D + self.modulation).unsqueeze(2).unbind(1)
-        )
+        modulation_B61D = (condition.modulation_B6D + self.modulation).unsqueeze(2)
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation_B61D.unbind(1)
         x = x_BND + gate1 * self.self_attention(norm(x_BND) * (1 + scale1) + shift1, mask, cache)
         x = x + self.cross_attention(norm(x) * self.cross_norm, condition.words_BPE, condition.mask_BP)
         return x + gate2 * self.ffn(norm(x) * (1 + scale2) + shift2)
@@ -165,9 +172,8 @@ class Transformer(nn.Module):
             nn.init.zeros_(layer.bias)
         scale_L = torch.cat([torch.full((side * side,), k) for k, side in enumerate(config.schedule)])
         self.register_buffer("scale_L", scale_L, persistent=False)
-        self.register_buffer(
-            "mask_LL", scale_L[None, :] <= scale_L[:, None], persistent=False
-        )  # may row attend to column?
+        # may row attend to column?
+        self.register_buffer("mask_LL", scale_L[None, :] <= scale_L[:, None], persistent=False)
 
     def condition(self, ids_BP: torch.Tensor, mask_BP: torch.Tensor) -> Condition:
         """Read prompts (int64 ids, mask 0 where padded) once, for all scales."""
