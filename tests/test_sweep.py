@@ -557,8 +557,10 @@ def test_tables_that_cannot_be_read(tables, model):
     assert len(rows("one", **write(measured, tail='{"cut sho'))) == 6, "a line that a kill cut short is dropped"
 
 
-def test_rows_that_disagree_are_named(tables, monkeypatch, capsys):
-    """`sweep --check` measures the cheapest trained row again: seconds may differ, hits may not."""
+def test_rows_that_disagree_are_named(tables, monkeypatch, capsys, tmp_path):
+    """`sweep --check` measures the cheapest trained row again: seconds may differ, hits may not. It goes on where it
+    was, unless the code has changed."""
+    monkeypatch.setattr(check, "CHECKED", tmp_path / "checked.jsonl")
     asked, write = tables
     measured = [row_of(row, seconds_measuring=9.0) for row in asked]
     measured[4] |= {"seconds": 1.0}  # the cheapest
@@ -567,11 +569,20 @@ def test_rows_that_disagree_are_named(tables, monkeypatch, capsys):
     monkeypatch.setattr(
         run, "measured_by_workers", lambda asked, jobs: [(row, {"row": now[0]}) for row in asked.values()]
     )
-    assert check.main(["one"], **where) == 0 and "1 of 1 rows agree" in capsys.readouterr().out
+    assert check.main(["one"], **where) == 0 and capsys.readouterr().out.endswith("\n1 of 1 rows agree\n")
+    measure, counted = run.measured_by_workers, []
+    monkeypatch.setattr(
+        run, "measured_by_workers", lambda asked, jobs: counted.append(len(asked)) or measure(asked, jobs)
+    )
+    assert (
+        check.main(["one"], **where) == 0 and "1 rows of 1 tables, 1 of them measured before" in capsys.readouterr().out
+    )
+    monkeypatch.setattr(check, "code_version", lambda: "another")
     now = [measured[4] | {"rates": row_of(asked[4], hits=2)["rates"], "kl_drift": 0.4}]
     assert check.main(["one"], **where) == 1
     said = capsys.readouterr()
-    assert "direct: 3 of 4 there, 2 of 4 now; kl_drift: 0.30" in said.err and "0 of 1 rows agree" in said.out
+    assert "direct: 3 of 4 there, 2 of 4 now; kl_drift: 0.30" in said.err and said.out.endswith("\n0 of 1 rows agree\n")
+    assert counted == [0, 1]
     with pytest.raises(UserError, match="no sweep 'two'"):
         check.main(["two"], **where)
 
