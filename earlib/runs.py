@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from . import ROOT
-from .errors import UserError
+from .errors import UserError, only_in_a_clone
 
 STATES = ("init", "running", "done", "failed", "timeout")
 
@@ -35,6 +35,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     Raises UserError if the folder cannot be made or written, or the disk is full; nothing is left behind then.
     """
     path = Path(path)
+    only_in_a_clone(f"{path} is to be written", path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -101,6 +102,7 @@ def append_line(path: str | Path, row: dict) -> None:
     """Add one JSON line; several processes may add to one file. A kill can cut the last line short: `read_lines` drops
     such a line, and so does the next one that is added."""
     path = Path(path)
+    only_in_a_clone(f"{path} is to be written", path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with locked(path.parent), open(path, "ab+") as file:

@@ -22,7 +22,7 @@ from pathlib import Path
 
 from .. import ROOT
 from ..device import cores
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, only_in_a_clone
 from ..runs import read_json, waiting, write_json, write_text
 from .freshness import run_key, shared_hash
 from .kernels import Kernels
@@ -61,6 +61,7 @@ def rerun(
     Raises:
         UserError: for all that can be known to be wrong before the first one starts.
     """
+    only_in_a_clone("the notebooks are in the repository")
     root = Path(root).resolve()
     if executor not in EXECUTORS:
         raise UserError(f"unknown executor '{executor}': {nearest(executor, EXECUTORS)}")

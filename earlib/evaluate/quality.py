@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import DATA
-from ..errors import UserError
+from ..errors import UserError, only_in_a_clone
 from ..generators.base import Generator, NextToken
 from .judge import MiniWorldJudge
 from .rate import Estimate, Rate
@@ -173,10 +173,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.prompts < 1 or args.seeds < 1:
             raise UserError("--prompts and --seeds must be at least 1")
+        folder = Path(PROFILES.get(args.model, args.model))
+        only_in_a_clone(
+            "the measurements go beside the model (give --json FILE for another place)", args.json or folder
+        )
         generator, judge = load_generator(args.model), MiniWorldJudge()
         about: dict[str, Any] = {"model": generator.name, "fingerprint": generator.fingerprint, "judge": judge.version}
         about["prompts"] = args.prompts
-        folder = Path(PROFILES.get(args.model, args.model))
         if args.choose:
             about["rows"] = choose(generator, judge, args.guidance, args.temperature, args.prompts)
             print(write_json(args.json or folder / "choice.json", about))

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from ..errors import UserError, nearest
+from ..errors import UserError, nearest, only_in_a_clone
 from ..runs import append_line, locked, read_lines, waiting, write_text
 from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of, short
 from .read import is_row, table_folder
@@ -107,6 +107,8 @@ def sweep(
     folder = Path(out) if out else table_folder(effort)
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; --out names the folder of the tables")
+    if not dry_run:
+        only_in_a_clone("the shipped tables are to be filled (give --out DIR for others)", folder)
     tables = {
         name: Table(folder / f"{name}.jsonl", {row.place(): row for row in plan[name].rows(effort, model)})
         for name in names
