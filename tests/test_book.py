@@ -188,11 +188,22 @@ def test_a_failing_notebook_stops_the_book_and_is_named(root):
 
 
 def test_build(root):
-    executed(root)
+    path = executed(root)
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+    figure = {"figure": {"caption": "Rates, counted.", "name": "fig-rates"}, "image": {"alt": "A dot."}}
+    shown = [
+        new_output("display_data", {"image/png": pixel}),
+        new_output("display_data", {"text/html": "<b>2 of 3</b>"}),
+    ]
+    edit_notebook(path, lambda nb: nb.cells[2].outputs.extend(shown))
+    edit_notebook(root / "notebooks" / "one.ipynb", lambda nb: nb.cells[2].metadata.update(mystnb=figure))
+    told = lambda nb: nb.cells[0].update(source="# One\n\nSee {numref}`fig-rates`.")
+    edit_notebook(root / "notebooks" / "one.ipynb", told)
     index = render(stage(root=root), root)
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (root / "_build" / "html" / "notebooks" / "one.html").read_text()
     assert "hello 3" in page and colab_url("notebooks/one.ipynb", root) in page
+    assert page.count("<figcaption>") == 1 and 'alt="A dot."' in page and "<b>2 of 3</b>" in page
     assert "reproduced" in (root / "_build" / "html" / "book" / "claims.html").read_text()
     assert "earlib.load_generator" in (root / "_build" / "html" / "book" / "api.html").read_text()
 

@@ -68,7 +68,9 @@ def merge(source, executed):
             beside = [output for output in cell.outputs if not _is_picture(output)]
             cell.outputs = [output for output in cell.outputs if _is_picture(output)]
             if beside:
-                page.cells.append(nbformat.v4.new_code_cell(outputs=beside, metadata={"tags": ["remove-input"]}))
+                source = "# what the cell above shows besides"  # a cell without any is left out of the page
+                more = nbformat.v4.new_code_cell(source, outputs=beside, metadata={"tags": ["remove-input"]})
+                page.cells.append(more)
         if "parameters" in tags:
             for extra in injected:
                 page.cells.append(
