@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from earlib import load_concept
-from earlib.book.ledger import Ledger
+from earlib.book.ledger import Ledger, findings
 from earlib.chapters import audit
 from earlib.concepts import PromptPair
 from earlib.erasure import erase
@@ -171,7 +171,7 @@ def test_ledger_keeps_records_and_words():
 
 
 def test_findings_are_all_twenty_with_their_lines_and_say_what_was_not_measured():
-    text = audit.findings({"tail_mini": "13.2%"})
+    text = findings({"tail_mini": "13.2%"})
     parts = re.split(r"(?m)^(?=\*\*D\d+ )", text)[1:]
     assert [re.match(r"\*\*(D\d+) ", part).group(1) for part in parts] == [f"D{i}" for i in range(1, 21)]
     assert all(re.search(r"/blob/[0-9a-f]{40}/\S+\)", part) and "What follows:" in part for part in parts)

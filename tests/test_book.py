@@ -24,6 +24,7 @@ from earlib.book.build import (
     verdict_of,
 )
 from earlib.book.cards import CARDS_MARK, cards_table
+from earlib.book.reading import faults
 from earlib.erasure import presets
 from earlib.errors import UserError
 from earlib.evaluate.rate import Rate
@@ -220,6 +221,32 @@ def test_clear(root):
     assert nbformat.read(path, 4).cells[2].outputs == [] and nbformat.read(path, 4).cells[1].metadata.tags == [
         "parameters"
     ]
+
+
+@pytest.mark.parametrize(
+    "body, fault",
+    [
+        ('<img src="a.png" alt="a church on a hill">', None),
+        ('<img src="a.png">', "no alternative text"),
+        ('<img src="a.png" alt="a.png">', "no alternative text"),
+        ('<figure><img src="a.png" alt="a church"></figure>', "no caption"),
+        ('<figure><img src="a.png" alt="a church"><figcaption>A church.</figcaption></figure>', None),
+        ("<p>| a | b | c |</p>", "came out as text"),
+        ("<p>the norm |p - q| of <code>a | b | c | d | e | f | g | h</code></p>", None),
+        (r"<p>where \lambda is small</p>", "not set"),
+        ("<p>costs $5 or less</p>", None),
+        ("<p>a loss $L_t$ of</p>", "not set"),
+        (r'<p>so <span class="math notranslate">\(\frac12\)</span></p>', None),
+        ('<p><a href="other.html#here">a</a> <a href="https://x.org/none">b</a> <a href="#top">c</a></p>', None),
+        ('<p><a href="none.html">a</a></p>', "leads nowhere"),
+        ('<p><a href="other.html#there">a</a></p>', "without that place"),
+    ],
+)
+def test_what_a_reader_would_stumble_on(tmp_path, body, fault):
+    (tmp_path / "other.html").write_text('<html><article><h1 id="here">Other</h1></article></html>')
+    (tmp_path / "page.html").write_text(f'<html><nav><img src="x"></nav><article id="top">{body}</article></html>')
+    found = faults(tmp_path)
+    assert [line for line in found if fault in line] == found and len(found) == 1 if fault else found == []
 
 
 # ---------------------------------------------------------------- the repository's own settings

@@ -19,6 +19,7 @@ from ..errors import UserError, nearest
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
 from .manifest import load_manifest, select
+from .reading import faults
 from .rerun import broken, default_jobs, rerun
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
@@ -274,5 +275,8 @@ def build(profile: str = "mini", root: Path = ROOT) -> Path:
     print("building the HTML ...", flush=True)
     with waiting("still building the HTML"):
         index = render(stage(profile, root), root)
+    if found := faults(index.parent):
+        print("\n".join(found), file=sys.stderr)
+        raise UserError(f"the book at {index} has {len(found)} fault(s) that a reader would stumble on, listed above")
     print(f"the book: {index}", flush=True)
     return index

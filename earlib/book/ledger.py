@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from pathlib import Path
+
+from .. import ROOT
 from ..evaluate.evaluation import KEYS
 from ..evaluate.rate import Estimate, Rate
 
@@ -52,3 +56,28 @@ class Ledger:
         )
         self.words[name] = str(value) if low is None else f"{value} [{low}, {high}]"
         return self.words[name]
+
+
+def link(repository: str, commit: str, where: str) -> str:
+    """A Markdown link to lines of a public file at one commit; `where` is a path, with `:line` or `:first-last`."""
+    path, _, lines = where.partition(":")
+    anchor = "#L" + lines.replace("-", "-L") if lines else ""
+    said = f", {'lines' if '-' in lines else 'line'} {lines.replace('-', '–')}" if lines else ""
+    return f"[`{path}`{said}]({repository}/blob/{commit}/{path}{anchor})"
+
+
+def findings(words: dict[str, str], file: Path = ROOT / "book" / "audit.yml") -> str:
+    """The items of `file` in Markdown, a paragraph and a list each, their numbers filled in from `words`
+    (`Ledger.words`)."""
+    import yaml
+
+    known = defaultdict(lambda: "*(not measured in this run)*", words)
+    audit = yaml.safe_load(file.read_text(encoding="utf-8"))
+    parts = []
+    for item in audit["items"]:
+        measured = item.get("measured", "Read in the code; nothing to show on mini.").format_map(known)
+        places = "; ".join(link(audit["repository"], audit["commit"], where) for where in item["where"])
+        parts += [f"**{item['item']}.** {item['code']} ({places})", ""]
+        parts += [f"- *The paper:* {item['paper']}"] if item["paper"] != "–" else []
+        parts += [f"- *Measured here:* {measured}", f"- *What follows:* {item['follows']}", ""]
+    return "\n".join(parts)

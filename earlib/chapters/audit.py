@@ -1,15 +1,13 @@
 """Chapter 17, the audit: what the released training loop of EAR reads, learns and leaves behind, on a small model.
 
 The loop itself is the recipe `ear-released` (`erasure/single_token.py`); here it is watched, never changed. The control
-is an erasure trained on what has nothing to do with the concept, or on nothing at all. `findings` fills in
-book/audit.yml.
+is an erasure trained on what has nothing to do with the concept, or on nothing at all.
 Letters in tensor names as in `generators/base.py`; N pictures, c a prompt with the concept, r its replacement.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from .. import ROOT
 from ..concepts import Concept, PromptPair, holds_word
 from ..erasure import erase, window_length
 from ..erasure.objective import divergence
@@ -335,28 +332,3 @@ def unlearned(generator: NextToken, erasure: Erasure, tokens_NT: torch.Tensor) -
     squares = towards_ND.square().sum()
     slope = float((change_ND * towards_ND).sum() / squares)
     return {"slope": slope, "share": float(slope**2 * squares / change_ND.square().sum().clamp_min(1e-30))}
-
-
-def link(repository: str, commit: str, where: str) -> str:
-    """A Markdown link to lines of a public file at one commit; `where` is a path, with `:line` or `:first-last`."""
-    path, _, lines = where.partition(":")
-    anchor = "#L" + lines.replace("-", "-L") if lines else ""
-    said = f", {'lines' if '-' in lines else 'line'} {lines.replace('-', '–')}" if lines else ""
-    return f"[`{path}`{said}]({repository}/blob/{commit}/{path}{anchor})"
-
-
-def findings(words: dict[str, str], file: Path = ROOT / "book" / "audit.yml") -> str:
-    """The items of `file` in Markdown, a paragraph and a list each, their numbers filled in from `words`
-    (`Ledger.words`)."""
-    import yaml
-
-    known = defaultdict(lambda: "*(not measured in this run)*", words)
-    audit = yaml.safe_load(file.read_text(encoding="utf-8"))
-    parts = []
-    for item in audit["items"]:
-        measured = item.get("measured", "Read in the code; nothing to show on mini.").format_map(known)
-        places = "; ".join(link(audit["repository"], audit["commit"], where) for where in item["where"])
-        parts += [f"**{item['item']}.** {item['code']} ({places})", ""]
-        parts += [f"- *The paper:* {item['paper']}"] if item["paper"] != "–" else []
-        parts += [f"- *Measured here:* {measured}", f"- *What follows:* {item['follows']}", ""]
-    return "\n".join(parts)
