@@ -72,6 +72,17 @@ def erase(args) -> None:
         )
 
 
+def merge(args) -> None:
+    from .generators.album import check_folder
+
+    check_folder(args.out)
+    generator, erasure = _load(args, parts="all")
+    from .erasure.files.merge import write_merged
+
+    folder = write_merged(generator, erasure, args.out)
+    print(f"{erasure.name} of {erasure.concept} merged; use it with --model {folder}")
+
+
 def evaluate(args) -> None:
     import dataclasses
 
@@ -222,7 +233,7 @@ def book(args) -> None:
     build(profile=args.profile)
 
 
-COMMANDS = (doctor, generate, erase, evaluate, attack, convert, report, ecgvf, fetch, rerun, sweep, book)
+COMMANDS = (doctor, generate, erase, merge, evaluate, attack, convert, report, ecgvf, fetch, rerun, sweep, book)
 RUNNERS = {run.__name__: run for run in COMMANDS}  # command -> function(args) -> exit status or None
 GARBAGE = gc.get_threshold()  # how often Python looks for garbage by itself
 
@@ -238,8 +249,8 @@ def _concept_of_mini(args):
     return load_concept(args.concept, "mini") if args.model in ("mini", "mini-var", "mini-var-vq") else None
 
 
-def _load(args):
-    """Generator and erasure (one that changes nothing, if none was asked for)."""
+def _load(args, parts=None):
+    """Generator and erasure (one that changes nothing, if none was asked for); `parts` as in `load_generator`."""
     folders = getattr(args, "erasure", None) or []
     folders = folders if isinstance(folders, list) else [folders]
     for folder in folders:
@@ -257,7 +268,7 @@ def _load(args):
     from .generators import load_generator
     from .generators.base import NextToken
 
-    generator = load_generator(args.model, device=args.device, dtype=args.dtype)
+    generator = load_generator(args.model, device=args.device, dtype=args.dtype, parts=parts)
     by_prompt = getattr(args, "by_prompt", False)
     if by_prompt and not isinstance(generator, NextToken):
         raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
@@ -284,6 +295,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its warnings are not for the user of this command line
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if not sys.stderr.isatty():  # a bar of the hub's or of transformers' would fill a log
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     for stream in (sys.stdout, sys.stderr):  # a path that the terminal's encoding lacks is no reason to fail
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -160,6 +160,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--seed", type=_seed, default=0)
     sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
 
+    sub = command("merge", "write the model with an erasure in it, as a plain checkpoint that transformers loads alone")
+    about = "what to merge: as with generate; given several times, adapters are added up"
+    sub.add_argument("--erasure", required=True, type=_path, action="append", metavar="DIR", help=about)
+    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for the model; new, or empty")
+
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
     sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
     sub.add_argument("--erasure", type=_path, metavar="DIR")

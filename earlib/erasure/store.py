@@ -74,7 +74,8 @@ class Erasure:
         where = {"words": "where words stand", "scales": "at some scales only"}.get(self.recipe.get("positions", ""))
         if where:
             line = f"erasure '{self.name}' acts {where}; whole matrices act everywhere, so that it cannot be merged"
-            raise UserError(line)
+            leace = any(".leace." in name for name in self.tensors)
+            raise UserError(line + ("" if leace else "; one made with --set positions=all can"))
         return replace(self, tensors=merged(generator.trunk, self.tensors))
 
     def check(self, generator: Generator) -> None:

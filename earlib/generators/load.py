@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import ROOT, memory
 from ..errors import UserError, nearest
 from ..runs import read_json
-from .profiles import FAMILIES, INFINITY, MAKERS, NEEDED, OLDEST, PROFILES, RECORD, Family, check_memory
+from .profiles import FAMILIES, INFINITY, MAKERS, MERGED, NEEDED, OLDEST, PROFILES, RECORD, Family, check_memory
 
 if TYPE_CHECKING:
     from ..device import Placement
@@ -118,7 +118,11 @@ def _locate(model: str) -> Path | None:
 
 
 def _profile(model: str) -> str:
-    """The profile that `model` is, by name, by hub id or by folder; "custom" for others."""
+    """The profile that `model` is, by name, by hub id or by folder, or that an erasure was merged into; "custom" for
+    others."""
+    if (merged := Path(model) / MERGED).is_file():
+        about = read_json(merged)
+        return about["profile"] if isinstance(about, dict) and about.get("profile") in PROFILES else "custom"
     same = lambda where: str(Path(where).resolve()) if Path(where).exists() else where
     known = {same(where): name for name, where in PROFILES.items() if where}
     return model if model in PROFILES else known.get(same(model), "custom")

@@ -26,6 +26,7 @@ PROFILES = {  # profile -> where its weights are; a shape has none
 MAKERS = {"mini": "train", "mini-var": "train_var", "mini-var-vq": "train_var"}  # what in earlib.miniworld trains it
 INFINITY = "infinity_*"  # files and folders that only a folder of Infinity holds
 RECORD = "conversion.json"  # written by `convert` before the first weight; config.json comes last
+MERGED = "merged.json"  # written beside a model into which an erasure was merged: what into what
 NEEDED = ("*.json", "*.jinja", "*.safetensors", "tokenizer.model")  # of a hub repository
 SMALL = 10**9  # bytes of weights below which nothing is said, and below which leaving parts out is not worth it
 OLDEST = (5, 15)  # transformers that reads these configurations
