@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test bench rerun sweep serve clean clear lint lock setup
+.PHONY: help book test test-slurm bench rerun sweep serve clean clear lint lock setup
 
 PROFILE ?= mini
 PORT ?= 8000
@@ -19,7 +19,7 @@ TESTS ?=
 JOBS ?= 2
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
 	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='03_... 04_...' (rerun, sweep)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
 
 book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML; prints its path
@@ -27,6 +27,9 @@ book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML;
 
 test: $(STAMP)  ## the tests, the notebooks with small parameters among them
 	@OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+test-slurm: $(STAMP)  ## sweeps and notebooks through a real Slurm of one node, killed on the way
+	@OMP_NUM_THREADS=1 $(PY) -m tests.one_node_slurm $(LIMIT)
 
 bench: $(STAMP)  ## seconds against rivals and a floor: make bench MODEL=janus-pro-7b-shape
 	@$(PY) -m benchmarks --model $(MODEL)

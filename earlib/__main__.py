@@ -214,17 +214,27 @@ def fetch(args) -> None:
 def rerun(args) -> int:
     from .book.rerun import main as run
 
-    return run(args.profile, args.only, args.executor, args.dry_run, args.jobs)
+    failed = run(args.profile, args.only, asked := _asked(args), args.dry_run)
+    if asked.executor == "slurm" and not (failed or args.only or args.dry_run):
+        from .book.build import html_of, lacking
+
+        if not lacking(args.profile):
+            html_of(args.profile)
+    return failed
 
 
 def sweep(args) -> int:
+    asked = _asked(args)
+    if asked.as_jobs and (args.check or asked.executor == "local"):
+        reason = "--check measures on this machine" if args.check else "sweeps compute on CPU cores"
+        raise UserError(f"{reason}; leave out {'--gpus' if asked.executor == 'local' else '--executor'}")
     if args.check:
         from .sweeps.check import main as check
 
-        return check(args.names, args.rows, args.jobs, effort=args.effort, folder=args.out)
+        return check(args.names, args.rows, args.jobs or 2, effort=args.effort, folder=args.out)
     from .sweeps.run import main as run
 
-    return run(args.names, args.jobs, args.effort, args.dry_run, args.out)
+    return run(args.names, args.jobs or 2, args.effort, args.dry_run, args.out, asked)
 
 
 def book(args) -> None:
@@ -239,6 +249,13 @@ GARBAGE = gc.get_threshold()  # how often Python looks for garbage by itself
 
 
 # ---------------------------------------------------------------- what they share
+
+
+def _asked(args):
+    """What the command line says about jobs."""
+    from .jobs.needs import Asked
+
+    return Asked(args.executor, args.partition, args.gpus, args.time, args.jobs)
 
 
 def _concept_of_mini(args):

@@ -55,6 +55,18 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _minutes(text: str) -> int:
+    from .jobs.needs import minutes_of
+
+    return minutes_of(text)
+
+
+def _gpus(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is no number of GPUs")
+    return int(text)
+
+
 def _shard(text: str) -> tuple[int, int]:
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
@@ -106,6 +118,13 @@ def parser() -> argparse.ArgumentParser:
             sub.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
             sub.add_argument("--dtype", help="float32, bfloat16 or float16; default: what the device computes fast")
         return sub
+
+    def cluster(sub, here):
+        about = f"local, this machine: {here}; or slurm: jobs of its queue, that the same command waits for again"
+        sub.add_argument("--executor", default="local", metavar="WHERE", help=f"{about}; default: local")
+        sub.add_argument("--partition", metavar="NAME", help="of the cluster")
+        sub.add_argument("--gpus", type=_gpus, metavar="N", help="GPUs a job; default: what the model needs")
+        sub.add_argument("--time", type=_minutes, metavar="TIME", help="limit of a job: 90 (minutes) or 2:30:00")
 
     command(
         "doctor", "say what is installed, which device will be used and why, what is shipped and cached", model=False
@@ -301,18 +320,24 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--profile", default="mini")
     sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME")
-    sub.add_argument("--executor", default="local", help="local or slurm; default: local")
     sub.add_argument(
-        "--jobs", type=_count, metavar="N", help="notebooks at a time; default: two of the mini models', else one"
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="notebooks at a time; default: two of the mini models', else one; with jobs, as many as may run",
     )
     sub.add_argument("--dry-run", action="store_true", help="say what would run")
+    cluster(sub, "its GPUs in turn, with --gpus")
 
     sub = command(
         "sweep", "measure what the results tables of book/sweeps.yml lack; run again, it goes on", model=False
     )
     sub.add_argument("names", nargs="*", metavar="NAME", help="default: every sweep of the file")
     sub.add_argument(
-        "--jobs", type=_count, default=2, metavar="N", help="processes side by side, of one thread each; default: 2"
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="processes side by side, of one thread each; default: 2, in a queue as many as may run",
     )
     sub.add_argument(
         "--effort",
@@ -328,6 +353,7 @@ def parser() -> argparse.ArgumentParser:
         help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N",
     )
     sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
+    cluster(sub, "its CPU cores")
     sub.add_argument(
         "--check", action="store_true", help="measure the cheapest row of every table again, and say whether they agree"
     )

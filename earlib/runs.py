@@ -15,6 +15,7 @@ import dataclasses
 import json
 import math
 import os
+import platform
 import sys
 import threading
 import time
@@ -36,7 +37,7 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
     """
     path = Path(path)
     only_in_a_clone(f"{path} is to be written", path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}.tmp")  # several machines may share it
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(temporary, "wb") as file:
@@ -116,14 +117,18 @@ def append_line(path: str | Path, row: dict) -> None:
 
 
 @contextmanager
-def locked(folder: str | Path) -> Iterator[None]:
-    """Hold the lock of a folder, so that no other process that asks for it changes a file there meanwhile. Nothing is
-    written; where the file system has no locks, nothing is locked."""
+def locked(place: str | Path) -> Iterator[None]:
+    """Hold a lock, so that no other process that asks for it changes a file there meanwhile.
+
+    Args:
+        place: a folder, whose lock holds among the processes of one machine; or a file, made if need be, whose lock
+            a network file system carries to other machines. Where the file system has no locks, nothing is locked.
+    """
     handle = None
     try:
         import fcntl
 
-        handle = os.open(folder, os.O_RDONLY)
+        handle = os.open(place, os.O_RDONLY if os.path.isdir(place) else os.O_RDWR | os.O_CREAT)
         fcntl.flock(handle, fcntl.LOCK_EX)
     except (ImportError, OSError):
         pass

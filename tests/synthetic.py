@@ -1,12 +1,16 @@
-"""A repository of tiny notebooks without torch, for the tests of rerun and book."""
+"""A repository of tiny notebooks without torch, for the tests of rerun and book, and a job that does anything."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import nbformat
 import yaml
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from earlib.jobs.queue import Task
 
 PARAMETERS = "count = 3  # how many\nrate = 0.5  # a share\nname = 'church'"
 
@@ -32,3 +36,13 @@ def edit_notebook(path: Path, change) -> None:
     notebook = nbformat.read(path, as_version=4)
     change(notebook)
     nbformat.write(notebook, path)
+
+
+@dataclass(frozen=True)
+class Does(Task):
+    """The job that calls `what`. It stands here as a job imports the file of its class."""
+
+    what: Callable = field(compare=False)
+
+    def work(self):
+        return self.what()

@@ -18,7 +18,7 @@ from earlib.book.docstrings import to_rst
 
 # from the ground up: a room imports from rooms of its own level or below
 LEVELS = (
-    ("errors", "runs", "concepts", "prompts", "device", "memory", ""),
+    ("errors", "runs", "concepts", "prompts", "device", "memory", "jobs", ""),
     ("generators",),
     ("miniworld", "erasure"),
     ("evaluate",),

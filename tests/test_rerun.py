@@ -15,7 +15,7 @@ from earlib.book.freshness import run_key, shared_hash
 from earlib.book.manifest import load_manifest
 from earlib.errors import UserError
 
-from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
+from .synthetic import edit_notebook, write_manifest, write_notebook
 
 
 @pytest.fixture
@@ -93,7 +93,6 @@ def test_broken_files(root, rerun):
     [
         ({"profile": "mnii"}, "unknown profile 'mnii': did you mean 'mini'"),
         ({"only": ["on"]}, "no notebook 'on' in profile 'mini': did you mean 'one'"),
-        ({"executor": "slrum"}, "unknown executor 'slrum': did you mean 'slurm'"),
     ],
 )
 def test_wrong_arguments(root, arguments, message, rerun):
@@ -281,30 +280,3 @@ def test_a_kernel_that_does_not_start_is_tried_once_more(root, monkeypatch, fail
     monkeypatch.setattr(papermill, "execute_notebook", execute)
     [only] = rerun(root=root)
     assert only["state"] == state and len(calls) == 2
-
-
-# ---------------------------------------------------------------- Slurm
-
-
-def test_slurm(root, tmp_path_factory, monkeypatch, rerun):
-    write_manifest(root, {"name": "one", "slurm": {"time": "08:00:00"}, "profiles": {"janus-pro-1b": {}}})
-    script = root / "_build" / "slurm" / "janus-pro-1b" / "one.sh"
-    monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match="no `sbatch`.*written to"):
-        rerun("janus-pro-1b", executor="slurm", root=root)
-    text = script.read_text()
-    assert (
-        "#SBATCH --time=08:00:00" in text
-        and "-m earlib rerun --profile janus-pro-1b --only one" in text
-        and PARAMETERS not in text
-    )
-
-    folder = tmp_path_factory.mktemp("bin")
-    (folder / "sbatch").write_text("#!/bin/sh\necho 4711\n")
-    (folder / "sbatch").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
-    [submitted] = rerun("janus-pro-1b", executor="slurm", root=root)
-    assert (submitted["state"], submitted["job"]) == ("submitted", "4711")
-    (folder / "sbatch").write_text("#!/bin/sh\necho 'invalid partition' >&2; exit 1\n")
-    with pytest.raises(UserError, match="invalid partition"):
-        rerun("janus-pro-1b", executor="slurm", root=root)

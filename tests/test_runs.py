@@ -191,3 +191,17 @@ def test_no_row_is_lost_when_several_write_one_file(tmp_path):
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(add, range(4)))
     assert sorted((row["who"], row["i"]) for row in read_lines(file)) == [(w, i) for w in range(4) for i in range(30)]
+
+
+def test_the_lock_of_a_file_keeps_others_out(tmp_path):
+    order = []
+
+    def enter(who):
+        with locked(tmp_path / "lock"):
+            order.append(who)
+            time.sleep(0.05)
+            order.append(who)
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(enter, range(3)))
+    assert order[::2] == order[1::2], "one leaves before the next one enters"

@@ -24,12 +24,13 @@ from earlib.erasure.naming import name_of
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import check, compare, read, run, several
+from earlib.sweeps import check, compare, read, several, workers
 from earlib.sweeps.measure import choose, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, concept_of, load_sweeps, weights
 from earlib.sweeps.read import flat_records, load, rows
-from earlib.sweeps.run import Queues, sweep
+from earlib.sweeps.run import sweep
 from earlib.sweeps.several import telling_words
+from earlib.sweeps.workers import Queues
 from tests.conftest import tiny_janus
 
 FEW = {"direct": 4, "synonym": 2, "compositional": 2, "indirect": 2, "neighbours": 9, "benign": 3}
@@ -567,12 +568,12 @@ def test_rows_that_disagree_are_named(tables, monkeypatch, capsys, tmp_path):
     where = write(measured)
     now = [measured[4] | {"seconds": 99.0, "kl_drift": measured[4]["kl_drift"] + 5e-5}]
     monkeypatch.setattr(
-        run, "measured_by_workers", lambda asked, jobs: [(row, {"row": now[0]}) for row in asked.values()]
+        workers, "measured_by_workers", lambda asked, jobs: [(row, {"row": now[0]}) for row in asked.values()]
     )
     assert check.main(["one"], **where) == 0 and capsys.readouterr().out.endswith("\n1 of 1 rows agree\n")
-    measure, counted = run.measured_by_workers, []
+    measure, counted = workers.measured_by_workers, []
     monkeypatch.setattr(
-        run, "measured_by_workers", lambda asked, jobs: counted.append(len(asked)) or measure(asked, jobs)
+        workers, "measured_by_workers", lambda asked, jobs: counted.append(len(asked)) or measure(asked, jobs)
     )
     assert (
         check.main(["one"], **where) == 0 and "1 rows of 1 tables, 1 of them measured before" in capsys.readouterr().out

@@ -272,6 +272,19 @@ def build(profile: str = "mini", root: Path = ROOT) -> Path:
     statuses = rerun(profile, root=root, stop=True, jobs=default_jobs(profile))
     if line := broken(statuses):
         raise UserError(f"the book stops here: {line}")
+    return html_of(profile, root)
+
+
+def html_of(profile: str, root: Path = ROOT) -> Path:
+    """The book of notebooks that have run already, whoever ran them. Prints and returns the path of index.html.
+
+    Raises:
+        UserError: a notebook of the table of contents has not been run, or does not run in `profile`.
+    """
+    if names := lacking(profile, root):
+        raise UserError(
+            f"no book of '{profile}': {len(names)} of its notebooks do not run in it, {names[0]} among them"
+        )
     print("building the HTML ...", flush=True)
     with waiting("still building the HTML"):
         index = render(stage(profile, root), root)
@@ -280,3 +293,11 @@ def build(profile: str = "mini", root: Path = ROOT) -> Path:
         raise UserError(f"the book at {index} has {len(found)} fault(s) that a reader would stumble on, listed above")
     print(f"the book: {index}", flush=True)
     return index
+
+
+def lacking(profile: str, root: Path = ROOT) -> list[str]:
+    """Notebooks of the table of contents that do not run in `profile`: its book cannot be built."""
+    contents = (root / "_toc.yml").read_text(encoding="utf-8")
+    entries = load_manifest(root)
+    there = select(entries, profile)
+    return [e.name for e in entries if e not in there and e.path.removesuffix(".ipynb") in contents]

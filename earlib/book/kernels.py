@@ -42,7 +42,13 @@ class Kernels:
     """The kernels of one `rerun`, all of this interpreter, whatever kernels the user has installed.
 
     `with Kernels() as kernels:` papermill.execute_notebook(..., kernel_manager_class=kernels.manager(...)).
+
+    Args:
+        warm: start them from a process that has imported what most notebooks need; False for a single one.
     """
+
+    def __init__(self, warm: bool = True):
+        self.warm = warm and hasattr(os, "fork")
 
     def __enter__(self) -> Kernels:
         self._folder = tempfile.TemporaryDirectory(prefix="earlib-kernels-")
@@ -81,7 +87,7 @@ class Kernels:
 
         more = {"EARLIB_RUN": str(folder), "MPLBACKEND": INLINE}
         more |= {"OMP_NUM_THREADS": str(threads)} if threads else {}
-        if hasattr(os, "fork"):
+        if self.warm:
             asked = json.dumps({"env": more, "cwd": str(root)})
             argv = [sys.executable, "-S", "-E", __file__, "launch", self._warm(), asked, "-f", "{connection_file}"]
         else:

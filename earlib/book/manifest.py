@@ -30,7 +30,7 @@ class Entry:
         default_factory=list
     )  # of data/sweeps that it reads: it runs again when one of them changes, others do not
     reads: list = field(default_factory=list)  # other files that it reads, relative to the root: so do they
-    slurm: dict = field(default_factory=dict)  # sbatch options: {time: "04:00:00", gres: "gpu:1", ...}
+    slurm: dict = field(default_factory=dict)  # options of sbatch: {time: "4:00:00", mem: "64G", ...}
 
 
 def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:

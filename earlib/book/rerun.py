@@ -5,6 +5,7 @@
                                                     inferred from the notebook
     _build/executed/PROFILE/failed/NAME.ipynb       what there is of a run that failed or timed out
     runs/PROFILE/NAME/                              what the notebook computed (`earlib.runs.notebook_folder`)
+    _build/jobs/PROFILE/                            logs, where jobs ran them (`earlib.jobs`)
 
 While a run's key (`freshness.py`) is the same, a finished run is skipped. The book is built in `build.py`.
 """
@@ -12,29 +13,31 @@ While a run's key (`freshness.py`) is the same, a finished run is skipped. The b
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .. import ROOT
 from ..device import cores
-from ..errors import UserError, nearest, only_in_a_clone
-from ..runs import read_json, waiting, write_json, write_text
+from ..errors import only_in_a_clone
+from ..jobs.needs import LOCAL, Asked, Needs, needs_of
+from ..jobs.queue import Task
+from ..runs import read_json, waiting, write_json
 from .freshness import run_key, shared_hash
 from .kernels import Kernels
 from .manifest import ALWAYS, MANIFEST, Entry, load_manifest, parameters, select
 
-EXECUTORS = ("local", "slurm")
+JOBS = "_build/jobs"  # pickles and logs of jobs, a folder a profile
 
 
 def rerun(
     profile: str = "mini",
     only=(),
-    executor: str = "local",
+    asked: Asked = LOCAL,
     dry_run: bool = False,
     stop: bool = False,
     root: Path = ROOT,
@@ -47,7 +50,7 @@ def rerun(
     Args:
         profile: whose parameters they get.
         only: names; none: all that take part in the profile.
-        executor: "local" or "slurm".
+        asked: whether jobs run them, and what jobs ask for.
         dry_run: say what would run.
         stop: begin no further one after the first that does not finish.
         root: the repository.
@@ -56,22 +59,18 @@ def rerun(
         kernels: that are running already.
 
     Returns:
-        list[dict]: a status a notebook, with `state` done, failed, timeout, submitted, or planned in a dry run.
+        list[dict]: a status a notebook, with `state` done, failed, timeout, or planned in a dry run.
 
     Raises:
         UserError: for all that can be known to be wrong before the first one starts.
     """
     only_in_a_clone("the notebooks are in the repository")
     root = Path(root).resolve()
-    if executor not in EXECUTORS:
-        raise UserError(f"unknown executor '{executor}': {nearest(executor, EXECUTORS)}")
     entries = select(load_manifest(root, manifest), profile, only)
     shared, plan = shared_hash(root), []
     for entry in entries:
         values = parameters(entry, profile, root)
         plan.append((entry, values, run_key(entry, values, shared, root)))
-    if executor == "slurm" and not dry_run:
-        return _slurm(plan, profile, root)
     width = max((len(entry.name) for entry in entries), default=0)
     found: dict[str, dict] = {}
     left = []  # to run
@@ -83,7 +82,8 @@ def rerun(
         elif dry_run:
             found[entry.name] = {"name": entry.name, "state": "planned", "parameters": values}
             given = "  ".join(f"{k}={v!r}" for k, v in values.items())
-            print(f"{entry.name:{width}}  would run, {entry.minutes:g} min  {given}".rstrip())
+            where = f"as a job: {job_needs(entry, profile, asked)}" if asked.as_jobs else f"{entry.minutes:g} min"
+            print(f"{entry.name:{width}}  would run, {where}  {given}".rstrip())
         else:
             left.append((entry, values, key))
 
@@ -93,12 +93,17 @@ def rerun(
             return
         print(f"{entry.name:{width}}  running, about {entry.minutes:g} min ...", flush=True)
         with waiting(f"{entry.name:{width}}  still running"):
-            status = run_notebook(entry, profile, values, key, root, kernels, threads)
-        error = status.get("error", "")
-        print(f"{entry.name:{width}}  {status['state']} in {status['seconds']} s {error}".rstrip(), flush=True)
-        found[entry.name] = status
+            ran(run_notebook(entry, profile, values, key, root, kernels, threads))
 
-    if left and kernels is not None:
+    def ran(status: dict) -> None:
+        took, error = f" in {status['seconds']} s" if "seconds" in status else "", status.get("error", "")
+        print(f"{status['name']:{width}}  {status['state']}{took} {error}".rstrip(), flush=True)
+        found[status["name"]] = status
+
+    if left and asked.as_jobs:
+        for status in _by_jobs(left, profile, root, asked):
+            ran(status)
+    elif left and kernels is not None:
         _side_by_side(left, one, jobs, kernels)
     elif left:
         with Kernels() as kernels:
@@ -118,6 +123,46 @@ def _side_by_side(left: list, one, jobs: int, kernels: Kernels) -> None:
     for work in left:
         if work[0].alone:
             one(work, kernels, cores())
+
+
+@dataclass(frozen=True)
+class Notebook(Task):
+    """The job of one notebook, in a kernel of its own. Its key is the run's."""
+
+    profile: str = field(compare=False)
+    entry: Entry = field(compare=False)
+    values: dict = field(compare=False)
+    root: Path = field(compare=False)
+    threads: int = field(compare=False)
+
+    def work(self) -> dict:
+        os.chdir(self.root)
+        with Kernels(warm=False) as kernels:
+            return run_notebook(self.entry, self.profile, self.values, self.key, self.root, kernels, self.threads)
+
+
+def job_needs(entry: Entry, profile: str, asked: Asked) -> Needs:
+    """What a notebook's job asks for."""
+    needs = needs_of(profile, entry.minutes)
+    return replace(needs, alone=entry.alone).but(asked, entry.slurm)
+
+
+def _by_jobs(left: list, profile: str, root: Path, asked: Asked) -> Iterator[dict]:
+    """The statuses of notebooks that jobs run, as they end; a job that was killed has one, too."""
+    from ..jobs.executors import jobs
+
+    work = []
+    for entry, values, key in left:
+        needs = job_needs(entry, profile, asked)
+        work.append((Notebook(entry.name, key, profile, entry, values, root, needs.cpus), needs))
+    for task, answer in jobs(root / JOBS / profile, asked, f"earlib-{profile}", root).run(work):
+        if answer.state == "done":
+            yield answer.value
+            continue
+        status = {"name": task.name, "profile": profile, "path": task.entry.path, "state": answer.state}
+        status |= {"key": task.key, "parameters": task.values, "results": False, "error": answer.error}
+        write_json(root / "_build" / "executed" / profile / "status" / f"{task.name}.json", status)
+        yield status
 
 
 def run_notebook(
@@ -204,51 +249,6 @@ def fresh(entry: Entry, profile: str, key: str, root: Path = ROOT) -> dict | Non
     )
 
 
-def _slurm(plan: list, profile: str, root: Path) -> list[dict]:
-    """Write one batch script a notebook and submit it. UserError, after writing them, where there is no sbatch."""
-    statuses = []
-    for entry, values, key in plan:
-        options = {
-            "job-name": entry.name,
-            "output": f"_build/slurm/{profile}/{entry.name}.log",
-            "gres": "gpu:1",
-            "time": "04:00:00",
-            **entry.slurm,
-        }
-        lines = [
-            "#!/bin/bash",
-            *(f"#SBATCH --{name}={value}" for name, value in options.items()),
-            "set -e",
-            f"cd {shlex.quote(str(root))}",
-        ]
-        command = [sys.executable, "-m", "earlib", "rerun", "--profile", profile, "--only", entry.name]
-        script = write_text(
-            root / "_build" / "slurm" / profile / f"{entry.name}.sh", "\n".join([*lines, shlex.join(command), ""])
-        )
-        statuses.append(
-            {
-                "name": entry.name,
-                "profile": profile,
-                "state": "submitted",
-                "key": key,
-                "parameters": values,
-                "script": str(script),
-            }
-        )
-    if statuses and not shutil.which("sbatch"):
-        raise UserError(
-            f"no `sbatch` on this machine: the batch scripts are written to {Path(statuses[0]['script']).parent}; "
-            "submit them where Slurm is"
-        )
-    for status in statuses:
-        done = subprocess.run(["sbatch", "--parsable", status["script"]], cwd=root, capture_output=True, text=True)
-        if done.returncode:
-            raise UserError(f"sbatch refused {status['script']}: {' '.join(done.stderr.split())}")
-        status["job"] = done.stdout.strip()
-        print(f"{status['name']}  submitted as job {status['job']}", flush=True)
-    return statuses
-
-
 def default_jobs(profile: str) -> int:
     """How many notebooks run side by side: two of the mini models', whose small steps leave a second core idle; one
     that has a GPU to itself."""
@@ -260,17 +260,16 @@ def broken(statuses: list[dict]) -> str:
 
     def said(status):
         what = "timed out" if status["state"] == "timeout" else "failed"
-        there = f"_build/executed/{status['profile']}/failed/{status['name']}.ipynb"
-        return f"{status['name']} {what}: {status.get('error', '')} (see {there})"
+        error = status.get("error", "")
+        there = f" (see _build/executed/{status['profile']}/failed/{status['name']}.ipynb)"
+        return f"{status['name']} {what}: {error}{there * ('its log: ' not in error)}"
 
     return "; ".join(said(s) for s in statuses if s["state"] in ("failed", "timeout"))
 
 
-def main(
-    profile: str = "mini", only=(), executor: str = "local", dry_run: bool = False, jobs: int | None = None
-) -> int:
+def main(profile: str = "mini", only=(), asked: Asked = LOCAL, dry_run: bool = False) -> int:
     """The command `rerun`: exit status 0, or 1 with one line that names each notebook that failed or timed out."""
-    statuses = rerun(profile, only, executor, dry_run, jobs=jobs or default_jobs(profile))
+    statuses = rerun(profile, only, asked, dry_run, jobs=asked.jobs or default_jobs(profile))
     if not dry_run:
         print(f"notebooks in {ROOT / '_build' / 'executed' / profile}, numbers in {ROOT / 'runs' / profile}")
     if line := broken(statuses):

@@ -70,7 +70,8 @@ def check(names=(), n: int = 1, jobs: int = 2, **more) -> tuple[int, list[str]]:
     Returns:
         (how many rows were compared, a line for each that does not agree).
     """
-    from .run import measured_by_workers, selected
+    from .run import selected
+    from .workers import measured_by_workers
 
     plan = load_sweeps(more.get("sweeps", SWEEPS))
     asked: dict[str, Row] = {}
