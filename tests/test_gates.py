@@ -1,9 +1,10 @@
-"""Gates that every recipe of the table has to pass: what must hold whatever a method does. On small random models; one
-on the shipped one."""
+"""Gates that every recipe of the table has to pass: what must hold whatever a method does, in both families. On small
+random models; one on the shipped one."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 from contextlib import nullcontext
 
 import pytest
@@ -12,12 +13,15 @@ import torch
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
 from earlib.erasure.lessons import Lessons
-from earlib.erasure.presets import PRESETS, recipe
+from earlib.erasure.presets import PRESETS, SCALE_PRESETS, recipe
 from earlib.erasure.recipe import LIKELIHOOD, Recipe
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 
+from . import test_svare as scales
 from .conftest import tiny_janus
+from .test_nextscale import published
+from .test_svare_erasures import EVERYWHERE
 
 PAIRS = (
     PromptPair("a red church on a hill", "a red house on a hill"),
@@ -27,6 +31,14 @@ CONCEPT = Concept(
     "church", "object", PAIRS, {"direct": ("a church",)}, {}, {}, ("a boat at night",), {}, {"window": 144}
 )
 TRAINED = [name for name, r in PRESETS.items() if isinstance(r, Recipe)]
+BITS = [("bits", name) for name in SCALE_PRESETS]
+OF_TWO = [*(("tokens", name) for name in PRESETS), *BITS]  # of both families
+OF_ALL = [*OF_TWO, *(("codebook", name) for name in SCALE_PRESETS)]
+MODELS = {
+    "tokens": lambda: tiny_janus(seed=3),
+    "bits": lambda: scales.heeding("bsq"),
+    "codebook": lambda: scales.heeding("vq"),
+}
 ADAPTERS = [name for name in TRAINED if PRESETS[name].rank]
 # Methods that compare pictures drawn by chance, or push without comparing, move even where target and replacement are
 # one prompt; so do those that pull to no prompt at all, for which that is no null concept.
@@ -57,29 +69,62 @@ def logits(generator, prompt="a church", erasure=None, guidance=3.0):
         return generator.log_probabilities([prompt], tokens_1T, guidance)[:, :, 0]
 
 
+def erased(generator, model, name, seed=0):
+    """A recipe's erasure of churches from one of MODELS."""
+    if model == "tokens":
+        return erase(generator, CONCEPT, small(name), seed=seed, progress=False)
+    quick = scales.small if name in scales.TRAINED else published
+    r = quick(name, **(EVERYWHERE if name == "scale-erasure-style" else {}))
+    return erase(generator, scales.CONCEPT, r, seed=seed, progress=False)
+
+
 @pytest.fixture(scope="module")
 def erasures():
-    """Each recipe's erasure of churches from one model, made once."""
-    generator, made = tiny_janus(seed=3), {}
+    """Each recipe's erasure, made once."""
+    models, made = {}, {}
 
-    def get(name):
-        if name not in made:
-            made[name] = erase(generator, CONCEPT, small(name), seed=0, progress=False)
-        return generator, made[name]
+    def get(name, model="tokens"):
+        if model not in models:
+            models[model] = MODELS[model]()
+        if (model, name) not in made:
+            made[model, name] = erased(models[model], model, name)
+        return models[model], made[model, name]
 
     return get
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_off_is_the_base_model_bit_for_bit(name, erasures):
-    generator, erasure = erasures(name)
-    own = {n: (p.data_ptr(), p.clone()) for n, p in generator.trunk.named_parameters()}
-    base = logits(generator)
-    assert not torch.equal(logits(generator, erasure=erasure), base), "switched on it must change something"
-    assert torch.equal(logits(generator), base)
-    assert all(p.data_ptr() == own[n][0] and torch.equal(p, own[n][1]) for n, p in generator.trunk.named_parameters())
-    with erasure.on(generator, strength=0.0):
-        torch.testing.assert_close(logits(generator), base, atol=1e-5, rtol=1e-5)
+def seen(generator):
+    """What drawing sees along fixed codes, and what it draws."""
+    chance = torch.Generator().manual_seed(3)
+    codes = torch.randint(2, (2, generator.num_codes, *generator.code_shape), generator=chance)
+    prompts = ["a church", "a red church by the sea"]
+    return generator.log_probabilities(prompts, codes, 3.0), generator.sample(prompts, [11, 12], 3.0)
+
+
+def hooks(generator):
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in generator.trunk.modules())
+
+
+@pytest.mark.parametrize("model, name", OF_ALL)
+def test_off_is_the_base_model_bit_for_bit(model, name, erasures):
+    g, erasure = erasures(name, model)
+    own, before = {n: (p.data_ptr(), p.clone()) for n, p in g.trunk.named_parameters()}, hooks(g)
+    base, picture = seen(g)
+    with erasure.on(g):
+        on = seen(g)[0]
+    assert not torch.equal(on, base), "switched on it must change something"
+    with pytest.raises(KeyError), erasure.on(g):
+        raise KeyError
+    assert all(torch.equal(a, b) for a, b in zip(seen(g), (base, picture)))
+    assert all(p.data_ptr() == own[n][0] and torch.equal(p, own[n][1]) for n, p in g.trunk.named_parameters())
+    assert g.steering is None and hooks(g) == before
+    with erasure.on(g, strength=0.0):
+        none, same = seen(g)
+    torch.testing.assert_close(none, base, atol=1e-5, rtol=1e-5)
+    assert (same == picture).float().mean() > 0.99
+    with erasure.on(g, strength=0.5):
+        half = seen(g)[0]
+    assert not torch.equal(half, base) and not torch.equal(half, on)
 
 
 @pytest.mark.parametrize("name", TRAINED)
@@ -130,21 +175,30 @@ def test_the_prompt_matters_to_the_last_window_of_training(name):
     assert (found[0] == found[1]) == (name == "ear-released")
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_saved_and_loaded_is_what_was_made(name, erasures, tmp_path):
-    generator, erasure = erasures(name)
-    again = Erasure.load(erasure.save(tmp_path / name), generator)
-    assert torch.equal(logits(generator, erasure=again), logits(generator, erasure=erasure))
+@pytest.mark.parametrize("model, name", OF_TWO)
+def test_saved_and_loaded_is_what_was_made(model, name, erasures, tmp_path):
+    g, erasure = erasures(name, model)
+    again = Erasure.load(erasure.save(tmp_path / name), g)
+    with erasure.on(g):
+        made = seen(g)
+    with again.on(g):
+        assert all(torch.equal(a, b) for a, b in zip(seen(g), made))
     assert again.info == erasure.info and again.info["seconds"] >= 0
+    assert again.name == name and again.recipe == json.loads(json.dumps(erasure.recipe))
+    other = tiny_janus(seed=9) if model == "tokens" else scales.tiny(seed=9)
+    with pytest.raises(UserError, match="made for a model with fingerprint"):
+        Erasure.load(tmp_path / name, other)
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_two_runs_with_one_seed_are_equal(name, erasures):
-    generator, erasure = erasures(name)
-    again = erase(generator, CONCEPT, small(name), seed=0, progress=False)
-    assert again.tensors.keys() == erasure.tensors.keys() and all(
-        torch.equal(again.tensors[n], t) for n, t in erasure.tensors.items()
-    )
+@pytest.mark.parametrize("model, name", [*(("tokens", name) for name in PRESETS), ("bits", "s-vare")])
+def test_two_runs_with_one_seed_are_equal(model, name, erasures):
+    g, erasure = erasures(name, model)
+    again = erased(g, model, name)
+    assert again.tensors.keys() == erasure.tensors.keys()
+    assert all(torch.equal(again.tensors[n], t) for n, t in erasure.tensors.items())
+    if name in ("ear", "s-vare"):
+        other = erased(g, model, name, seed=1)
+        assert any(not torch.equal(other.tensors[n], t) for n, t in erasure.tensors.items())
 
 
 @pytest.mark.parametrize("name", ADAPTERS)

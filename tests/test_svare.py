@@ -379,12 +379,6 @@ def test_resumed_equals_uninterrupted_bit_for_bit(quantiser, generators, tmp_pat
     assert read_lines(tmp_path / "whole" / "metrics.jsonl") == read_lines(tmp_path / "broken" / "metrics.jsonl")
 
 
-def test_two_runs_with_one_seed_are_equal(generators):
-    a, b, c = (erase(generators["bsq"], CONCEPT, small("s-vare"), seed=s, progress=False) for s in (0, 0, 1))
-    assert all(torch.equal(a.tensors[n], b.tensors[n]) for n in a.tensors)
-    assert any(not torch.equal(a.tensors[n], c.tensors[n]) for n in a.tensors)
-
-
 def test_half_precision_trunk_with_float32_masters():
     """Steps far below a half-precision weight's last digit still add up."""
     moved = []

@@ -14,7 +14,6 @@ from earlib.erasure.naming import name_of
 from earlib.erasure.presets import NOT_TRAINED, recipe, with_settings
 from earlib.erasure.recipe import TrainingFree
 from earlib.erasure.steering import NegativePrompt, SafeGuidance, steered
-from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.generators import default_keys, draw, picture_seeds
 from earlib.generators.sampling import guided
@@ -41,42 +40,15 @@ def erasures(generator):
     return {name: erase(generator, CONCEPT, name, progress=False) for name in NAMES}
 
 
-# ---------------------------------------------------------------- what all four share
+# ---------------------------------------------------------------- what all four share, beside the gates
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_on_changes_pictures_and_off_is_the_base_bit_for_bit(generator, erasures, name):
-    base = draw(generator, PROMPTS, progress=False)
-    before = {n: (p.data_ptr(), p.clone()) for n, p in generator.trunk.named_parameters()}
-    on = draw(generator, PROMPTS, erasure=erasures[name], progress=False)
-    assert (on != base).any()
-    with pytest.raises(KeyError), erasures[name].on(generator):
-        raise KeyError
-    assert generator.steering is None
-    assert all(
-        p.data_ptr() == before[n][0] and torch.equal(p, before[n][1]) for n, p in generator.trunk.named_parameters()
-    )
-    assert (draw(generator, PROMPTS, progress=False) == base).all()
-    with erasures[name].on(generator, strength=0):
-        assert (draw(generator, PROMPTS, progress=False) == base).all()
-    with erasures[name].on(generator, strength=0.5):
-        half = draw(generator, PROMPTS, progress=False)
-    assert (half != base).any() and (half != on).any()
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_saved_and_loaded_draws_the_same(generator, tmp_path, name):
+def test_a_finished_run_is_read_and_not_made_again(generator, tmp_path, name):
     made = erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False)
     assert read_json(tmp_path / "e" / "status.json")["state"] == "done"
-    assert erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False).info == made.info, (
-        "a finished run is read, not made again"
-    )
-    again = Erasure.load(tmp_path / "e", generator)
-    assert again.recipe["text"] == ("church" if name in NAMES[:2] else "") and again.info == made.info
-    assert (
-        draw(generator, PROMPTS, erasure=again, progress=False)
-        == draw(generator, PROMPTS, erasure=made, progress=False)
-    ).all()
+    again = erase(generator, CONCEPT, name, out=tmp_path / "e", progress=False)
+    assert again.info == made.info and again.recipe["text"] == ("church" if name in NAMES[:2] else "")
     assert made.megabytes == sum(t.numel() * 4 for t in made.tensors.values()) / 2**20
     assert made.info["windows_trained"] == 0 and made.info["seconds"] >= made.info["seconds_training"] >= 0
     with pytest.raises(UserError, match="merge"):

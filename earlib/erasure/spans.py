@@ -13,10 +13,8 @@ def learning_span(generator: NextScale, scales: Scales) -> slice:
     """The positions of the scales that learn. UserError if the model has no such scales."""
     last = scales.first + (scales.count or len(generator.schedule) - scales.first)
     if not 0 <= scales.first < last <= len(generator.schedule):
-        raise UserError(
-            f"scales.first={scales.first}, scales.count={scales.count}: {generator.name} has scales 0 to "
-            f"{len(generator.schedule) - 1}; choose some of those"
-        )
+        line = f"scales.first={scales.first}, scales.count={scales.count}"
+        raise UserError(f"{line}: {generator.name} has scales 0 to {len(generator.schedule) - 1}; choose some of those")
     return slice(generator.spans[scales.first].start, generator.spans[last - 1].stop)
 
 

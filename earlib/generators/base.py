@@ -158,10 +158,8 @@ class NextToken(Generator):
             length = self.encode([longest]).ids_BP.shape[1]
             room = self.trunk.config.max_position_embeddings - self.positions(self.num_codes)
             if length > room:
-                raise UserError(
-                    f"a prompt of {length} tokens is too long for {self.name}: {room} fit before a picture; it begins "
-                    f"'{longest[:40]}'"
-                )
+                line = f"a prompt of {length} tokens is too long for {self.name}: {room} fit before a picture"
+                raise UserError(f"{line}; it begins '{longest[:40]}'")
         return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 
     def fitting_batch(self) -> int:
@@ -205,11 +203,17 @@ class NextScale(Generator):
 
     @abstractmethod
     def inputs_of(self, codes: torch.Tensor) -> torch.Tensor:
-        """What the transformer reads when it is given the codes of all scales, or of the first ones: inputs_BLC."""
+        """What the transformer reads when it is given codes (int64 [B, L] or [B, L, C]) of all scales, or of the first
+        ones: inputs_BLC, for scale k what the scales before k draw."""
 
     @abstractmethod
     def logits(self, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
-        """Logits of every code given the prompt and the scales before it, in one pass: [B, L, C, 2] or [B, L, V]."""
+        """Logits of every code given the prompt and the scales before it in `codes`, in one masked pass: [B, L, C, 2]
+        (bits) or [B, L, V] (a codebook).
+
+        With the codes of the first scales only, logits of those. Differentiable in the trunk's parameters. No guidance:
+        that is u + g (c - u) with the logits of `null_like(prompts)`.
+        """
 
     def acting(self, where: slice) -> torch.Tensor | None:
         """Which of the codes being read lie in the slice `where` of a picture's codes: bool [1, S]."""

@@ -66,10 +66,8 @@ class Emu3Generator(NextToken):
         """The vocabulary's id of every codebook entry, int64 [V]."""
         ids = self.model.vocabulary_mapping.img2bpe
         if sorted(ids) != list(range(self.codebook_size)):
-            raise UserError(
-                f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary, {self.codebook_size} in "
-                "its codebook"
-            )
+            line = f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary"
+            raise UserError(f"{line}, {self.codebook_size} in its codebook")
         return torch.tensor([ids[code] for code in range(self.codebook_size)])
 
     # ------------------------------------------------------------------ prompts
@@ -165,10 +163,8 @@ class Emu3Generator(NextToken):
     def _ask(self, question):
         # Only a checkpoint trained for it (Emu3-Chat) says anything sensible; the one that draws does not.
         if not self.processor.chat_template:
-            raise UserError(
-                f"{self.name} has no conversation format, so it cannot be asked about pictures; use a checkpoint that "
-                "understands, such as Emu3-Chat"
-            )
+            line = f"{self.name} has no conversation format, so it cannot be asked about pictures"
+            raise UserError(f"{line}; use a checkpoint that understands, such as Emu3-Chat")
         return question_ids(self.processor, self.grid, question)
 
     def _answer(self, ids_BP, images_BHW3, **settings):

@@ -118,10 +118,8 @@ class JanusGenerator(NextToken):
 
     def _ask(self, question):
         if self.model.lm_head is None:
-            raise UserError(
-                f"{self.name} was loaded without the parts that captions need; load it with load_generator(..., "
-                "parts='all')"
-            )
+            line = f"{self.name} was loaded without the parts that captions need"
+            raise UserError(f"{line}; load it with load_generator(..., parts='all')")
         start, body, end = (getattr(self.processor, f"image_{part}token") for part in ("start_", "", "end_"))
         image = start + body * self.processor.num_image_tokens + end
         text = self._chat(question, image=True).replace(body, image)

@@ -93,27 +93,22 @@ def _locate(model: str) -> Path | None:
     folder = Path(source)
     if model in MAKERS and not (folder / "config.json").is_file():
         where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-        raise UserError(
-            f"the model '{model}' is missing from {where}; make it as said by: python -m "
-            f"earlib.miniworld.{MAKERS[model]} --help"
-        )
+        line = f"the model '{model}' is missing from {where}"
+        raise UserError(f"{line}; make it as said by: python -m earlib.miniworld.{MAKERS[model]} --help")
     if not folder.exists():
         if pickled := re.fullmatch(r"deepseek-ai/Janus-Pro-(\w+)", source, re.IGNORECASE):
             instead = f"the same for transformers is deepseek-community/Janus-Pro-{pickled[1].upper()}"
             convert = "or fetch it and run: python -m earlib convert FOLDER TARGET"
             raise UserError(f"{model} holds pickles of another class, which are not loaded; {instead}; {convert}")
         if model not in PROFILES and (source.count("/") != 1 or source.startswith(("/", "."))):
-            raise UserError(
-                f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder, not a hub id "
-                "(owner/name)"
-            )
+            line = f"no model '{model}': not a profile ({nearest(model, PROFILES)}), not a folder"
+            raise UserError(f"{line}, not a hub id (owner/name)")
         return None
     if (folder / "config.json").is_file() or any(folder.glob(INFINITY)):
         return folder
     if (folder / RECORD).is_file():
-        raise UserError(
-            f"{folder} holds a conversion that was interrupted; go on with: python -m earlib convert SRC {folder}"
-        )
+        line = f"{folder} holds a conversion that was interrupted"
+        raise UserError(f"{line}; go on with: python -m earlib convert SRC {folder}")
     raise UserError(f"{folder} is no model folder: it holds no config.json; give a folder written by save_pretrained")
 
 
@@ -137,10 +132,8 @@ def _download(source: str, patterns: tuple[str, ...]) -> Path:
     try:
         return Path(snapshot_download(source, allow_patterns=list(patterns)))
     except RepositoryNotFoundError:
-        raise UserError(
-            f"no model '{source}' on the hub, or it is private; give a folder, or a hub id such as "
-            f"{PROFILES['janus-pro-1b']}"
-        ) from None
+        line = f"no model '{source}' on the hub, or it is private"
+        raise UserError(f"{line}; give a folder, or a hub id such as {PROFILES['janus-pro-1b']}") from None
     except Exception as error:  # its client has errors of its own, and those of two libraries below it
         raise UserError(
             f"'{source}' is no folder here, and the hub cannot be reached ({type(error).__name__}); where it can, run: "
@@ -186,20 +179,16 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
     about = read_json(folder / "config.json")
     kind = about.get("model_type") if isinstance(about, dict) else None
     if kind == "multi_modality":
-        raise UserError(
-            f"{model} is in the layout of deepseek-ai's own code; convert it once with: python -m earlib convert "
-            f"{model} FOLDER, and load FOLDER"
-        )
+        line = f"{model} is in the layout of deepseek-ai's own code"
+        raise UserError(f"{line}; convert it once with: python -m earlib convert {model} FOLDER, and load FOLDER")
     if kind not in FAMILIES:
         raise UserError(
             f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type "
             f"{' or '.join(map(repr, FAMILIES))})"
         )
     if tuple(int(n) for n in transformers.__version__.split(".")[:2]) < OLDEST:
-        raise UserError(
-            f"transformers {transformers.__version__} is too old for '{model}'; run: pip install -U "
-            f"'transformers>={'.'.join(map(str, OLDEST))}'"
-        )
+        line = f"transformers {transformers.__version__} is too old for '{model}'"
+        raise UserError(f"{line}; run: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'")
     try:
         return AutoConfig.from_pretrained(folder), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors

@@ -47,9 +47,8 @@ def stored_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
     names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [name]
     if missing := [name for name in names if not (folder / name).is_file()]:
         there = len(names) - len(missing)
-        raise UserError(
-            f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there); fetch it again"
-        )
+        line = f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there)"
+        raise UserError(f"{line}; fetch it again")
     return [folder / name for name in names]
 
 
@@ -103,10 +102,8 @@ def fill(
     wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
     others = sorted(folder.glob("pytorch_model*.bin"))
     if others and not any(folder.glob("model*.safetensors*")):
-        raise UserError(
-            f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only; load it with "
-            "transformers and write it with save_pretrained"
-        )
+        line = f"{folder}: its weights are in {others[0].name}, and earlib reads model.safetensors only"
+        raise UserError(f"{line}; load it with transformers and write it with save_pretrained")
     files, hashes = stored_files(folder), {}
     for file in files:  # all headers before the first tensor: a file that was cut short is found at once
         try:

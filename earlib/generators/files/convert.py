@@ -58,10 +58,8 @@ def convert(source: str | Path, target: str | Path, progress: bool = True, part_
     missing = [part for part in plan if not _is_whole(target / part.file, part)]
     room = shutil.disk_usage(_nearest_folder(target)).free
     if sum(part.bytes for part in missing) > room:
-        raise UserError(
-            f"{target}: the converted model needs {sum(p.bytes for p in missing) / 1e9:.1f} GB more, and the disk has "
-            f"{room / 1e9:.1f} GB free"
-        )
+        line = f"{target}: the converted model needs {sum(p.bytes for p in missing) / 1e9:.1f} GB more"
+        raise UserError(f"{line}, and the disk has {room / 1e9:.1f} GB free")
     write_json(target / RECORD, record)
     _write_parts(target, missing, progress, sum(part.bytes for part in plan))
 
@@ -83,10 +81,8 @@ def convert(source: str | Path, target: str | Path, progress: bool = True, part_
 def _read_about(source: Path) -> dict:
     """SRC's config.json; UserError if it is none of deepseek-ai's Janus models."""
     if not source.is_dir():
-        raise UserError(
-            f"{source}: there is no such folder; fetch the model first, for example with: hf download "
-            "deepseek-ai/Janus-Pro-1B --local-dir FOLDER"
-        )
+        line = f"{source}: there is no such folder; fetch the model first"
+        raise UserError(f"{line}, for example with: hf download deepseek-ai/Janus-Pro-1B --local-dir FOLDER")
     if not (source / "config.json").is_file():
         raise UserError(f"{source}: holds no config.json, so it is no model folder")
     about = read_json(source / "config.json")
@@ -115,10 +111,8 @@ def _plan(source: Path, files: list[Path], about: dict, processor, part_bytes: i
     for name in wanted.keys() | found.keys():
         if wanted.get(name) != found.get(name):
             here, there = (list(shapes[name]) if name in shapes else "missing" for shapes in (found, wanted))
-            raise UserError(
-                f"{source}: {name} (its name in transformers) is {here}, and a Janus of this configuration has it as "
-                f"{there}"
-            )
+            line = f"{source}: {name} (its name in transformers) is {here}"
+            raise UserError(f"{line}, and a Janus of this configuration has it as {there}")
     groups = [(file, group) for file, shard in by_shard.items() for group in _groups(shard, part_bytes)]
     plan = [
         Part(f"model-{i:05d}-of-{len(groups):05d}.safetensors", file, tuple(group))
@@ -211,6 +205,5 @@ def _write(file: Path, tensors: dict) -> None:
         os.replace(temporary, file)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"{file}: cannot be written ({error}); what is finished is kept, and the same command goes on"
-        ) from None
+        line = f"{file}: cannot be written ({error})"
+        raise UserError(f"{line}; what is finished is kept, and the same command goes on") from None

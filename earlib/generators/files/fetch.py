@@ -65,9 +65,8 @@ def fetch(name: str, folder: str | Path | None = None, timeout: float = 60) -> l
         if known.get(f"{name}/{file}", digest) != digest:
             where = path if path.is_file() and folder is None else Path(folder) / file if folder else address
             first = f"{known[f'{name}/{file}'][:12]}... in {LOCK}"
-            raise UserError(
-                f"{where}: is not the file that was recorded first ({first}); use that one, or delete its line there"
-            )
+            line = f"{where}: is not the file that was recorded first ({first})"
+            raise UserError(f"{line}; use that one, or delete its line there")
         prompts = _prompts(data, file, field, key)
         write_bytes(path, data)
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in prompts)
@@ -91,10 +90,8 @@ def _get(address: str, file: str, folder, timeout: float) -> bytes:
         with urlopen(address, timeout=timeout) as answer:
             return answer.read()
     except (OSError, HTTPException) as error:
-        raise UserError(
-            f"cannot fetch {address} ({getattr(error, 'reason', None) or error}); download it elsewhere and use "
-            "--from FOLDER"
-        ) from None
+        line = f"cannot fetch {address} ({getattr(error, 'reason', None) or error})"
+        raise UserError(f"{line}; download it elsewhere and use --from FOLDER") from None
 
 
 def _prompts(data: bytes, file: str, field: str, key: str | None) -> list[dict]:
@@ -108,9 +105,8 @@ def _prompts(data: bytes, file: str, field: str, key: str | None) -> list[dict]:
         keys = [str(row[key]) for row in rows] if key else texts
         keys = keys if len(set(keys)) == len(keys) and key else default_keys(keys)
     except (UnicodeDecodeError, ValueError, KeyError, TypeError, AttributeError, csv.Error) as error:
-        raise UserError(
-            f"{file}: is not the file it should be: no rows with '{field}' ({type(error).__name__})"
-        ) from None
+        line = f"{file}: is not the file it should be"
+        raise UserError(f"{line}: no rows with '{field}' ({type(error).__name__})") from None
     if not texts or not all(texts):
         raise UserError(f"{file}: is not the file it should be: it holds no prompts, or empty ones")
     return [{"key": key, "prompt": prompt} for key, prompt in zip(keys, texts)]

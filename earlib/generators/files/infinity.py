@@ -87,9 +87,8 @@ def load_infinity(
 
     place, folder = decide(device, dtype), Path(folder)
     if any(folder.glob("infinity_8b*")) and not any(folder.glob("infinity_2b*")):
-        raise UserError(
-            f"{folder}: holds Infinity-8B, whose codes stand for two by two cells; earlib reads Infinity-2B"
-        )
+        line = f"{folder}: holds Infinity-8B, whose codes stand for two by two cells"
+        raise UserError(f"{line}; earlib reads Infinity-2B")
     stored = _trunk_file(_only(folder, TRUNK, f"transformer (infinity_2b_reg.pth {PUBLISHED})"))
     decoder = _decoder(_only(folder, VAE, f"tokenizer (infinity_vae_d32reg.pth {PUBLISHED})"))
     config, sizes = sizes_of(stored, decoder, pixels, resize_down, folder)
@@ -103,9 +102,8 @@ def load_infinity(
     for name in sorted(wanted.keys() | found.keys()):
         if wanted.get(name) != found.get(name):
             there, here = found.get(name, "missing"), wanted.get(name, "absent")
-            raise UserError(
-                f"{folder}: {name} is {there} there, and must be {here}; the file is damaged or of another model"
-            )
+            line = f"{folder}: {name} is {there} there, and must be {here}"
+            raise UserError(f"{line}; the file is damaged or of another model")
     trunk.load_state_dict(
         {name: t.to(place.device, place.dtype, copy=True) for name, t in tensors.items()}, assign=True
     )
@@ -168,17 +166,14 @@ def _text(folder: Path, width: int, place):
         about = read_json(file)
         if about.get("model_type") == "t5":
             if about.get("d_model") != width:
-                raise UserError(
-                    f"{file.parent}: is a T5 of width {about.get('d_model')}, and this Infinity reads one of width "
-                    f"{width} (flan-t5-xl has 2048)"
-                )
+                line = f"{file.parent}: is a T5 of width {about.get('d_model')}"
+                raise UserError(f"{line}, and this Infinity reads one of width {width} (flan-t5-xl has 2048)")
             try:
                 text = T5EncoderModel.from_pretrained(file.parent, dtype=place.dtype).to(place.device).eval()
                 return text, AutoTokenizer.from_pretrained(file.parent)
             except (OSError, ValueError) as error:
-                raise UserError(
-                    f"{file.parent}: cannot be read ({str(error).strip().splitlines()[0]}); fetch it again"
-                ) from None
+                line = f"{file.parent}: cannot be read ({str(error).strip().splitlines()[0]})"
+                raise UserError(f"{line}; fetch it again") from None
     raise UserError(f"{folder}: holds no text encoder; put google/flan-t5-xl into {folder / 'flan-t5-xl'}")
 
 
@@ -196,22 +191,16 @@ def sizes_of(
     width, code_width = stored["word_embed.weight"].shape
     z = decoder.conv_in.in_channels
     if code_width == 4 * z:
-        raise UserError(
-            f"{folder}: codes of {code_width} bits stand for two by two cells of {z} (Infinity-8B's patches), which "
-            "this version cannot read"
-        )
+        line = f"{folder}: codes of {code_width} bits stand for two by two cells of {z} (Infinity-8B's patches)"
+        raise UserError(f"{line}, which this version cannot read")
     if code_width != z:
-        raise UserError(
-            f"{folder}: the transformer's codes have {code_width} bits and the tokenizer's {z}; take the tokenizer "
-            "that belongs to the transformer"
-        )
+        line = f"{folder}: the transformer's codes have {code_width} bits and the tokenizer's {z}"
+        raise UserError(f"{line}; take the tokenizer that belongs to the transformer")
     stages = len(decoder.up) - 1
     side, rest = divmod(pixels, 2**stages)
     if rest or side not in SCHEDULE:
-        raise UserError(
-            f"Infinity draws pictures of {', '.join(str(s * 2**stages) for s in SCHEDULE[1:])} pixels a side, not of "
-            f"{pixels}"
-        )
+        line = f"Infinity draws pictures of {', '.join(str(s * 2**stages) for s in SCHEDULE[1:])} pixels a side"
+        raise UserError(f"{line}, not of {pixels}")
     schedule = SCHEDULE[: SCHEDULE.index(side) + 1]
     names = [name.rpartition(".sa.scale_mul_1H11")[0] for name in stored if name.endswith(".sa.scale_mul_1H11")]
     if not names:
@@ -276,9 +265,8 @@ def trunk_tensors(stored: dict, config: NextScaleConfig, folder: Path = Path()) 
         inside = key.removeprefix(f"{block}.") if block else key
         parts = [part for part in (BLOCK if block else TOP) if f"{inside}.".startswith(f"{part}.")]
         if not parts:
-            raise UserError(
-                f"{folder}: holds {key}, which has no place in Infinity-2B's transformer as this version knows it"
-            )
+            line = f"{folder}: holds {key}"
+            raise UserError(f"{line}, which has no place in Infinity-2B's transformer as this version knows it")
         ours = (BLOCK if block else TOP)[parts[0]] + inside.removeprefix(parts[0])
         out[f"blocks.{blocks[block]}.{ours}" if block else ours] = tensor
     return out

@@ -9,6 +9,7 @@ transformers would cut to the 50 likeliest codes unless told otherwise.
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,10 +83,7 @@ class Piece:
 
     @property
     def bytes(self) -> int:
-        count = self.dtype.itemsize
-        for side in self.shape:
-            count *= side
-        return count
+        return self.dtype.itemsize * math.prod(self.shape)
 
     def take(self, tensors: dict) -> torch.Tensor:
         """The tensor itself, in memory of its own."""

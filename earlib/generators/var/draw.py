@@ -56,9 +56,8 @@ def draw_batch(
     trunk, tokenizer, config, quantiser = generator.trunk, generator.tokenizer, generator.config, generator.quantiser
     kept = 0 if given is None else given.shape[1]
     if kept not in (0, *(span.stop for span in config.spans)):
-        raise UserError(
-            f"{kept} given codes are no whole scales; those end at {', '.join(str(span.stop) for span in config.spans)}"
-        )
+        line = f"{kept} given codes are no whole scales"
+        raise UserError(f"{line}; those end at {', '.join(str(span.stop) for span in config.spans)}")
     condition = trunk.condition(torch.cat([r.ids_BP for r in rows]), torch.cat([r.mask_BP for r in rows]))
     cache: list[list] = [[] for _ in trunk.blocks]
     f_hat = tokenizer.nothing(len(seeds_B))

@@ -77,9 +77,8 @@ class NextScaleGenerator(NextScale):
     def null_like(self, batch: PromptBatch) -> PromptBatch:
         """The learned unconditional prompt, as many times as `batch` has rows."""
         ids, mask = null_words(self.words, self.config.text_length)
-        return PromptBatch(
-            ids.repeat(len(batch), 1).to(self.device), mask.repeat(len(batch), 1).to(self.device), batch.texts
-        )
+        ids_BP, mask_BP = (one.repeat(len(batch), 1).to(self.device) for one in (ids, mask))
+        return PromptBatch(ids_BP, mask_BP, batch.texts)
 
     def word_mask(self, batch: PromptBatch) -> torch.Tensor:
         frame = (self.words.pad_token_id, self.words.bos_token_id, self.words.eos_token_id)
@@ -89,21 +88,11 @@ class NextScaleGenerator(NextScale):
     # ------------------------------------------------------------------ teacher forcing
 
     def inputs_of(self, codes: torch.Tensor) -> torch.Tensor:
-        """What the transformer reads when it is given `codes` (int64 [B, L] or [B, L, C], or the first scales of them):
-        inputs_BLC, for scale k what the scales before k draw."""
         return self.tokenizer.accumulate(codes.to(self.device))[0].to(self.dtype)
 
     def logits(self, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
-        """Logits of every position, given the prompt and the scales before it in `codes`, in one masked pass: [B, L, C,
-        2] (bsq) or [B, L, V] (vq).
-
-        With the codes of the first scales only, logits of those. Differentiable in the trunk's parameters. No guidance:
-        that is u + g (c - u) with the logits of `null_like(prompts)`.
-        """
-        inputs_BNC = self.inputs_of(codes)
-        return self.quantiser.split(
-            self.trunk(self.trunk.condition(prompts.ids_BP, prompts.mask_BP), inputs_BNC, slice(0, inputs_BNC.shape[1]))
-        )
+        inputs_BNC, condition = self.inputs_of(codes), self.trunk.condition(prompts.ids_BP, prompts.mask_BP)
+        return self.quantiser.split(self.trunk(condition, inputs_BNC, slice(0, inputs_BNC.shape[1])))
 
     # ------------------------------------------------------------------ drawing
 

@@ -280,7 +280,5 @@ class InfinityGenerator(NextScaleGenerator):
         return PromptBatch(torch.full_like(batch.ids_BP, SAYS_NOTHING), batch.mask_BP, batch.texts)
 
     def tokenize(self, images_BHW3: Any, chunk: int | None = None) -> torch.Tensor:
-        raise UserError(
-            f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read; draw "
-            "codes instead"
-        )
+        line = f"{self.name}: pictures cannot be tokenized, as the encoder of Infinity's tokenizer is not read"
+        raise UserError(f"{line}; draw codes instead")

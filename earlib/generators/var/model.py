@@ -35,10 +35,8 @@ class NextScaleModel(nn.Module):
     def __init__(self, config: NextScaleConfig, words: Any):
         super().__init__()
         if config.vocabulary != len(words):
-            raise UserError(
-                f"the configuration knows {config.vocabulary} words, the word tokenizer {len(words)}; they do not "
-                "belong together"
-            )
+            line = f"the configuration knows {config.vocabulary} words, the word tokenizer {len(words)}"
+            raise UserError(f"{line}; they do not belong together")
         self.config, self.words = config, words
         self.tokenizer = Tokenizer(config)
         self.trunk = Transformer(config, self.tokenizer.quantiser.outputs)
@@ -65,10 +63,8 @@ class NextScaleModel(nn.Module):
         wanted = model.state_dict()
         if differing := sorted(wanted.keys() ^ tensors.keys()):
             what = "missing from" if differing[0] in wanted else "not known to this version, but in"
-            raise UserError(
-                f"{folder}: {len(differing)} tensors do not fit config.json; the first, {differing[0]}, is {what} "
-                "model.safetensors"
-            )
+            line = f"{folder}: {len(differing)} tensors do not fit config.json"
+            raise UserError(f"{line}; the first, {differing[0]}, is {what} model.safetensors")
         for name, tensor in tensors.items():
             if tensor.shape != wanted[name].shape:
                 raise UserError(
@@ -88,9 +84,8 @@ def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tens
 
     for name in ("config.json", "model.safetensors"):
         if not (folder / name).is_file():
-            raise UserError(
-                f"{folder} is no next-scale model: it holds no {name}; give a folder written by save_pretrained"
-            )
+            line = f"{folder} is no next-scale model: it holds no {name}"
+            raise UserError(f"{line}; give a folder written by save_pretrained")
     flags = read_json(folder / "config.json")
     if not isinstance(flags, dict) or "schedule" not in flags:
         raise UserError(f"{folder}/config.json is not that of a next-scale model: it has no 'schedule'")
@@ -103,10 +98,8 @@ def read_checkpoint(folder: Path) -> tuple[NextScaleConfig, dict[str, torch.Tens
     config = NextScaleConfig.from_json(flags, f"{folder}/config.json")
     for name in sorted(set(flags) | set(trained)):
         if name not in AT_DRAWING and flags.get(name) != trained.get(name):
-            raise UserError(
-                f"{folder}: config.json says {name} = {flags.get(name)}, but the weights were trained with "
-                f"{trained.get(name)}; restore config.json"
-            )
+            line = f"{folder}: config.json says {name} = {flags.get(name)}"
+            raise UserError(f"{line}, but the weights were trained with {trained.get(name)}; restore config.json")
     return config, tensors
 
 
