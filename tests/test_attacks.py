@@ -19,13 +19,16 @@ from earlib.errors import UserError
 from earlib.evaluate.attacks import battery as batteries
 from earlib.evaluate.attacks.base import Budget, Goal, Victim, filled_in, goal_of, likelihood, split, unrelated_to
 from earlib.evaluate.attacks.battery import Battery
-from earlib.evaluate.attacks.compress import Compressed, Pruning
+from earlib.evaluate.attacks.compress import Compressed, Pruning, compressed
 from earlib.evaluate.attacks.draws import Plain
 from earlib.evaluate.attacks.prefix import beginnings, finished
 from earlib.evaluate.attacks.registry import ATTACKS, chosen
+from earlib.evaluate.attacks.relearn import linear_layers
+from earlib.evaluate.attacks.rounding import FORMATS, rounded, rounding_sweep
 from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords
 from earlib.evaluate.attacks.states import patched
 from earlib.evaluate.judge import Judge
+from earlib.generators import default_keys, picture_seeds
 from tests.conftest import tiny_janus
 from tests.test_nextscale import tiny as tiny_scales
 
@@ -119,7 +122,16 @@ def test_no_attack_exceeds_its_budget(victim, name, passes, monkeypatch):
     found = attack.run(victim, budget, seed=0)
     assert len(found.codes) == len(found.prompts) > 0 or passes == 1
     assert budget.spent <= passes
-    if name in ("guidance", "random-search", "genetic-search", "wordings", "negations", "compositions", "pruning"):
+    if name in (
+        "guidance",
+        "random-search",
+        "genetic-search",
+        "wordings",
+        "negations",
+        "compositions",
+        "pruning",
+        "rounding",
+    ):
         assert budget.spent == sum(read)
     if passes == 150 and attack.passes >= passes and name != "prefix":  # there are few beginnings to give
         assert budget.spent >= 100  # it is used, too
@@ -162,7 +174,7 @@ def test_rows_that_are_all_given_come_back(model, erasure):
 
 def test_the_model_is_its_own_self_after_every_attack(victim):
     before = victim.generator.sample(["a red church"], [3])
-    for name in ("soft-prompt", "steering", "relearning", "pruning"):
+    for name in ("soft-prompt", "steering", "relearning", "pruning", "rounding"):
         ATTACKS[name].run(victim, Budget(120), seed=1)
     assert torch.equal(victim.generator.sample(["a red church"], [3]), before)
 
@@ -180,6 +192,39 @@ def test_pruning_nothing_is_the_erased_model(victim):
     attack, prompts = Pruning(), list(victim.goal.asked)
     assert torch.equal(Compressed(victim, attack, 0.0).draw(prompts, 0), victim.draw(prompts, 0))
     assert (attack.smaller(torch.arange(-5.0, 5.0), 0.5) == 0).sum() >= 5
+
+
+@pytest.mark.parametrize("name, format", FORMATS.items())
+def test_rounding_is_to_the_nearest_of_few_numbers(name, format):
+    """2^bits - 1 of them for each row or group, none farther than half a step; a rounded matrix is left as it is."""
+    weight = torch.randn(5, 80, generator=torch.Generator().manual_seed(0))
+    small, (bits, group) = rounded(weight, *format), format
+    for row, own in zip(small, weight):
+        for part, before in zip(row.split(group or 80), own.split(group or 80)):
+            step = before.abs().max() / (2 ** (bits - 1) - 1)
+            assert (part - before).abs().max() <= step / 2 + 1e-6 and len(part.unique()) <= 2**bits - 1
+            assert part.abs().max() == pytest.approx(before.abs().max().item())
+    torch.testing.assert_close(rounded(small, *format), small)
+    assert not rounded(torch.zeros(2, 8), *format).any() and rounded(weight.half(), *format).dtype == torch.float16
+
+
+def test_what_is_rounded_is_the_erased_model(model, erasure, goal):
+    """With the erasure in it; beside it the base model, which is its own self afterwards."""
+    prompts = list(goal.asked)
+    plain = model.sample(prompts, picture_seeds(0, prompts))
+    found = rounding_sweep(model, prompts, goal.judge, erasure)
+    base = rounding_sweep(model, prompts, goal.judge)
+    assert list(found) == list(base) == ["as it is", *FORMATS] and all(rate.n == 3 for rate in found.values())
+    with erasure.on(model):
+        own = model.decode(model.sample(prompts, picture_seeds(0, default_keys(prompts))))
+    assert found["as it is"].json() == goal.judge.rate(own).json()
+    ((name, changed),) = erasure.tensors.items()
+    other = next(n for n in linear_layers(model) if n != name)
+    with compressed(model, erasure, lambda tensor: rounded(tensor, 4)):
+        seen = {n: model.trunk.get_parameter(n).clone() for n in (name, other)}
+    assert torch.equal(seen[name], rounded(changed, 4))
+    assert torch.equal(seen[other], rounded(model.trunk.get_parameter(other), 4))
+    assert torch.equal(model.sample(prompts, picture_seeds(0, prompts)), plain)
 
 
 def test_a_model_patched_with_its_own_states_draws_as_before():

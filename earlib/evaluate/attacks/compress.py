@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,30 +18,51 @@ from ..rate import Rate
 from .base import Attack, Budget, Found, Victim, filled_in
 from .relearn import linear_layers
 
+if TYPE_CHECKING:
+    from ...erasure.store import Erasure
+
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of a matrix' numbers that pruning sets to 0
 
 
+Smaller = Callable[[torch.Tensor], torch.Tensor]  # makes a matrix smaller, of the same shape and dtype
+
+
+def small_parts(
+    generator: Generator, erasure: Erasure | None, smaller: Smaller
+) -> tuple[dict[str, torch.Tensor], Erasure | None]:
+    """A model's matrices, and an erasure, made smaller: adapters are added into their matrices first, where they act
+    everywhere."""
+    if erasure is not None and erasure.tensors:
+        try:
+            erasure = erasure.merged(generator)
+        except UserError:  # it acts at some positions only: two sets of matrices, both are made smaller
+            pass
+        whole = {n: t for n, t in erasure.tensors.items() if t.dim() == 2 and not re.search(r"\.(lora_|leace)", n)}
+        if whole:
+            erasure = replace(erasure, tensors=erasure.tensors | {name: smaller(t) for name, t in whole.items()})
+    changed = set() if erasure is None or erasure.recipe.get("positions", "all") != "all" else set(erasure.tensors)
+    names = [name for name in linear_layers(generator) if name not in changed]
+    own = {name: generator.trunk.get_parameter(name).detach() for name in names}
+    return {name: torch.nn.Parameter(smaller(t), False) for name, t in own.items()}, erasure
+
+
+@contextmanager
+def compressed(generator: Generator, erasure: Erasure | None, smaller: Smaller | None) -> Iterator[Generator]:
+    """Within the context the generator draws with the erasure, both made smaller; None leaves them as they are."""
+    matrices: dict[str, torch.Tensor] = {}
+    if smaller is not None:
+        matrices, erasure = small_parts(generator, erasure, smaller)
+    with switched(generator.trunk, matrices), erasure.on(generator) if erasure else nullcontext():
+        yield generator
+
+
 class Compressed(Victim):
-    """A victim whose matrices are made smaller, the erasure's with them: adapters are added into their matrices first,
-    where they act everywhere."""
+    """A victim whose matrices are made smaller, the erasure's with them."""
 
     def __init__(self, victim: Victim, attack: Compression, amount: float):
-        erasure, small = victim.erasure, lambda tensor: attack.smaller(tensor, amount)
-        if erasure is not None and erasure.tensors:
-            try:
-                erasure = erasure.merged(victim.generator)
-            except UserError:  # it acts at some positions only: two sets of matrices, both are made smaller
-                pass
-            whole = {n: t for n, t in erasure.tensors.items() if t.dim() == 2 and not re.search(r"\.(lora_|leace)", n)}
-            if whole:
-                erasure = replace(erasure, tensors=erasure.tensors | {name: small(t) for name, t in whole.items()})
+        small = lambda tensor: attack.smaller(tensor, amount)
+        self.matrices, erasure = small_parts(victim.generator, victim.erasure, small)
         super().__init__(victim.generator, erasure, victim.goal, victim.base, victim.shared)
-        trunk = self.generator.trunk
-        changed = set() if erasure is None or erasure.recipe.get("positions", "all") != "all" else set(erasure.tensors)
-        names = [name for name in linear_layers(self.generator) if name not in changed]
-        self.matrices: dict[str, torch.Tensor] = {
-            name: torch.nn.Parameter(small(trunk.get_parameter(name).detach()), False) for name in names
-        }
 
     @contextmanager
     def on(self) -> Iterator[Generator]:

@@ -10,6 +10,7 @@ from .compress import Pruning
 from .draws import BestOfN, Guidance, Plain
 from .prefix import Prefix
 from .relearn import HarmlessTuning, Relearning
+from .rounding import Rounding
 from .search import GeneticSearch, RandomSearch
 from .soft import SoftPrompt
 from .states import Patching, Steering
@@ -22,7 +23,7 @@ ATTACKS: dict[str, Attack] = {
     for attack in (
         *(Wordings(), Compositions(), Negations(), Misspellings(), Guidance(), BestOfN()),
         *(RandomSearch(), GeneticSearch(), TokenSearch(), SoftPrompt(1), SoftPrompt(4)),
-        *(Prefix(), Steering(), Patching(), Relearning(), HarmlessTuning(), Pruning()),
+        *(Prefix(), Steering(), Patching(), Relearning(), HarmlessTuning(), Pruning(), Rounding()),
     )
 }
 
