@@ -139,5 +139,5 @@ def test_what_cannot_be_read_is_refused_by_name(written, line, generator, tmp_pa
 def test_a_pickle_of_more_than_tensors_is_refused(generator, tmp_path):
     write(tmp_path, generator, old=True)
     torch.save({"x": print}, tmp_path / "adapter_model.bin")
-    with pytest.raises(UserError, match="adapter_model.bin: broken or missing"):
+    with pytest.raises(UserError, match="adapter_model.bin: is broken, or holds more than tensors"):
         Erasure.load(tmp_path, generator)

@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from ...errors import UserError
+from ...generators.weights import unpickled
 from ...runs import read_json, write_bytes, write_json
 from ..change import adapters
 
@@ -39,14 +40,8 @@ READ = set("peft_type r lora_alpha alpha_pattern use_rslora".split())
 READ |= set("rank_pattern target_modules exclude_modules layers_to_transform layers_pattern".split())
 READ |= set("task_type auto_mapping peft_version base_model_name_or_path revision inference_mode lora_dropout".split())
 READ |= set("eva_config runtime_config megatron_core qalora_group_size".split())
-STARTS = (
-    True,
-    False,
-    None,
-    "gaussian",
-    "eva",
-    "orthogonal",
-)  # init_lora_weights that leave the model's own as they are
+# init_lora_weights that leave the model's own as they are
+STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 NOTHING: tuple[Any, ...] = (None, False, "none", [], {})
 
 
@@ -119,8 +114,7 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
             line = f"{name}={json.dumps(value)[:60]} cannot be read; only plain LoRA adapters can"
             raise UserError(f"{folder / CONFIG}: {line}")
     file, found = _stored(folder)
-    tensors = {}
-    names = set()
+    tensors, names = {}, set()
     for name, t in found.items():
         match = re.fullmatch(r"(.+)\.lora_([AB])(?:\.([^.]+))?\.weight", name.removeprefix(PREFIX))
         if not name.startswith(PREFIX) or not match or t.dim() != 2:
@@ -141,17 +135,15 @@ def read_peft(folder: str | Path) -> dict[str, torch.Tensor]:
 
 
 def _stored(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
-    """The file of weights in `folder`, and its tensors; from a pickle nothing but tensors is read."""
-    from pickle import UnpicklingError
-
+    """The file of weights in `folder`, and its tensors."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     old = not (folder / WEIGHTS).is_file() and (folder / OLD_WEIGHTS).is_file()
     file = folder / (OLD_WEIGHTS if old else WEIGHTS)
     try:
-        found = torch.load(file, map_location="cpu", weights_only=True) if old else load_file(file)
-    except (SafetensorError, OSError, RuntimeError, EOFError, UnpicklingError, KeyError, ValueError) as error:
+        found = unpickled(file, mapped=False) if old else load_file(file)
+    except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: broken or missing ({str(error).splitlines()[0]})") from None
     if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
         raise UserError(f"{file}: holds something else than adapters")
@@ -222,7 +214,6 @@ def _in_trunk(tensors: dict[str, torch.Tensor], generator: Generator, folder: Pa
             raise UserError(f"{folder}: has an adapter for {module}, which is none of {part}; it cannot be read")
     kept = {name: t for name, t in tensors.items() if name.rpartition(".lora_")[0] in inside(prefix)}
     if not kept:
-        raise UserError(
-            f"{folder}: its adapters are all 0 or beside other parts of the model; there is nothing to read"
-        )
+        line = f"{folder}: its adapters are all 0 or beside other parts of the model"
+        raise UserError(f"{line}; there is nothing to read")
     return {name.removeprefix(prefix): t for name, t in kept.items()}
