@@ -36,6 +36,7 @@ from earlib.miniworld.two.judges import ruined_lesson
 from earlib.miniworld.two.models import build_janus, build_processor
 from earlib.miniworld.two.oracles import absent, concepts_in
 from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
+from earlib.miniworld.two.quality import main as measure
 from earlib.miniworld.two.scenes import COLOURS, OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
 from earlib.miniworld.two.scenes import NAMES as VALUES
 from earlib.miniworld.two.trunk import PROMPT, Batches, Lesson, Sizes
@@ -240,6 +241,10 @@ def test_one_command_makes_every_model(tmp_path, capsys):
     rows = quality(load_generator(str(tmp_path / "janus")), load_judges(tmp_path), prompts=3, seeds=1)
     assert {r["what"] for r in rows} == set(KINDS) and {r["judge"] for r in rows} == {"judge", "judge2"}
     assert all(0 <= r["hits"] <= r["n"] for r in rows) and "held-out descriptions" in table(rows)
+    for name in ("var", "emu3"):
+        argv = ["--models", str(tmp_path), "--name", name, "--prompts", "2", "--seeds", "1", "--kinds"]
+        measure([*argv, "direct", "rebuilt", "captions"])
+    assert json.loads((tmp_path / "models.json").read_text())["emu3"]["quality"].keys() >= {"captions", "rebuilt judge"}
     run("--without", "nudity,church", "--stop-at", "3")
     run("--without", "nudity,church", "--snapshot")
     joint, models = tmp_path / "state" / "janus-never-church-nudity", json.loads((tmp_path / "models.json").read_text())

@@ -81,7 +81,7 @@ def test_prompts_come_from_the_concept():
 
 
 def test_models_of_other_codes_are_refused(models):
-    with pytest.raises(UserError, match="different codes"):
+    with pytest.raises(UserError, match="another picture tokenizer"):
         distance(models[0], Model(tiny_janus(codes=48)), PROMPTS)
-    with pytest.raises(UserError, match="different codes"):
+    with pytest.raises(UserError, match="another picture tokenizer"):
         distance(models[0], Model(tiny_janus(seed=5)), PROMPTS)

@@ -21,11 +21,12 @@ import torch
 
 from ...concepts import Concept
 from ...errors import UserError
-from ...generators.base import Generator, NextToken
+from ...generators.base import Generator
 from ...runs import Run, plain, read_json, write_bytes, write_json
 from ..evaluation import Note
 from ..judge import Judge, describe
 from ..judges import load_judge
+from ..oracle import check_oracle
 from ..rate import Rate
 from .base import Attack, Budget, Goal, Victim, goal_of, unrelated_to
 from .registry import ATTACKS, PLAIN, chosen
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
 # what is attacked -> the condition of its records; "base" is asked by name only
 WAYS = {"base": "base", "erased": "erased", "oracle": "oracle", "control": "control"}
-PICTURES = 2e-2  # a share of the codes of two models' pictures that may differ by rounding
 
 
 @dataclass
@@ -127,20 +127,6 @@ class Battery:
         oracle = None if self.oracle is None else self.oracle.fingerprint
         about = {"attacks_on": self.concept.name, "model": self.generator.name, "erasure": erasure, "oracle": oracle}
         return about | {"fingerprint": self.generator.fingerprint, "budget": self.budget, "size": self.size}
-
-
-def check_oracle(oracle: Generator, generator: Generator) -> None:
-    """UserError if the oracle draws with another picture tokenizer than `generator`, or reads other words."""
-    one, other = generator, oracle
-    same = isinstance(one, NextToken) == isinstance(other, NextToken) and one.outputs == other.outputs
-    if same and (one.num_codes, one.code_shape) == (other.num_codes, other.code_shape):
-        codes = torch.arange(4 * one.num_codes * int(np.prod(one.code_shape))) * 7919
-        codes = (codes % (2 if one.code_shape else one.outputs)).view(4, one.num_codes, *one.code_shape)
-        same = float(np.mean(one.decode(codes) != other.decode(codes))) < PICTURES
-    else:
-        same = False
-    if not same:
-        raise UserError(f"the oracle {other.name} draws with another picture tokenizer than {one.name}: another world")
 
 
 def version_of(erasure: Erasure) -> str:

@@ -27,6 +27,7 @@ KINDS = (
     "pairs",
     "portraits",
 )
+MORE = ("rebuilt", "captions")  # what the picture tokenizer makes of rendered pictures; what the model says of them
 DESCRIBED = ("object", "place", "time", "style")  # one of them in a prompt of a kind that describes
 
 
@@ -101,7 +102,7 @@ def quality(
         judges: name to model.
         prompts: of the direct kind; of the other kinds a third of it.
         seeds: pictures per prompt.
-        kinds: some of KINDS, and "captions".
+        kinds: some of KINDS and MORE; a model that cannot speak is asked for no captions.
         tick: called after each kind and seed.
     """
     rows = []
@@ -124,8 +125,22 @@ def quality(
                 truth = np.tile(getattr(scenes, part), seeds)
                 for index in np.unique(truth):
                     rows.append(_row(kind, name, part, VALUES[part][index], good[truth == index]))
-    if "captions" in kinds:
+    if "rebuilt" in kinds:
+        rows += rebuilt_quality(generator, judges, prompts)
+    if "captions" in kinds and hasattr(generator, "caption"):
         rows += caption_quality(generator, max(1, prompts // 3))
+    return rows
+
+
+def rebuilt_quality(generator, judges: dict[str, object], n: int, seed: int = 2026) -> list[dict]:
+    """How much of `n` rendered pictures is left after they were spelt in codes and drawn from them, as the judges see
+    it: rows as of `quality`. No model draws better than its tokenizer."""
+    rows = []
+    for what, pairs in (("rebuilt", 0.0), ("rebuilt pairs", 1.0)):
+        scenes = sample_scenes(n, [seed, 98, int(pairs)], pairs, 0.0)
+        images = generator.decode(generator.tokenize(render(scenes)))
+        for name, judge in judges.items():
+            rows += [_row(what, name, part, None, good) for part, good in right(read(judge, images), scenes).items()]
     return rows
 
 
@@ -182,19 +197,19 @@ def load_judges(folder: Path) -> dict[str, object]:
 
 def main(argv: list[str] | None = None) -> None:
     from ...generators import load_generator
+    from .summary import summarise
 
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.quality", description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, required=True, help="folder of the models and judges")
     parser.add_argument("--name", default="janus", help="which model of it (janus)")
     parser.add_argument("--prompts", type=int, default=1000, help="direct prompts (1000); of the other kinds a third")
     parser.add_argument("--seeds", type=int, default=3, help="pictures per prompt (3)")
-    parser.add_argument(
-        "--kinds", nargs="+", default=(*KINDS, "captions"), help=f"some of {', '.join(KINDS)}, captions"
-    )
+    parser.add_argument("--kinds", nargs="+", default=(*KINDS, *MORE), help=f"some of {', '.join((*KINDS, *MORE))}")
     args = parser.parse_args(argv)
     generator = load_generator(str(args.models / args.name))
     rows = quality(generator, load_judges(args.models), args.prompts, args.seeds, args.kinds)
     write_json(args.models / f"quality-{args.name}.json", {"model": args.name, "seeds": args.seeds, "rows": rows})
+    summarise(args.models)
     print(table(rows))
 
 

@@ -1,5 +1,5 @@
 """Contact sheets of MiniWorld 2: pictures, each over its prompt. `python -m earlib.miniworld.two.sheet` writes the
-README's; `--models DIR` draws one of DIR/janus, for the eye."""
+README's; `--models DIR` draws one of DIR/janus or DIR/NAME, for the eye."""
 
 from __future__ import annotations
 
@@ -37,6 +37,7 @@ def main(argv: list[str] | None = None) -> None:
 
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.sheet", description=__doc__.split("\n")[0])
     parser.add_argument("--models", type=Path, help="draw with the model in this folder instead of the renderer")
+    parser.add_argument("--name", default="janus", help="which model of it (janus)")
     parser.add_argument("--out", type=Path, default=ROOT / "book" / "images" / "miniworld2.png")
     parser.add_argument("--pictures", type=int, default=30)
     parser.add_argument("--seed", type=int, default=7)
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     prompts = describe(scenes, args.seed)
     images = render(scenes)
     if args.models:
-        generator = load_generator(str(args.models / "janus"))
+        generator = load_generator(str(args.models / args.name))
         images = generator.decode(generator.sample(prompts, list(range(args.pictures))))
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet(images, prompts, 10 if args.pictures > 60 else 6).quantize(255).save(args.out, optimize=True)

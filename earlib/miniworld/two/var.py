@@ -85,7 +85,7 @@ def train_var_tokenizer(
 def train_var_trunk(
     model,
     folder: Path,
-    steps: int = 8000,
+    steps: int = 18000,
     batch: int = 48,
     lr: float = 2e-3,
     matrix_lr: float = 4e-3,
