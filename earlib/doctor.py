@@ -18,6 +18,7 @@ PACKAGES = (
     "matplotlib",
     "jupyter-book",
     "papermill",
+    "submitit",
     "nudenet",
     "open-clip-torch",
     "torch-fidelity",

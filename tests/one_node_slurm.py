@@ -23,6 +23,7 @@ from pathlib import Path
 
 import yaml
 
+from earlib.book.kernels import Kernels
 from earlib.book.rerun import rerun
 from earlib.jobs.needs import LOCAL, Asked
 from earlib.sweeps.run import sweep
@@ -205,7 +206,9 @@ def act(what: str, folder: Path, executor: str) -> int:
     """One of the commands: `sweep` or `rerun`, locally or through Slurm."""
     asked = LOCAL if executor == "local" else Asked("slurm")
     if what == "rerun":
-        return int(any(status["state"] != "done" for status in rerun(root=folder / executor, asked=asked, jobs=2)))
+        with Kernels(warm=False) as kernels:
+            statuses = rerun(root=folder / executor, asked=asked, jobs=2, kernels=kernels)
+        return int(any(status["state"] != "done" for status in statuses))
     troubles = sweep(
         out=folder / executor, sweeps=folder / "sweeps.yml", model=str(folder / "tiny"), asked=asked, jobs=2
     )
@@ -216,18 +219,21 @@ def act(what: str, folder: Path, executor: str) -> int:
 
 def prepare(folder: Path) -> None:
     """A tiny model, a sweep, and two notebooks in a repository of their own for each executor."""
+    from transformers.utils import logging
+
     from .conftest import tiny_janus
     from .synthetic import write_manifest, write_notebook
 
+    logging.disable_progress_bar()
     tiny = tiny_janus()
     tiny.model.save_pretrained(folder / "tiny")
     tiny.processor.save_pretrained(folder / "tiny")
     (folder / "sweeps.yml").write_text(yaml.safe_dump({"one": SWEEP}))
     for executor in ("local", "slurm"):
         root = folder / executor
-        code = "import json, os, pathlib\nfrom earlib.runs import write_json\n"
+        code = "import os\nfrom earlib.runs import write_json\n"
         code += "write_json(os.environ['EARLIB_RUN'] + '/results.json', [{'metric': name, 'value': count * rate}])\n"
-        code += "print(count * rate, name, os.environ['OMP_NUM_THREADS'])"
+        code += "print(count * rate, name)"
         write_notebook(root / "notebooks" / "one.ipynb", code)
         write_notebook(root / "notebooks" / "two.ipynb", "from earlib import load_concept\nload_concept(name).name")
         write_manifest(root, {"name": "one", "parameters": {"count": 5}}, {"name": "two"})
@@ -267,7 +273,7 @@ def scenario(slurm: Slurm, folder: Path) -> None:
     say(f"killed: job {number}_3, which waited, and the command, by SIGKILL; the queue: {slurm.queue()}")
 
     second = Command("sweep", str(folder), "slurm")
-    second.wait_for("3 jobs are in the queue")
+    second.wait_for("sent before: 3")
     second.wait_for("sent 1 as job")
     other = Command("sweep", str(folder), "slurm").end()
     assert other[0] == 2 and "waits for the jobs" in other[1][-1], "a second command must not send them again"

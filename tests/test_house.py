@@ -153,7 +153,7 @@ def test_documents_name_files_that_exist(file):
     assert {module.removeprefix("earlib.") for module in modules} <= FILES.keys()
 
 
-@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "book/index.md"])
+@pytest.mark.parametrize("file", ["README.md", "CONTRIBUTING.md", "book/index.md", "book/cluster.md"])
 def test_documents_name_commands_that_parse(file):
     lines = re.findall(r"python -m earlib +([a-z].*)", (ROOT / file).read_text(encoding="utf-8"))
     assert lines

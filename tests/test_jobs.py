@@ -180,12 +180,12 @@ def test_jobs_of_a_command_that_was_killed_are_found_again(slurm, tmp_path, caps
     task, answer = next(answers)
     assert (task.key, answer.value, answer.job) == ("another", "again", "47")
     said = capsys.readouterr().out
-    assert "ending 1 jobs" in said and "1 jobs are in the queue" in said and "sent 1 as job 47" in said
+    assert "have changed since: 1" in said and "were sent before: 1" in said and "sent 1 as job 47" in said
     assert (tmp_path / "cancelled").read_text() == "47_1\n"
     with pytest.raises(UserError, match=f"process {os.getpid()} on .* waits for the jobs"):
         next(slurm().run([(task, Needs())]))
     answers.close()
-    assert "1 jobs go on in the queue: the same command waits for them" in capsys.readouterr().err
+    assert "jobs still in the queue: 1; the same command waits for them" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- sweeps

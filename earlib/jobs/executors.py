@@ -110,7 +110,7 @@ class Slurm(Jobs):
 
     def _leave(self, jobs: list) -> None:
         print(
-            f"{len(jobs)} jobs go on in the queue: the same command waits for them, `scancel --name={self.name}` ends "
+            f"jobs still in the queue: {len(jobs)}; the same command waits for them, `scancel --name={self.name}` ends "
             "them",
             file=sys.stderr,
         )

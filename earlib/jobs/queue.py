@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import platform
 import signal
+import subprocess
 import threading
 import time
 from collections import Counter
@@ -74,7 +75,12 @@ class Task:
                 value.set_exception(error)
 
         threading.Thread(target=do, daemon=True).start()
-        error = value.exception()
+        try:
+            error = value.exception()
+        except subprocess.CalledProcessError as requeue:  # submitit's `scontrol requeue`: the job asks for its own end
+            if requeue.returncode < 0:  # and that came before the answer
+                time.sleep(KILLED)
+            raise
         if told:  # the processes that it started were told as well: what came of that is no answer
             time.sleep(KILLED)
         if error is not None:
@@ -199,10 +205,10 @@ class Jobs:
             elif task is None or task.name in names:
                 outdated.append(job)
         if outdated:
-            print(f"ending {len(outdated)} jobs of code or settings that have changed since", flush=True)
+            print(f"ending jobs of code or settings that have changed since: {len(outdated)}", flush=True)
             self._end(outdated)
         if kept:
-            print(f"{len(kept)} jobs are in the queue or have ended already", flush=True)
+            print(f"waiting for jobs that were sent before: {len(kept)}", flush=True)
         return kept
 
     def _left(self) -> dict[Any, Task | None]:
