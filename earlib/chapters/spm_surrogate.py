@@ -115,7 +115,7 @@ def reach_lines(reaches: dict, grid: tuple[int, int]):
                     axis.fill_between(centre, *ends, alpha=0.15, linewidth=0, **style)
                 told = {"pictures": title, "told of": name, "what": what}
                 rows += [told | {"row": i} | m.flat() for i, m in enumerate(means)]
-        above.set(title=title, yscale="log")
+        above.set(title=title.replace(" (", "\n("), yscale="log")
     axes[1, 0].set_ylim(bottom=0)
     axes[0, 0].set_ylabel("KL from the target's (nats)")
     axes[1, 0].set_ylabel("states apart, of their length")
