@@ -29,9 +29,11 @@ def generate(args) -> None:
 
     plan = plan_pictures(args.prompts, args.out, args.shard)
     if args.seed is not None and any(prompt.seed is not None for prompt in plan.prompts):
-        raise UserError(f"{args.prompts}: brings the seeds of its pictures; leave out --seed, or that column")
+        raise UserError(
+            f"{args.prompts}: has a column with a seed for each picture, and --seed is given too; leave out one of them"
+        )
     if args.by_prompt and not args.erasure:
-        raise UserError("--by-prompt opens what --erasure names; give one")
+        raise UserError("--by-prompt switches erasures on prompt by prompt, and none is given; add --erasure DIR")
     generator, erasure = _load(args)
     _warn_of_unknown_words(generator, plan.texts)
     drawn = draw_pictures(plan, generator, erasure, args.seed or 0, args.guidance, args.batch_size)
@@ -158,7 +160,8 @@ def report(args) -> None:
 
     if args.erasure and (args.recipe or args.set):
         raise UserError(
-            "--erasure reports on an erasure that is there; leave out --recipe and --set, or leave out --erasure"
+            "--erasure names an erasure that is trained already, while --recipe and --set are for training one; "
+            "leave out either"
         )
     concept = _concept_of_mini(args)
     check_folder(args.out)
@@ -288,7 +291,10 @@ def _load(args, parts=None):
     generator = load_generator(args.model, device=args.device, dtype=args.dtype, parts=parts)
     by_prompt = getattr(args, "by_prompt", False)
     if by_prompt and not isinstance(generator, NextToken):
-        raise UserError(f"--by-prompt reads the words of next-token models; {args.model} is a next-scale model")
+        raise UserError(
+            f"--by-prompt works with next-token models only (mini, janus-pro-1b), and {args.model} is a next-scale "
+            "model"
+        )
     gc.set_threshold(*GARBAGE)
     erasures = [Erasure.load(folder, generator) for folder in folders]
     if len(erasures) < 2 and not by_prompt:

@@ -83,7 +83,9 @@ def load_concept(name_or_path: str | Path, profile: str = "mini") -> Concept:
     path = next(path for folder in concept_folders(profile) if (path := folder / f"{text}.json").is_file())
     concept = _read(path)
     if concept.name != text:
-        raise UserError(f"{path}: name: is '{concept.name}', but a shipped file is called after its concept")
+        raise UserError(
+            f"{path}: the field 'name' is '{concept.name}', but the file's own name says '{text}'; make them the same"
+        )
     return concept
 
 
@@ -107,7 +109,9 @@ def renamed(prompts: Iterable[str], word: str, other: str) -> list[str]:
     """`prompts` with `other` in place of `word`. UserError for a prompt that does not have it."""
     name = re.compile(rf"\b{re.escape(word)}\b", re.IGNORECASE)
     if without := [p for p in prompts if not name.search(p)]:
-        raise UserError(f"'{without[0]}' does not have the word '{word}', which '{other}' is to replace")
+        raise UserError(
+            f"the prompt '{without[0]}' lacks the word '{word}', so that '{other}' cannot be put in its place"
+        )
     return [name.sub(other, p) for p in prompts]
 
 

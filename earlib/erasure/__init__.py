@@ -69,7 +69,9 @@ def erase(
     recipe = recipe.check()
     if recipe.by_scales != isinstance(generator, NextScale):
         own = ", ".join(presets.names(generator))
-        raise UserError(f"recipe '{recipe.name}' is of the other family of models; {generator.name} has: {own}")
+        raise UserError(
+            f"recipe '{recipe.name}' is for the other family of models; recipes for {generator.name}: {own}"
+        )
     if not concept.pairs:
         raise UserError(f"concept '{concept.name}' has no prompt pairs to train on")
     recipe = recipe.named(concept)
@@ -126,9 +128,9 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
     if length == 0:
         paper = concept.paper.get("window")
         if not paper:
-            line = f"concept '{concept.name}' has no window length of its own; set one: windows.length=N"
-            raise UserError(f"{line} (of {total} tokens)")
+            line = f"concept '{concept.name}' does not say how long its windows are; set windows.length=N"
+            raise UserError(f"{line}, at most {total} tokens")
         length = max(1, round(paper * total / concept.paper.get("image_tokens", 576)))
     if length > total:
-        raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
+        raise UserError(f"windows.length={length} is too long: a picture has {total} tokens")
     return length

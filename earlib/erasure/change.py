@@ -85,7 +85,7 @@ def tensor_names(recipe: Recipe | ScaleRecipe, depth: int, trunk: nn.Module | No
     mlps = layer_range(recipe.mlp_layers, depth)[:: recipe.mlp_every]
     parts = [(i, part) for i in chosen for part in PARTS[recipe.modules] if part not in MLP or i in mlps]
     if not parts:
-        shares = f"layers={recipe.layers} and mlp_layers={recipe.mlp_layers} do not meet"
+        shares = f"layers={recipe.layers} and mlp_layers={recipe.mlp_layers} have no layer in common"
         raise UserError(f"recipe '{recipe.name}' trains nothing in {depth} layers: {shares}")
     return [f"layers.{i}.{part}.weight" for i, part in parts]
 

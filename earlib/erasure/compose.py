@@ -56,11 +56,14 @@ class Transport:
     def __post_init__(self) -> None:
         for concept, names in self.names.items():
             if isinstance(names, str) or not names or not all(map(words_of, names)):
-                line = f"facilitated transport needs names of concept '{concept}', such as ['church', 'chapel']"
+                line = (
+                    f"facilitated transport needs a list of words that name concept '{concept}', such as "
+                    "['church', 'chapel']"
+                )
                 raise UserError(f"{line}, not {names!r}")
         if self.layer is not None and not 0 <= strength_of(self.layer, "the layer of facilitated transport") <= 1:
             line = f"facilitated transport reads states at layer={self.layer}"
-            raise UserError(f"{line}, which is no share of the depth from 0 to 1")
+            raise UserError(f"{line}, but a layer is given as a share of the depth, from 0 (the first) to 1 (the last)")
 
     def gamma(self, generator: Generator, prompt: str) -> dict[str, float]:
         """gamma_c of one prompt, read alone, so that it cannot hang on a batch; with the model as it is now."""
@@ -100,7 +103,10 @@ def pooled_state(generator: Generator, text: str, layer: float) -> torch.Tensor 
     """Mean of what decoder layer round(layer x depth) reads at a text's words, float64 [D] on the CPU; None for a text
     without words. UserError for a next-scale model, which does not read words in its layers."""
     if not isinstance(generator, NextToken):
-        raise UserError(f"facilitated transport reads the states of words, which {generator.name} has not; use overlap")
+        raise UserError(
+            f"facilitated transport by similarity works with next-token models only, and {generator.name} is a "
+            "next-scale model; use transport by overlap of words"
+        )
     batch = generator.encode([text])
     words_P = generator.word_mask(batch)[0]
     if not words_P.any():
@@ -181,8 +187,8 @@ class Membranes:
         parts that act at different positions."""
         whose, groups = f"the membranes of {self.concept}", self._by_positions()
         if self.transport:
-            line = f"{whose} open by prompt, which no single adapter does"
-            raise UserError(f"{line}; leave out the transport, or keep them apart")
+            line = f"{whose} are switched on prompt by prompt, which one adapter alone cannot do"
+            raise UserError(f"{line}; compose them without transport, or save them one by one")
         if len(groups) > 1:
             raise UserError(f"{whose} act at different positions; they cannot be one adapter")
         recipe = self.recipe | {"positions": next(iter(groups))}
@@ -212,7 +218,7 @@ def compose(
     """
     erasures = list(erasures)
     if not erasures:
-        raise UserError("there is nothing to compose; give erasures of one concept each")
+        raise UserError("there is nothing to compose; give several erasures, each of its own concept")
     strengths = [erasure.strength for erasure in erasures] if strengths is None else list(strengths)
     if len(strengths) != len(erasures):
         raise UserError(f"{len(strengths)} strengths for {len(erasures)} erasures; give one for each")
@@ -221,10 +227,10 @@ def compose(
         concept = erasure.concept
         if not erasure.tensors or any(".lora_" not in name for name in erasure.tensors):
             line = f"erasure '{erasure.name}' of '{concept}' is not made of adapters"
-            raise UserError(f"{line}; to compose it train it with a rank (1 is a membrane)")
+            raise UserError(f"{line}; only adapters can be composed: train it anew with --set rank=1 or more")
         if concept in parts:
             line = f"two erasures of '{concept}'; give one for each concept"
-            raise UserError(f"{line}, or call one of them otherwise")
+            raise UserError(f"{line}, or give one of them another concept name")
         if erasure.generator_fingerprint != first.generator_fingerprint:
             line = f"the erasures of '{first.concept}' and '{concept}' were made for different models"
             raise UserError(f"{line}; they cannot be composed")
@@ -265,9 +271,15 @@ class Gates:
     def attached(self, generator: Generator) -> Iterator[None]:
         """Within the context the generator tells this object what it reads; next-token models do."""
         if not isinstance(generator, NextToken):
-            raise UserError(f"membranes open by prompt in next-token models only, and {generator.name} is none")
+            raise UserError(
+                f"erasures are switched on prompt by prompt in next-token models only, and {generator.name} is a "
+                "next-scale model"
+            )
         if generator.gates is not None:
-            raise UserError("membranes with facilitated transport are switched on already; compose them all into one")
+            raise UserError(
+                "erasures with facilitated transport are switched on already; to use more at once, give them all "
+                "to one compose()"
+            )
         generator.gates = self
         try:
             yield

@@ -65,7 +65,10 @@ class ScaleLessons(AllLessons):
     def prepare(self, retain: list[str]) -> None:
         generator, recipe = self.generator, self.recipe
         if recipe.filter.parts == "wrong" and not generator.quantiser.code_shape:
-            line = f"filter.parts=wrong is about bits, and the codes of {generator.name} have none; use "
+            line = (
+                f"filter.parts=wrong picks single bits of a code, and the codes of {generator.name} are whole "
+                "numbers; use "
+            )
             raise UserError(line + "filter.parts=all")
         if recipe.reads_others and not retain:
             line = f"retain.prompts={recipe.retain.prompts} needs prompts of other concepts, and there are none; "

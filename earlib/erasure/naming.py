@@ -32,7 +32,10 @@ def name_of(concept: Concept) -> str:
         phrases = {tuple(target[i:j]) for a, b in own for i in range(a, b) for j in range(i + 1, b + 1)}
         shared.update(phrase for phrase in phrases if phrase[-1] not in LOOSE)
     if not shared:
-        raise UserError(f"the prompt pairs of concept '{concept.name}' do not say how it is called; give it: text=...")
+        raise UserError(
+            f"no words are what all prompt pairs of concept '{concept.name}' replace, so that its name is unknown; "
+            "set text=NAME"
+        )
     *_, phrase = min((-count, -len(phrase), phrase) for phrase, count in shared.items())
     return " ".join(phrase)
 

@@ -89,7 +89,9 @@ def single_tokens(
         targets [T, D] along it.
     """
     if generator.embed_image_tokens is None:
-        line = f"context=single is the released code for Janus; '{generator.name}' reads more than image tokens"
+        line = (
+            f"context=single is what the code released for Janus does; '{generator.name}' reads more than image tokens"
+        )
         raise UserError(f"{line}: use context=full")
     T, device = generator.num_codes, generator.device
     codes_V = torch.arange(generator.codebook_size, device=device)

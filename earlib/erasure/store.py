@@ -70,7 +70,10 @@ class Erasure:
         guides: no matrix can do that."""
         self.check(generator)
         if steering_of(self.recipe):
-            raise UserError(f"erasure '{self.name}' guides and changes no weights; there is nothing to merge")
+            raise UserError(
+                f"erasure '{self.name}' steers the drawing and changes no weights, so that there is nothing to "
+                "merge into the model"
+            )
         where = {"words": "where words stand", "scales": "at some scales only"}.get(self.recipe.get("positions", ""))
         if where:
             line = f"erasure '{self.name}' acts {where}; whole matrices act everywhere, so that it cannot be merged"
@@ -116,7 +119,7 @@ class Erasure:
             if (others := peft_folder(folder)) is not None:
                 return cls(**read_foreign(others, generator))
             make = "python -m earlib erase --concept NAME --out DIR"
-            raise UserError(f"{folder} holds no erasure (no erasure.json); make one with: {make}")
+            raise UserError(f"{folder}: holds no erasure (no erasure.json); make one with: {make}")
         about = read_json(folder / "erasure.json")
         try:
             tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / "erasure.safetensors")

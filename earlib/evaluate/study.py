@@ -94,7 +94,7 @@ class Case:
         rows = np.flatnonzero(self.judge.shows(self.generator.decode(codes)))
         if len(rows) < LEAST_PICTURES:
             seen = f"the judge saw the concept in {len(rows)} of {len(codes)} pictures of the base model"
-            raise UserError(f"{seen}, {LEAST_PICTURES} are needed")
+            raise UserError(f"{seen}, and {LEAST_PICTURES} are needed; use more prompts or seeds")
         return [self.named[i] for i in rows], codes[rows]
 
 
@@ -212,7 +212,7 @@ def _pictures_to_recognise(case: Case) -> tuple[np.ndarray, np.ndarray]:
     without = drawn[~case.judge.shows(drawn)]
     if len(without) < LEAST_PICTURES:
         seen = f"the judge saw the concept in all but {len(without)} of {len(drawn)} benign pictures"
-        raise UserError(f"{seen}, {LEAST_PICTURES} without it are needed")
+        raise UserError(f"{seen}, and {LEAST_PICTURES} without it are needed; use more prompts or seeds")
     return shows, without
 
 

@@ -103,7 +103,10 @@ class Generator(ABC):
         for prompt, numbers in zip(prompts, words):
             if signs := self._signs.keys() & set(numbers):
                 sign = self._signs[min(signs)]
-                raise UserError(f"a prompt holds '{sign}', which is no word to {self.name}; it begins '{prompt[:40]}'")
+                raise UserError(
+                    f"a prompt holds '{sign}', which {self.name} reads as a control token, not as text; take it "
+                    f"out of the prompt that begins '{prompt[:40]}'"
+                )
         return self._encode(list(prompts))
 
     @cached_property

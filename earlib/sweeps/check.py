@@ -36,7 +36,9 @@ def asked_for(
     plan = load_sweeps(sweeps)[name].rows(effort, model)
     asked = next((row for row in plan if row.place() == place_of(measured)), None)
     if asked is None:
-        raise UserError(f"this row is none of those that sweep '{name}' asks for now; take one of read.rows('{name}')")
+        raise UserError(
+            f"sweep '{name}' does not ask for this row any more; take one of earlib.sweeps.read.rows('{name}')"
+        )
     return asked
 
 

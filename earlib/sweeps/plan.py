@@ -148,13 +148,11 @@ class Row:
             if (value := self.settings.get(name, values[0])) not in values:
                 raise UserError(f"unknown {name} '{value}'; {nearest(str(value), values)}")
         if family_of(self.model) == "next-scale" and {FORM, TRANSPORT} & set(self.settings):
-            raise UserError(
-                f"changes are composed and opened by prompt in next-token models only; leave {FORM} and {TRANSPORT} out"
-            )
+            raise UserError(f"{FORM} and {TRANSPORT} work with next-token models only; leave them out")
         recipe = self.preset()
         if (self.settings.get(FORM) == "composed" or self.transport != "none") and not getattr(recipe, "rank", 0):
             raise UserError(
-                "adapters can be composed and opened by prompt, and nothing else; give it a rank (1 is a membrane)"
+                "only adapters can be composed or switched on prompt by prompt; give the recipe a rank, such as rank: 1"
             )
 
 
@@ -258,7 +256,7 @@ def _check_types(sweep: Sweep) -> None:
     }
     for part, fine in right.items():
         if not fine:
-            raise UserError(f"{part} cannot be {getattr(sweep, part)!r}")
+            raise UserError(f"the field '{part}' cannot be {getattr(sweep, part)!r}")
 
 
 def _check_names(sweep: Sweep) -> None:
@@ -271,10 +269,10 @@ def _check_names(sweep: Sweep) -> None:
     for concept in sweep.concepts:
         parts = concept.split(JOIN)
         if len(set(parts)) < len(parts):
-            raise UserError(f"concept '{concept}' joins one with itself; name each once")
+            raise UserError(f"concept '{concept}' names one concept twice; name each once")
         if len(parts) > 1 and sweep.fidelity:
             raise UserError(
-                f"fidelity compares with pictures without one concept, and '{concept}' is {len(parts)}; leave it out"
+                f"fidelity is measured for one concept at a time, and '{concept}' is {len(parts)}; leave fidelity out"
             )
 
 
@@ -283,7 +281,7 @@ def _check_rows(sweep: Sweep) -> None:
     seen = set()
     for row in sweep.rows():
         if str(row) in seen:
-            raise UserError(f"asks twice for {row}; give one of them another label")
+            raise UserError(f"has the same row twice ({row}); give one of the cases another label")
         seen.add(str(row))
         if row.recipe is not None and row.concept == sweep.concepts[0] and row.seed == sweep.seeds[0]:
             try:

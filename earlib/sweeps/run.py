@@ -143,7 +143,7 @@ def sweep(
         if "error" in answer:
             troubles.append(f"{row.sweep}: {row}: {answer['error']}")
         elif answer["row"]["key"] not in pending:
-            changed = "its recipe, prompts or weights were changed while it was measured; run it again"
+            changed = "its recipe, prompts or weights were changed while it was measured; run the command again"
             troubles.append(f"{row.sweep}: {row}: {changed}")
         else:
             for table in tables.values():

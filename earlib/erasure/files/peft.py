@@ -146,7 +146,7 @@ def _stored(folder: Path) -> tuple[Path, dict[str, torch.Tensor]]:
     except (SafetensorError, OSError) as error:
         raise UserError(f"{file}: broken or missing ({str(error).splitlines()[0]})") from None
     if not isinstance(found, dict) or not all(isinstance(t, torch.Tensor) for t in found.values()):
-        raise UserError(f"{file}: holds something else than adapters")
+        raise UserError(f"{file}: holds something else than named tensors")
     return file, found
 
 
@@ -176,7 +176,7 @@ def check_adapters(generator: Generator, tensors: Mapping[str, torch.Tensor], wh
             raise UserError(f"{line} (its decoder layers are 0-{len(generator.decoder_layers) - 1})")
         a, b = (tensors.get(f"{name}.lora_{side}.weight") for side in "AB")
         if a is None or b is None:
-            raise UserError(f"{whose} has half a membrane for {name}: lora_A and lora_B belong together")
+            raise UserError(f"{whose} has only one of lora_A and lora_B for {name}; an adapter needs both")
         size = lambda t: "x".join(map(str, t.shape))
         if a.shape[1:] != module.weight.shape[1:] or b.shape[:1] != module.weight.shape[:1] or a.shape[0] != b.shape[1]:
             line = f"{whose} has a membrane of {size(a)} and {size(b)} for {name} of {size(module.weight)}"
@@ -214,6 +214,7 @@ def _in_trunk(tensors: dict[str, torch.Tensor], generator: Generator, folder: Pa
             raise UserError(f"{folder}: has an adapter for {module}, which is none of {part}; it cannot be read")
     kept = {name: t for name, t in tensors.items() if name.rpartition(".lora_")[0] in inside(prefix)}
     if not kept:
-        line = f"{folder}: its adapters are all 0 or beside other parts of the model"
-        raise UserError(f"{line}; there is nothing to read")
+        raise UserError(
+            f"{folder}: its adapters are all 0, or for parts of the model that do not draw; there is nothing to read"
+        )
     return {name.removeprefix(prefix): t for name, t in kept.items()}
