@@ -257,7 +257,7 @@ def test_one_interface_with_an_erasure(generator, church, boat):
     assert members.gamma(generator, "a boat") == {"church": 0.0, "boat": 0.5}
     assert names_of([CHURCH]) == {"church": ("church",)}
     for refused in (members.together, lambda: members.merged(generator), lambda: members.save("nowhere")):
-        with pytest.raises(UserError, match="open by prompt"):
+        with pytest.raises(UserError, match="switched on prompt by prompt"):
             refused()
 
 
@@ -296,7 +296,7 @@ def test_on_the_command_line(mini, tmp_path, capsys):
         main(["generate", "--prompts", str(tmp_path / "prompts.txt"), "--out", str(tmp_path / "no"), "--by-prompt"])
         == 2
     )
-    assert "--by-prompt opens what --erasure names" in capsys.readouterr().err
+    assert "--by-prompt switches erasures on prompt by prompt" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------- peft's files
@@ -573,7 +573,7 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         ),
         (lambda: logits(generator, ["a"], compose([church, deeper])), "layers.9"),
         (lambda: logits(generator, ["a"], wider), "made for another model"),
-        (lambda: logits(generator, ["a"], half), "half a membrane"),
+        (lambda: logits(generator, ["a"], half), "only one of lora_A and lora_B"),
         (lambda: logits(generator, ["a"], other), "made for a model with fingerprint"),
         (lambda: compose([church, other]), "made for different models"),
         (lambda: compose([church, church]), "two erasures of 'church'"),
@@ -590,7 +590,7 @@ def test_wrong_input_is_one_line(generator, church, boat, tmp_path):
         (lambda: compose([church, boat], transport=Transport({"church": ("church",)})), "no name for concept 'boat'"),
         (lambda: Transport({"church": ()}), "needs names of concept 'church'"),
         (lambda: Transport({"church": "church"}), "needs names"),
-        (lambda: Transport({"church": ("church",)}, 2), "no share of the depth"),
+        (lambda: Transport({"church": ("church",)}, 2), "a layer is given as a share of the depth"),
         (lambda: folder('{"peft_type": "IA3"}'), "only LORA can be read"),
         (lambda: folder("[]"), "only LORA can be read"),
         (lambda: folder(json.dumps(good | {"use_dora": True})), "use_dora=true cannot be read"),

@@ -320,7 +320,7 @@ def test_other_words_for_the_name():
     )
     assert list(rates.columns) == ["church", "chapel"] and rates.loc["after", "chapel"] == 2
     assert drawn["before"]["chapel"].shape[0] == 2 and (drawn["before"]["church"] != drawn["before"]["chapel"]).any()
-    with pytest.raises(UserError, match="does not have the word 'boat'"):
+    with pytest.raises(UserError, match="lacks the word 'boat'"):
         next_scale_concepts.wordings(generator, prompts, "boat", ["ship"], {"before": None}, Judge())
 
 

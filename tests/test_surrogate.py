@@ -34,7 +34,7 @@ def pairs(word="tower"):
 
 def test_surrogates_stand_where_the_word_stood():
     assert renamed(["A Church by a churchyard"], "church", "car") == ["A car by a churchyard"]
-    with pytest.raises(UserError, match="'a red boat' does not have the word 'church'"):
+    with pytest.raises(UserError, match="the prompt 'a red boat' lacks the word 'church'"):
         renamed(["a red boat"], "church", "car")
     made = spm_surrogate.with_surrogate(load_concept("church", "mini"), "church", "chapel")
     assert all(pair.replacement == pair.target.replace("church", "chapel") for pair in made.pairs)

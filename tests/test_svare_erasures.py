@@ -304,7 +304,9 @@ def test_wrong_recipes_are_one_line(name, settings, line):
 def test_recipes_that_do_not_fit_the_model_are_one_line(generators):
     with pytest.raises(UserError, match="scales.first=4, scales.count=0: custom has scales 0 to 3"):
         erase(generators["bsq"], CONCEPT, small("vare", **{"scales.first": 4}), progress=False)
-    with pytest.raises(UserError, match="filter.parts=wrong is about bits, and the codes of custom have none"):
+    with pytest.raises(
+        UserError, match="filter.parts=wrong picks single bits of a code, and the codes of custom are whole numbers"
+    ):
         erase(generators["vq"], CONCEPT, small("s-vare", **{"filter.parts": "wrong"}), progress=False)
     with pytest.raises(UserError, match="retain.prompts=both needs prompts of other concepts"):
         train(generators["bsq"], PAIRS, small("sace-style"), 0)
@@ -421,7 +423,7 @@ def test_an_empty_filter_is_said(folder, tmp_path, capfd):
         ("erase --model {model} --concept chruch --out {out}", "unknown concept 'chruch'"),
         (
             "generate --model {model} --prompts {prompts} --out {out} --erasure {model} --by-prompt",
-            "--by-prompt reads the words of next-token models",
+            "--by-prompt works with next-token models only",
         ),
         ("generate --model {model} --prompts {prompts} --out {out} --erasure {model}", "holds no erasure"),
     ],

@@ -118,16 +118,16 @@ WRONG = {  # what is changed of an entry -> what the line must hold
     "no part": ({"concepts": ["church+"]}, "unknown concept ''"),
     "a part twice": (
         {"concepts": ["church+boat+church"]},
-        "'church+boat+church' joins one with itself; name each once",
+        "'church+boat+church' names one concept twice; name each once",
     ),
-    "parts and KID": ({"concepts": ["church+boat"], "fidelity": True}, "'church+boat' is 2; leave it out"),
+    "parts and KID": ({"concepts": ["church+boat"], "fidelity": True}, "'church+boat' has 2; leave fidelity out"),
     "form": (
         {"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]},
         "unknown erasure.form 'compsed'; did you mean 'composed'",
     ),
     "no adapter": (
         {"cases": [{"recipe": "ear", "settings": {"erasure.transport": ["none", "overlap"]}}]},
-        "give it a rank",
+        "give the recipe a rank",
     ),
 }
 
@@ -223,7 +223,7 @@ def test_nonsense_changes_what_trains_and_nothing_else():
     assert replace(blick, pairs=church.pairs, words=church.words) == church
     assert name_of(blick) == "blick" and not any("church" in pair.target for pair in blick.pairs)
     assert [pair.target.replace("blick", "church") for pair in blick.pairs] == [pair.target for pair in church.pairs]
-    with pytest.raises(UserError, match="does not have the word 'vangogh', which 'blick' is to replace"):
+    with pytest.raises(UserError, match="lacks the word 'vangogh', so that 'blick' cannot be put"):
         nonsense(load_concept("vangogh", "mini"))
 
 
@@ -302,7 +302,7 @@ def test_rows_of_a_next_scale_model(tmp_path):
     }
     with pytest.raises(UserError, match="recipe 'ear' is for next-token models"):
         load_sweeps(write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "ear"}]}))
-    with pytest.raises(UserError, match="in next-token models only"):
+    with pytest.raises(UserError, match="with next-token models only"):
         load_sweeps(
             write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "s-vare", "settings": {"erasure.form": "joint"}}]})
         )

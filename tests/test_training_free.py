@@ -116,7 +116,7 @@ def test_a_concept_is_called_what_its_targets_have_and_its_replacements_lack():
     assert name_of(load_concept("vangogh", "janus-pro-7b")) == "Van Gogh", "a concept with words is called by the first"
     assert all(name_of(load_concept(name, "mini")) for name in list_concepts("mini"))
     with pytest.raises(
-        UserError, match="the prompt pairs of concept 'church' do not say how it is called; give it: text=..."
+        UserError, match="no words are what all prompt pairs of concept 'church' replace, so that its name is unknown"
     ):
         name_of(NULL)
 

@@ -132,5 +132,5 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
             raise UserError(f"{line}, at most {total} tokens")
         length = max(1, round(paper * total / concept.paper.get("image_tokens", 576)))
     if length > total:
-        raise UserError(f"windows.length={length} is too long: a picture has {total} tokens")
+        raise UserError(f"windows.length={length} is longer than a picture of {total} tokens")
     return length

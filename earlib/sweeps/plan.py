@@ -256,7 +256,7 @@ def _check_types(sweep: Sweep) -> None:
     }
     for part, fine in right.items():
         if not fine:
-            raise UserError(f"the field '{part}' cannot be {getattr(sweep, part)!r}")
+            raise UserError(f"{part} cannot be {getattr(sweep, part)!r}")
 
 
 def _check_names(sweep: Sweep) -> None:
@@ -272,7 +272,7 @@ def _check_names(sweep: Sweep) -> None:
             raise UserError(f"concept '{concept}' names one concept twice; name each once")
         if len(parts) > 1 and sweep.fidelity:
             raise UserError(
-                f"fidelity is measured for one concept at a time, and '{concept}' is {len(parts)}; leave fidelity out"
+                f"fidelity is measured for one concept at a time, and '{concept}' has {len(parts)}; leave fidelity out"
             )
 
 
@@ -281,7 +281,7 @@ def _check_rows(sweep: Sweep) -> None:
     seen = set()
     for row in sweep.rows():
         if str(row) in seen:
-            raise UserError(f"has the same row twice ({row}); give one of the cases another label")
+            raise UserError(f"asks twice for {row}; give one of them another label")
         seen.add(str(row))
         if row.recipe is not None and row.concept == sweep.concepts[0] and row.seed == sweep.seeds[0]:
             try:
