@@ -98,6 +98,14 @@ _share = _number(
 _seconds = _number(lambda x: x > 0, "is no time; give seconds, such as 60")
 
 
+# flags that several commands have
+CONCEPT = {"required": True, "type": _name, "help": "a name that `doctor` lists, or a JSON file of your own"}
+RECIPE = {"help": "how to erase, a name that `doctor` lists; default: ear, for a next-scale model (mini-var) s-vare"}
+SET = {"nargs": "+", "action": "extend", "default": [], "metavar": "FIELD=VALUE"}
+SET["help"] = "change fields of the recipe, for example windows.length=12 lr=1e-4"
+PROFILE = {"default": "mini", "help": "whose parameters book/manifest.yml gives: mini, janus-pro-1b, ..."}
+
+
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     top = _Parser(
@@ -115,8 +123,14 @@ def parser() -> argparse.ArgumentParser:
                 default="mini",
                 help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
             )
-            sub.add_argument("--device", help="cpu, cuda, cuda:1; default: a GPU if there is one")
-            sub.add_argument("--dtype", help="float32, bfloat16 or float16; default: what the device computes fast")
+            sub.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: a GPU if there is one")
+            sub.add_argument(
+                "--dtype",
+                help=(
+                    "number format of the weights: float32, bfloat16 or float16; default: one that is fast on the "
+                    "device"
+                ),
+            )
         return sub
 
     def cluster(sub, here):
@@ -138,21 +152,29 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
     )
-    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for KEY.png and index.jsonl")
+    sub.add_argument(
+        "--out",
+        required=True,
+        type=_path,
+        metavar="DIR",
+        help="folder for the pictures, KEY.png, and their list, index.jsonl",
+    )
     about = "default: 0; where the prompt file has a column seed or evaluation_seed, that is the picture's"
     sub.add_argument("--seed", type=_seed, help=about)
-    about = "an erasure to switch on: its folder, one of peft's, or a .pt file of the EAR authors; "
-    about += "given several times, adapters are composed"
+    about = "an erasure to switch on: the folder that `erase` wrote, a LoRA folder of peft, or a .pt file of the EAR "
+    about += "authors; several times for several at once"
     sub.add_argument("--erasure", type=_path, action="append", metavar="DIR", help=about)
     sub.add_argument(
-        "--by-prompt", action="store_true", help="open each adapter as far as a prompt has the words of its concept"
+        "--by-prompt",
+        action="store_true",
+        help="switch each erasure on only for prompts that have words of its concept",
     )
     sub.add_argument("--guidance", type=_guidance, metavar="SCALE", help="default: the model's own")
     sub.add_argument(
         "--batch-size",
         type=_count,
         metavar="N",
-        help="pictures at a time, changes no picture; default: 64, on a GPU what fits",
+        help="pictures drawn at a time, which changes speed and memory only; default: 64, on a GPU what fits",
     )
     sub.add_argument(
         "--shard",
@@ -163,20 +185,13 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command("erase", "train an erasure for one concept")
-    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
-    sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
+    sub.add_argument("--concept", **CONCEPT)
+    sub.add_argument("--recipe", **RECIPE)
     sub.add_argument(
-        "--out", required=True, type=_path, metavar="DIR", help="for the erasure and the log of its training"
+        "--out", required=True, type=_path, metavar="DIR", help="folder for the erasure and the log of its training"
     )
-    sub.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change the recipe, for example windows.length=12",
-    )
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--set", **SET)
+    sub.add_argument("--seed", type=_seed, default=0, help="of everything that is random; default: 0")
     sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
 
     sub = command("merge", "write the model with an erasure in it, as a plain checkpoint that transformers loads alone")
@@ -185,9 +200,11 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for the model; new, or empty")
 
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
-    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
-    sub.add_argument("--erasure", type=_path, metavar="DIR")
-    sub.add_argument("--json", required=True, type=_path, metavar="FILE", help="where the records go")
+    sub.add_argument("--concept", **CONCEPT)
+    sub.add_argument("--erasure", type=_path, metavar="DIR", help="what `erase` wrote; default: the model as it is")
+    sub.add_argument(
+        "--json", required=True, type=_path, metavar="FILE", help="where the measurements go, a list of records"
+    )
     sub.add_argument(
         "--prompts",
         type=_path,
@@ -201,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "attack", "try to bring an erased concept back, and write a page of what worked; run again, it goes on"
     )
-    sub.add_argument("--concept", required=True, help="a name, or a concept file")
+    sub.add_argument("--concept", **CONCEPT)
     sub.add_argument("--erasure", required=True, type=_path, metavar="DIR", help="the erasure under attack")
     about = "an attack to run; several times for several; default: all that the model admits"
     sub.add_argument("--attack", action="append", metavar="NAME", help=about)
@@ -231,24 +248,17 @@ def parser() -> argparse.ArgumentParser:
     sub = command(
         "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
     )
-    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
-    sub.add_argument("--recipe", help="default: ear; for a next-scale model (mini-var) s-vare")
+    sub.add_argument("--concept", **CONCEPT)
+    sub.add_argument("--recipe", **RECIPE)
     sub.add_argument("--erasure", type=_path, metavar="DIR", help="report on this erasure in place of training one")
     sub.add_argument(
         "--out",
         required=True,
         type=_path,
         metavar="DIR",
-        help="for report.html, report.md, results.json and the erasure",
+        help="folder for report.html, report.md, results.json and the erasure",
     )
-    sub.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change the recipe, for example windows.length=12",
-    )
+    sub.add_argument("--set", **SET)
     sub.add_argument("--seed", type=_seed, default=0, help="of the training")
     sub.add_argument(
         "--seeds", type=_seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1"
@@ -259,10 +269,16 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--clip",
         metavar="MODEL",
-        help="open_clip's NAME/PRETRAINED or local-dir:FOLDER for CLIP scores; mini brings its own",
+        help=(
+            "the CLIP model that scores pictures, NAME/PRETRAINED or local-dir:FOLDER of open_clip; the mini "
+            "models have one"
+        ),
     )
     sub.add_argument(
-        "--reference", type=_path, metavar="DIR", help="real pictures for FID and KID; mini brings its own"
+        "--reference",
+        type=_path,
+        metavar="DIR",
+        help="real pictures to compare with (FID, KID); the mini models have some",
     )
     sub.add_argument(
         "--show-explicit",
@@ -271,36 +287,48 @@ def parser() -> argparse.ArgumentParser:
     )
 
     sub = command(
-        "ecgvf", "write prompt pairs, draw them, and keep those that the judge agrees with; run again, it goes on"
+        "ecgvf",
+        "write pairs of prompts, with a concept and without, draw them, and keep those whose pictures a judge tells "
+        "apart; run again, it goes on",
     )
-    sub.add_argument("--concept", required=True, type=_name, help="a name, or a concept file")
+    sub.add_argument("--concept", **CONCEPT)
     sub.add_argument(
         "--out",
         required=True,
         type=_path,
         metavar="DIR",
-        help="for NAME.json (the kept pairs), report.md, report.json and pictures.png",
+        help="folder for NAME.json (the kept pairs), report.md, report.json and pictures.png",
     )
-    about = "grammar, openai:URL:MODEL or local:FOLDER; several write at once; default: grammar. "
-    about += "Keys: EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
+    about = (
+        "who writes the prompts: grammar (templates), openai:URL:MODEL (a server) or local:FOLDER (a language model); "
+    )
+    about += (
+        "one or several; default: grammar. A server's key is read from EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
+    )
     sub.add_argument("--writer", nargs="+", action="extend", metavar="WRITER", help=about)
+    sub.add_argument("--count", type=_count, default=40, metavar="N", help="pairs to ask each writer for; default: 40")
     sub.add_argument(
-        "--count", type=_count, default=40, metavar="N", help="pairs to ask from every writer; default: 40"
+        "--pictures", type=_count, default=4, metavar="N", help="pictures drawn of each prompt; default: 4"
     )
-    sub.add_argument("--pictures", type=_count, default=4, metavar="N", help="pictures of every prompt; default: 4")
-    about = "the concept must show in this share of a target's pictures, and in at most the rest of a replacement's; "
-    about += "default: 0.75"
+    about = (
+        "keep a pair if at least this share of the pictures with the concept shows it, and of those without at most "
+    )
+    about += "the rest (1 - SHARE); default: 0.75"
     sub.add_argument("--threshold", type=_share, default=0.75, metavar="SHARE", help=about)
-    sub.add_argument("--seed", type=_seed, default=0)
+    sub.add_argument("--seed", type=_seed, default=0, help="of everything that is random; default: 0")
     sub.add_argument(
         "--timeout",
         type=_seconds,
         default=60,
         metavar="SECONDS",
-        help="how long a server may take for one reply; default: 60",
+        help="how long a server may take to answer; default: 60",
     )
     sub.add_argument(
-        "--batch-size", type=_count, default=64, metavar="N", help="pictures at a time, changes no picture; default: 64"
+        "--batch-size",
+        type=_count,
+        default=64,
+        metavar="N",
+        help="pictures drawn at a time, which changes speed and memory only; default: 64",
     )
 
     sub = command("fetch", "fetch public prompt sets that are not shipped, or take them from a folder", model=False)
@@ -315,11 +343,9 @@ def parser() -> argparse.ArgumentParser:
         help="copy the files from here, for machines without a network",
     )
 
-    sub = command(
-        "rerun", "run the notebooks of book/manifest.yml with papermill; finished ones are skipped", model=False
-    )
-    sub.add_argument("--profile", default="mini")
-    sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME")
+    sub = command("rerun", "run the notebooks of the book that are not up to date", model=False)
+    sub.add_argument("--profile", **PROFILE)
+    sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="notebooks; default: all")
     sub.add_argument(
         "--jobs",
         type=_count,
@@ -330,9 +356,11 @@ def parser() -> argparse.ArgumentParser:
     cluster(sub, "its GPUs in turn, with --gpus")
 
     sub = command(
-        "sweep", "measure what the results tables of book/sweeps.yml lack; run again, it goes on", model=False
+        "sweep",
+        "measure the rows that the tables of results lack, as book/sweeps.yml asks; run again, it goes on",
+        model=False,
     )
-    sub.add_argument("names", nargs="*", metavar="NAME", help="default: every sweep of the file")
+    sub.add_argument("names", nargs="*", metavar="NAME", help="tables; default: all of book/sweeps.yml")
     sub.add_argument(
         "--jobs",
         type=_count,
@@ -344,21 +372,29 @@ def parser() -> argparse.ArgumentParser:
         type=_count,
         default=1,
         metavar="N",
-        help="N times as many seeds, and pictures a seed; default: 1, the shipped tables",
+        help="measure with N times as many seeds, and pictures of each; default: 1, as in the shipped tables",
     )
     sub.add_argument(
         "--out",
         type=_path,
         metavar="DIR",
-        help="for NAME.jsonl; default: data/sweeps, with an effort runs/sweeps/effort-N",
+        help="folder of the tables, NAME.jsonl; default: data/sweeps, with --effort N runs/sweeps/effort-N",
     )
     sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
     cluster(sub, "its CPU cores")
     sub.add_argument(
-        "--check", action="store_true", help="measure the cheapest row of every table again, and say whether they agree"
+        "--check",
+        action="store_true",
+        help="measure the quickest row of every table again, and say how many agree with the table",
     )
-    sub.add_argument("--rows", type=_count, default=1, metavar="N", help="with --check: N rows of each; default: 1")
+    sub.add_argument(
+        "--rows",
+        type=_count,
+        default=1,
+        metavar="N",
+        help="with --check: the N quickest rows of each table; default: 1",
+    )
 
-    sub = command("book", "stage the executed notebooks and build the HTML", model=False)
-    sub.add_argument("--profile", default="mini")
+    sub = command("book", "run the notebooks that are not up to date, and build the pages of the book", model=False)
+    sub.add_argument("--profile", **PROFILE)
     return top
