@@ -14,6 +14,7 @@ import sys
 
 from .arguments import PROGRAM, parser
 from .errors import UserError, nearest
+from .generators.album import check_folder
 
 # ---------------------------------------------------------------- the commands
 
@@ -42,8 +43,6 @@ def generate(args) -> None:
 
 
 def erase(args) -> None:
-    from .generators.album import check_folder
-
     concept = _concept_of_mini(args)
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
@@ -64,19 +63,11 @@ def erase(args) -> None:
     print(f"{erasure.name} in {args.out}" + (f": {numbers}" if numbers else ""))
     if erasure.info.get("tokens_kept") == 0:
         seen = erasure.info["tokens_seen"]
-        print(
-            (
-                f"warning: the filter kept none of {seen} tokens, so that nothing was erased; lower filter.alpha, or "
-                "use "
-                "filter.kind=none"
-            ),
-            file=sys.stderr,
-        )
+        line = f"warning: the filter kept none of {seen} tokens, so that nothing was erased"
+        print(f"{line}; lower filter.alpha, or use filter.kind=none", file=sys.stderr)
 
 
 def merge(args) -> None:
-    from .generators.album import check_folder
-
     check_folder(args.out)
     generator, erasure = _load(args, parts="all")
     from .erasure.files.merge import write_merged
@@ -87,8 +78,6 @@ def merge(args) -> None:
 
 def evaluate(args) -> None:
     import dataclasses
-
-    from .generators.album import check_folder
 
     concept = _concept_of_mini(args)
     if args.json.is_dir():
@@ -124,8 +113,6 @@ def evaluate(args) -> None:
 
 
 def attack(args) -> None:
-    from .generators.album import check_folder
-
     concept = _concept_of_mini(args)
     check_folder(args.out)
     from .evaluate.attacks.registry import chosen
@@ -146,8 +133,6 @@ def attack(args) -> None:
 
 
 def convert(args) -> None:
-    from .generators.album import check_folder
-
     check_folder(args.target)
     from .generators.files.convert import convert as rewrite
 
@@ -156,8 +141,6 @@ def convert(args) -> None:
 
 
 def report(args) -> None:
-    from .generators.album import check_folder
-
     if args.erasure and (args.recipe or args.set):
         raise UserError(
             "--erasure names an erasure that is trained already, while --recipe and --set are for training one; "
@@ -182,7 +165,6 @@ def report(args) -> None:
 
 
 def ecgvf(args) -> None:
-    from .generators.album import check_folder
     from .pairs.writers import make_writers
 
     concept = _concept_of_mini(args)

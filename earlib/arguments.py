@@ -1,125 +1,29 @@
-"""The arguments of the command line: every command, its flags, and what their values may be. What a command does is in
-`__main__.py`."""
+"""The arguments of the command line: every command and its flags. What their values may be is in `flags.py`, what a
+command does in `__main__.py`."""
 
 from __future__ import annotations
 
 import argparse
-import math
-from pathlib import Path
 
-from . import __version__
-from .errors import UserError, nearest
+from . import __version__, flags
 
 PROGRAM = "python -m earlib"
 
 
-class _Parser(argparse.ArgumentParser):
-    """argparse that raises one line instead of printing its usage, and names the nearest flag or command."""
-
-    def __init__(self, **more):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
-
-    def error(self, message):
-        raise UserError(f"{message} ({self.prog} --help)")
-
-    def parse_known_args(self, args=None, namespace=None):
-        known = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        flags = [word.split("=")[0] for word in args or () if word.startswith("--")]
-        if self._subparsers:  # the flags after the command are the command's own
-            flags = flags if args and args[0].startswith("-") else []
-        for flag in flags:  # before argparse complains that the flag that was meant is missing
-            if flag not in known:
-                raise UserError(f"unknown flag '{flag}'; {nearest(flag, known)} ({self.prog} --help)")
-        return super().parse_known_args(args, namespace)
-
-
-def _path(text: str) -> Path:
-    """`--out=~/x` too: a shell expands ~ only at the beginning of a word."""
-    return Path(text).expanduser()
-
-
-def _name(text: str) -> str:
-    """A name, or a path: of a model, or of a concept."""
-    return str(_path(text)) if text.startswith("~") else text
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**63:
-        raise argparse.ArgumentTypeError(f"'{text}' is no seed; a seed is a whole number from 0")
-    return int(text)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 1")
-    return int(text)
-
-
-def _minutes(text: str) -> int:
-    from .jobs.needs import minutes_of
-
-    return minutes_of(text)
-
-
-def _gpus(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{text}' is no number of GPUs")
-    return int(text)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, _, parts = text.partition("/")
-    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no shard; 3/8 is the third of eight")
-    return int(part), int(parts)
-
-
-def _number(fits, complaint: str):
-    """A reader of numbers for which `fits` holds; `complaint` goes on after the text that is none."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not (math.isfinite(value) and fits(value)):
-            raise argparse.ArgumentTypeError(f"'{text}' {complaint}")
-        return value
-
-    return read
-
-
-_guidance = _number(
-    lambda x: x >= 0, "is no guidance scale; a scale is a number from 0, such as 3 (1 means no guidance)"
-)
-_share = _number(
-    lambda x: 0.5 < x <= 1, "is no threshold; a threshold is a share of pictures above 0.5 and at most 1, such as 0.75"
-)
-_seconds = _number(lambda x: x > 0, "is no time; give seconds, such as 60")
-
-
-# flags that several commands have
-CONCEPT = {"required": True, "type": _name, "help": "a name that `doctor` lists, or a JSON file of your own"}
-RECIPE = {"help": "how to erase, a name that `doctor` lists; default: ear, for a next-scale model (mini-var) s-vare"}
-SET = {"nargs": "+", "action": "extend", "default": [], "metavar": "FIELD=VALUE"}
-SET["help"] = "change fields of the recipe, for example windows.length=12 lr=1e-4"
-PROFILE = {"default": "mini", "help": "whose parameters book/manifest.yml gives: mini, janus-pro-1b, ..."}
-
-
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    top = _Parser(
+    top = flags.Parser(
         prog=PROGRAM, description="Erase concepts from autoregressive image models, and measure what went with them."
     )
     top.add_argument("--version", action="version", version=f"earlib {__version__}")
-    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND", parser_class=flags.Parser)
 
     def command(name, about, model=True):
         sub = commands.add_parser(name, help=about, description=about)
         if model:
             sub.add_argument(
                 "--model",
-                type=_name,
+                type=flags.name,
                 default="mini",
                 help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
             )
@@ -137,8 +41,8 @@ def parser() -> argparse.ArgumentParser:
         about = f"local, this machine: {here}; or slurm: jobs of its queue, that the same command waits for again"
         sub.add_argument("--executor", default="local", metavar="WHERE", help=f"{about}; default: local")
         sub.add_argument("--partition", metavar="NAME", help="of the cluster")
-        sub.add_argument("--gpus", type=_gpus, metavar="N", help="GPUs a job; default: what the model needs")
-        sub.add_argument("--time", type=_minutes, metavar="TIME", help="limit of a job: 90 (minutes) or 2:30:00")
+        sub.add_argument("--gpus", type=flags.gpus, metavar="N", help="GPUs a job; default: what the model needs")
+        sub.add_argument("--time", type=flags.minutes, metavar="TIME", help="limit of a job: 90 (minutes) or 2:30:00")
 
     command(
         "doctor", "say what is installed, which device will be used and why, what is shipped and cached", model=False
@@ -148,89 +52,95 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--prompts",
         required=True,
-        type=_path,
+        type=flags.path,
         metavar="FILE",
         help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
     )
     sub.add_argument(
         "--out",
         required=True,
-        type=_path,
+        type=flags.path,
         metavar="DIR",
         help="folder for the pictures, KEY.png, and their list, index.jsonl",
     )
     about = "default: 0; where the prompt file has a column seed or evaluation_seed, that is the picture's"
-    sub.add_argument("--seed", type=_seed, help=about)
+    sub.add_argument("--seed", type=flags.seed, help=about)
     about = "an erasure to switch on: the folder that `erase` wrote, a LoRA folder of peft, or a .pt file of the EAR "
     about += "authors; several times for several at once"
-    sub.add_argument("--erasure", type=_path, action="append", metavar="DIR", help=about)
+    sub.add_argument("--erasure", type=flags.path, action="append", metavar="DIR", help=about)
     sub.add_argument(
         "--by-prompt",
         action="store_true",
         help="switch each erasure on only for prompts that have words of its concept",
     )
-    sub.add_argument("--guidance", type=_guidance, metavar="SCALE", help="default: the model's own")
+    sub.add_argument("--guidance", type=flags.guidance, metavar="SCALE", help="default: the model's own")
     sub.add_argument(
         "--batch-size",
-        type=_count,
+        type=flags.count,
         metavar="N",
         help="pictures drawn at a time, which changes speed and memory only; default: 64, on a GPU what fits",
     )
     sub.add_argument(
         "--shard",
-        type=_shard,
+        type=flags.shard,
         default=(1, 1),
         metavar="K/N",
         help="draw part K of N; run once more without it to join the parts' indexes",
     )
 
     sub = command("erase", "train an erasure for one concept")
-    sub.add_argument("--concept", **CONCEPT)
-    sub.add_argument("--recipe", **RECIPE)
+    sub.add_argument("--concept", **flags.CONCEPT)
+    sub.add_argument("--recipe", **flags.RECIPE)
     sub.add_argument(
-        "--out", required=True, type=_path, metavar="DIR", help="folder for the erasure and the log of its training"
+        "--out",
+        required=True,
+        type=flags.path,
+        metavar="DIR",
+        help="folder for the erasure and the log of its training",
     )
-    sub.add_argument("--set", **SET)
-    sub.add_argument("--seed", type=_seed, default=0, help="of everything that is random; default: 0")
+    sub.add_argument("--set", **flags.SET)
+    sub.add_argument("--seed", type=flags.seed, default=0, help="of everything that is random; default: 0")
     sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
 
     sub = command("merge", "write the model with an erasure in it, as a plain checkpoint that transformers loads alone")
     about = "what to merge: as with generate; given several times, adapters are added up"
-    sub.add_argument("--erasure", required=True, type=_path, action="append", metavar="DIR", help=about)
-    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help="for the model; new, or empty")
+    sub.add_argument("--erasure", required=True, type=flags.path, action="append", metavar="DIR", help=about)
+    sub.add_argument("--out", required=True, type=flags.path, metavar="DIR", help="for the model; new, or empty")
 
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
-    sub.add_argument("--concept", **CONCEPT)
-    sub.add_argument("--erasure", type=_path, metavar="DIR", help="what `erase` wrote; default: the model as it is")
+    sub.add_argument("--concept", **flags.CONCEPT)
     sub.add_argument(
-        "--json", required=True, type=_path, metavar="FILE", help="where the measurements go, a list of records"
+        "--erasure", type=flags.path, metavar="DIR", help="what `erase` wrote; default: the model as it is"
+    )
+    sub.add_argument(
+        "--json", required=True, type=flags.path, metavar="FILE", help="where the measurements go, a list of records"
     )
     sub.add_argument(
         "--prompts",
-        type=_path,
+        type=flags.path,
         metavar="FILE",
         help="test prompts to use in place of the concept's own, drawn from --seeds",
     )
-    sub.add_argument("--seeds", type=_seed, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
-    sub.add_argument("--max-prompts", type=_count, metavar="N", help="at most N prompts of each kind")
+    sub.add_argument("--seeds", type=flags.seed, nargs="+", default=[0, 1, 2], metavar="SEED", help="default: 0 1 2")
+    sub.add_argument("--max-prompts", type=flags.count, metavar="N", help="at most N prompts of each kind")
     sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")
 
     sub = command(
         "attack", "try to bring an erased concept back, and write a page of what worked; run again, it goes on"
     )
-    sub.add_argument("--concept", **CONCEPT)
-    sub.add_argument("--erasure", required=True, type=_path, metavar="DIR", help="the erasure under attack")
+    sub.add_argument("--concept", **flags.CONCEPT)
+    sub.add_argument("--erasure", required=True, type=flags.path, metavar="DIR", help="the erasure under attack")
     about = "an attack to run; several times for several; default: all that the model admits"
     sub.add_argument("--attack", action="append", metavar="NAME", help=about)
     about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
     sub.add_argument("--oracle", metavar="NAME_OR_DIR", help=about + "attack's own")
     about = "forward passes of each attack; default: each one's own"
-    sub.add_argument("--budget", type=_count, metavar="N", help=about)
-    sub.add_argument("--seeds", type=_count, default=3, metavar="N", help="runs of each attack; default: 3")
+    sub.add_argument("--budget", type=flags.count, metavar="N", help=about)
+    sub.add_argument("--seeds", type=flags.count, default=3, metavar="N", help="runs of each attack; default: 3")
     about = "prompts on which success is counted; default: 20"
-    sub.add_argument("--max-prompts", type=_count, default=20, metavar="N", help=about)
+    sub.add_argument("--max-prompts", type=flags.count, default=20, metavar="N", help=about)
     about = "for report.html, report.md, results.json and what was found"
-    sub.add_argument("--out", required=True, type=_path, metavar="DIR", help=about)
+    sub.add_argument("--out", required=True, type=flags.path, metavar="DIR", help=about)
     sub.add_argument(
         "--show-explicit",
         action="store_true",
@@ -241,30 +151,32 @@ def parser() -> argparse.ArgumentParser:
         "convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False
     )
     sub.add_argument(
-        "source", type=_path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
+        "source", type=flags.path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
     )
-    sub.add_argument("target", type=_path, metavar="DST", help="the folder to write, for --model")
+    sub.add_argument("target", type=flags.path, metavar="DST", help="the folder to write, for --model")
 
     sub = command(
         "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
     )
-    sub.add_argument("--concept", **CONCEPT)
-    sub.add_argument("--recipe", **RECIPE)
-    sub.add_argument("--erasure", type=_path, metavar="DIR", help="report on this erasure in place of training one")
+    sub.add_argument("--concept", **flags.CONCEPT)
+    sub.add_argument("--recipe", **flags.RECIPE)
+    sub.add_argument(
+        "--erasure", type=flags.path, metavar="DIR", help="report on this erasure in place of training one"
+    )
     sub.add_argument(
         "--out",
         required=True,
-        type=_path,
+        type=flags.path,
         metavar="DIR",
         help="folder for report.html, report.md, results.json and the erasure",
     )
-    sub.add_argument("--set", **SET)
-    sub.add_argument("--seed", type=_seed, default=0, help="of the training")
+    sub.add_argument("--set", **flags.SET)
+    sub.add_argument("--seed", type=flags.seed, default=0, help="of the training")
     sub.add_argument(
-        "--seeds", type=_seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1"
+        "--seeds", type=flags.seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1"
     )
     sub.add_argument(
-        "--max-prompts", type=_count, default=20, metavar="N", help="at most N prompts of each kind; default: 20"
+        "--max-prompts", type=flags.count, default=20, metavar="N", help="at most N prompts of each kind; default: 20"
     )
     sub.add_argument(
         "--clip",
@@ -276,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--reference",
-        type=_path,
+        type=flags.path,
         metavar="DIR",
         help="real pictures to compare with (FID, KID); the mini models have some",
     )
@@ -291,11 +203,11 @@ def parser() -> argparse.ArgumentParser:
         "write pairs of prompts, with a concept and without, draw them, and keep those whose pictures a judge tells "
         "apart; run again, it goes on",
     )
-    sub.add_argument("--concept", **CONCEPT)
+    sub.add_argument("--concept", **flags.CONCEPT)
     sub.add_argument(
         "--out",
         required=True,
-        type=_path,
+        type=flags.path,
         metavar="DIR",
         help="folder for NAME.json (the kept pairs), report.md, report.json and pictures.png",
     )
@@ -306,26 +218,28 @@ def parser() -> argparse.ArgumentParser:
         "one or several; default: grammar. A server's key is read from EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
     )
     sub.add_argument("--writer", nargs="+", action="extend", metavar="WRITER", help=about)
-    sub.add_argument("--count", type=_count, default=40, metavar="N", help="pairs to ask each writer for; default: 40")
     sub.add_argument(
-        "--pictures", type=_count, default=4, metavar="N", help="pictures drawn of each prompt; default: 4"
+        "--count", type=flags.count, default=40, metavar="N", help="pairs to ask each writer for; default: 40"
+    )
+    sub.add_argument(
+        "--pictures", type=flags.count, default=4, metavar="N", help="pictures drawn of each prompt; default: 4"
     )
     about = (
         "keep a pair if at least this share of the pictures with the concept shows it, and of those without at most "
     )
     about += "the rest (1 - SHARE); default: 0.75"
-    sub.add_argument("--threshold", type=_share, default=0.75, metavar="SHARE", help=about)
-    sub.add_argument("--seed", type=_seed, default=0, help="of everything that is random; default: 0")
+    sub.add_argument("--threshold", type=flags.share, default=0.75, metavar="SHARE", help=about)
+    sub.add_argument("--seed", type=flags.seed, default=0, help="of everything that is random; default: 0")
     sub.add_argument(
         "--timeout",
-        type=_seconds,
+        type=flags.seconds,
         default=60,
         metavar="SECONDS",
         help="how long a server may take to answer; default: 60",
     )
     sub.add_argument(
         "--batch-size",
-        type=_count,
+        type=flags.count,
         default=64,
         metavar="N",
         help="pictures drawn at a time, which changes speed and memory only; default: 64",
@@ -338,17 +252,17 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--from",
         dest="folder",
-        type=_path,
+        type=flags.path,
         metavar="FOLDER",
         help="copy the files from here, for machines without a network",
     )
 
     sub = command("rerun", "run the notebooks of the book that are not up to date", model=False)
-    sub.add_argument("--profile", **PROFILE)
+    sub.add_argument("--profile", **flags.PROFILE)
     sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="notebooks; default: all")
     sub.add_argument(
         "--jobs",
-        type=_count,
+        type=flags.count,
         metavar="N",
         help="notebooks at a time; default: two of the mini models', else one; with jobs, as many as may run",
     )
@@ -363,20 +277,20 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("names", nargs="*", metavar="NAME", help="tables; default: all of book/sweeps.yml")
     sub.add_argument(
         "--jobs",
-        type=_count,
+        type=flags.count,
         metavar="N",
         help="processes side by side, of one thread each; default: 2, in a queue as many as may run",
     )
     sub.add_argument(
         "--effort",
-        type=_count,
+        type=flags.count,
         default=1,
         metavar="N",
         help="measure with N times as many seeds, and pictures of each; default: 1, as in the shipped tables",
     )
     sub.add_argument(
         "--out",
-        type=_path,
+        type=flags.path,
         metavar="DIR",
         help="folder of the tables, NAME.jsonl; default: data/sweeps, with --effort N runs/sweeps/effort-N",
     )
@@ -389,12 +303,12 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument(
         "--rows",
-        type=_count,
+        type=flags.count,
         default=1,
         metavar="N",
         help="with --check: the N quickest rows of each table; default: 1",
     )
 
     sub = command("book", "run the notebooks that are not up to date, and build the pages of the book", model=False)
-    sub.add_argument("--profile", **PROFILE)
+    sub.add_argument("--profile", **flags.PROFILE)
     return top

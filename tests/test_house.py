@@ -27,7 +27,7 @@ LEVELS = (
     ("pairs",),
     ("chapters",),
     ("book",),
-    ("arguments", "doctor", "__main__"),
+    ("flags", "arguments", "doctor", "__main__"),
 )
 # what a file below may ask of one above it, and why
 ALLOWED = {

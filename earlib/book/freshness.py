@@ -25,7 +25,7 @@ from .manifest import SWEEPS, Entry
 
 # folders of earlib that every notebook stands on; so do the files beside them, but for the command line
 CORE = ("generators", "erasure", "evaluate")
-COMMAND_LINE = ("__main__.py", "arguments.py", "doctor.py")
+COMMAND_LINE = ("__main__.py", "arguments.py", "flags.py", "doctor.py")
 PACKAGES = ("earlib", "benchmarks")
 LIBRARIES = ("torch", "transformers", "numpy", "open-clip-torch", "torch-fidelity", "matplotlib", "seaborn")
 
