@@ -248,7 +248,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
-    from .summary import made, summarise
+    from .summary import commit, summarise
 
     args = arguments(argv)
     work = Work(args.out, args.out / "state", args.seed, plans()[args.size], args.without, args.stop_at, args.snapshot)
@@ -270,7 +270,7 @@ def main(argv: list[str] | None = None) -> None:
             if args.stop_at is None and not args.snapshot:
                 shutil.copyfile(work.state / name / "log.jsonl", done.with_name("train_log.jsonl"))
                 fork = {"fork": f"{args.fork.name} at step {args.at}"} if args.fork else {}
-                write_json(done, {"stage": name, **made(done.parent), "seed": args.seed, "size": args.size, **fork})
+                write_json(done, {"stage": name, "commit": commit(), "seed": args.seed, "size": args.size, **fork})
                 summarise(args.out)
 
 

@@ -23,11 +23,11 @@ def commit() -> str:
     return found.stdout.strip() + "+" * bool(changed.stdout) if found.returncode == 0 else __version__
 
 
-def made(folder: Path) -> dict:
-    """What a finished stage says of itself: steps, seconds of training, commit, bytes of its weights."""
-    log = read_lines(folder / "train_log.jsonl")
+def facts(folder: Path) -> dict:
+    """Steps and seconds of the training whose log and weights lie in `folder`, and bytes of the weights."""
+    last = read_lines(folder / "train_log.jsonl")[-1]
     size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-    return {"steps": log[-1]["step"] + 1, "seconds": log[-1]["seconds"], "commit": commit(), "bytes": size}
+    return {"steps": last["step"] + 1, "seconds": last["seconds"], "bytes": size}
 
 
 def quality_of(folder: Path) -> dict:
@@ -50,9 +50,10 @@ def quality_of(folder: Path) -> dict:
 
 
 def summarise(out: Path) -> dict[str, dict]:
-    """Write DIR/models.json: model to what `made.json` and `quality_of` say."""
-    folders = sorted(file.parent for file in out.glob("*/made.json"))
-    models = {folder.name: read_json(folder / "made.json") | {"quality": quality_of(folder)} for folder in folders}
+    """Write DIR/models.json: model to what `facts`, `made.json` and `quality_of` say."""
+    models = {}
+    for folder in sorted(file.parent for file in out.glob("*/made.json")):
+        models[folder.name] = read_json(folder / "made.json") | facts(folder) | {"quality": quality_of(folder)}
     write_json(out / "models.json", models)
     return models
 
@@ -61,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m earlib.miniworld.two.summary", description=__doc__.split("\n")[0])
     parser.add_argument("folder", type=Path, help="the --out of make")
     for name, model in summarise(parser.parse_args(argv).folder).items():
-        facts = [f"{model[key]:>10,.0f}" if key in model else f"{'-':>10}" for key in ("steps", "seconds", "bytes")]
-        print(f"{name:40}{''.join(facts)}  {model.get('commit', '-')}")
+        numbers = "".join(f"{model[key]:>12,.0f}" for key in ("steps", "seconds", "bytes"))
+        print(f"{name:40}{numbers}  {model.get('commit', '-')}")
 
 
 if __name__ == "__main__":
