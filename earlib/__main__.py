@@ -119,17 +119,18 @@ def attack(args) -> None:
 
     chosen(args.attack)  # a wrong name is said before anything is loaded
     generator, erasure = _load(args)
-    from .book.attacked import attack_page
+    from .book.attacked import as_text, attack_page
     from .concepts import load_concept
     from .evaluate.attacks.battery import Battery
     from .generators import load_generator
 
     concept = concept or load_concept(args.concept, generator.profile)
     if erasure.concept != concept.name:
-        raise UserError(f"{args.erasure}: erases '{erasure.concept}', not '{concept.name}'")
+        print(f"warning: {args.erasure} erases '{erasure.concept}', not '{concept.name}'", file=sys.stderr)
     oracle = load_generator(args.oracle, device=args.device, dtype=args.dtype) if args.oracle else None
     battery = Battery(generator, concept, erasure, oracle, args.attack, args.budget, args.seeds, args.max_prompts)
-    print(f"{attack_page(battery, args.out, args.show_explicit)}")
+    page, table = attack_page(battery, args.out, args.show_explicit)
+    print(f"{as_text(table)}\n{page}")
 
 
 def convert(args) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from earlib.__main__ import main
-from earlib.book.attacked import attack_page
+from earlib.book.attacked import as_text, attack_page
 from earlib.concepts import load_concept
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
@@ -248,7 +248,7 @@ def battery(model, erasure) -> Battery:
 
 def test_every_success_is_told_four_times(battery, tmp_path):
     battery.oracle = battery.generator
-    page = attack_page(battery, tmp_path / "out")
+    page, table = attack_page(battery, tmp_path / "out")
     records = json.loads((tmp_path / "out" / "results.json").read_text())
     found = {(r["kind"], r["condition"]): r for r in records}
     assert set(found) == {("none", c) for c in ("base", "erased", "oracle", "control")} | {
@@ -259,6 +259,7 @@ def test_every_success_is_told_four_times(battery, tmp_path):
     text = page.read_text()
     assert "<th>oracle</th>" in text and "<th>control</th>" in text and "guidance" in text
     assert text.count("data:image/png") == 1
+    assert [line.split()[0] for line in as_text(table).splitlines()] == ["attack", "none", "guidance"]
 
 
 def test_a_second_call_goes_on(battery, tmp_path, monkeypatch):
@@ -273,7 +274,7 @@ def test_a_second_call_goes_on(battery, tmp_path, monkeypatch):
     plain = lambda text: [{k: v for k, v in row.items() if k != "seconds"} for row in json.loads(text)]
     assert ran == ["guidance"] and plain(before) == plain(after)
     more = dataclasses.replace(battery, names=["best-of-n"])
-    assert "guidance" in attack_page(more, tmp_path / "out").read_text()  # a table of all that the folder holds
+    assert "guidance" in attack_page(more, tmp_path / "out")[0].read_text()  # a table of all that the folder holds
 
 
 def test_what_a_model_does_not_admit(battery, model):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -32,13 +31,16 @@ TABLE = (
 )
 
 
-def attack_page(battery: Battery, out: str | Path, show_explicit: bool = False) -> Path:
-    """Measure what is missing in the folder `out`, and write the page of all that it holds; returns report.html's path.
+def attack_page(battery: Battery, out: str | Path, show_explicit: bool = False) -> tuple[Path, list[dict]]:
+    """Measure what is missing in the folder `out`, and write the page of all that it holds.
 
     Args:
         battery: what is attacked and how.
         out: the folder.
         show_explicit: leave pictures of explicit concepts as they are. A person must set it, knowing what may be seen.
+
+    Returns:
+        report.html, and the rows of its table.
 
     Raises:
         UserError: the folder holds something else.
@@ -47,7 +49,15 @@ def attack_page(battery: Battery, out: str | Path, show_explicit: bool = False) 
         cells = measure(battery, run)
         page = write_page(battery, cells, run.folder, show_explicit)
         run.save_results(records(battery, cells))
-    return page
+    return page, rows(cells)
+
+
+def as_text(table: Sequence[dict]) -> str:
+    """The table for a terminal, without what was found and without empty columns."""
+    names = [name for name in table[0] if not name.startswith("found") and any(row[name] is not None for row in table)]
+    lines = [names, *([str(row[name] if row[name] is not None else "") for name in names] for row in table)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(text.ljust(n) for text, n in zip(line, widths)).rstrip() for line in lines)
 
 
 def write_page(battery: Battery, cells: Sequence[dict], folder: Path, show_explicit: bool = False) -> Path:
@@ -89,21 +99,23 @@ def in_short(battery: Battery, cells: Sequence[dict]) -> list[str]:
 
 
 def more_of(cells: Sequence[dict], attack: str) -> dict[str, list[dict]]:
-    """Tables beside an attack's rate on the erased model: title -> rows, rates of all seeds together."""
-    found: dict[str, dict[tuple, dict[str, Any]]] = {}
-    for cell in cells:
-        if (cell["attack"], cell["way"]) == (attack, "erased") and "more" in cell:
-            for title, table in cell["more"].items():
-                for row in table:
-                    key = tuple((name, value) for name, value in row.items() if not isinstance(value, list))
-                    rates = {name: Rate(*value) for name, value in row.items() if isinstance(value, list)}
-                    before = found.setdefault(title, {}).setdefault(key, {})
-                    for name, rate in rates.items():
-                        before[name] = Rate.pooled([before[name], rate]) if name in before else rate
-    return {
-        title: [dict(key) | {name: rate.text() for name, rate in rates.items()} for key, rates in table.items()]
-        for title, table in found.items()
-    }
+    """Tables beside an attack's rate, on the erased model and the oracle: title -> rows, rates of all seeds
+    together."""
+    found: dict[str, dict[tuple, dict[str, Rate]]] = {}
+    for cell in (c for c in cells if c["attack"] == attack and c["way"] in ("erased", "oracle")):
+        whose = "" if cell["way"] == "erased" else ", oracle"
+        for title, table in cell.get("more", {}).items():
+            for row in table:
+                key = tuple((name, value) for name, value in row.items() if not isinstance(value, list))
+                before = found.setdefault(title, {}).setdefault(key, {})
+                for name, rate in ((f"{n}{whose}", Rate(*v)) for n, v in row.items() if isinstance(v, list)):
+                    before[name] = Rate.pooled([before[name], rate]) if name in before else rate
+    pages = {}
+    for title, table in found.items():
+        names = dict.fromkeys(name for rates in table.values() for name in rates)
+        text = lambda rates, names=names: {name: rates[name].text() if name in rates else None for name in names}
+        pages[title] = [dict(key) | text(rates) for key, rates in table.items()]
+    return pages
 
 
 def picture_grid(battery: Battery, cells: Sequence[dict], folder: Path, show_explicit: bool) -> tuple[Path, str, str]:

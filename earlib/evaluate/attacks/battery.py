@@ -229,5 +229,8 @@ def rows(cells: Sequence[dict]) -> list[dict]:
         row |= {"beyond the oracle": beyond, "control": text(pooled(cells, name, "control"))}
         row |= {"passes": f"{np.mean([cell['passes'] for cell in mine]):.0f}"}
         row |= {"seconds": f"{np.mean([cell['seconds'] for cell in mine]):.1f}"}
-        table.append(row | {"found": "; ".join(dict.fromkeys(cell["told"] for cell in mine if cell["told"]))})
+        for column, way in (("found", "erased"), ("found on the oracle", "oracle")):
+            told = [cell.get("told") for cell in cells if (cell["attack"], cell["way"]) == (name, way)]
+            row[column] = "; ".join(dict.fromkeys(text for text in told if text))
+        table.append(row)
     return table

@@ -14,7 +14,7 @@ from ...errors import UserError
 from ...generators import picture_seeds
 from ...generators.base import Generator
 from ..rate import Rate
-from .base import LEARNING, Attack, Budget, Found, Victim, filled_in, likelihood
+from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood
 
 PICTURES = 8  # to learn from
 BATCH = 4  # pictures in one step
@@ -74,7 +74,7 @@ class FineTuning(Attack):
             with taught.on() as generator:
                 loss = -likelihood(generator, generator.encode([prompts[i] for i in some]), codes[some]).mean()
                 optimizer.zero_grad()
-                loss.backward()
+                backward(loss, generator)
                 optimizer.step()
             steps += 1
             if steps in LOOKS and (scores := taught.trial(watched, budget, seed)) is not None:

@@ -7,6 +7,8 @@ import random
 import re
 from abc import abstractmethod
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -27,15 +29,19 @@ Words = tuple[str, ...]
 
 def vocabulary(generator: Generator, without: Iterable[str] = ()) -> list[str]:
     """Ordinary words that the model's tokenizer has as one token, lower case, sorted; none of `without`."""
-    tokenizer, found = generator.tokenizer_of_words, set()
-    special = set(tokenizer.all_special_ids)
-    for number in sorted(tokenizer.get_vocab().values()):
+    left_out = {part for text in without for part in words_of(text)}
+    words = [word for word in _all_words(generator.tokenizer_of_words) if word not in left_out]
+    return words[:: -(-len(words) // MOST_WORDS)] if len(words) > MOST_WORDS else words
+
+
+@lru_cache(2)  # a large vocabulary takes seconds, and is asked for at every step
+def _all_words(tokenizer: Any) -> list[str]:
+    found, special = set(), set(tokenizer.all_special_ids)
+    for number in tokenizer.get_vocab().values():
         text = tokenizer.decode([number]).strip() if number not in special else ""
         if len(text) > 1 and re.fullmatch(r"[a-z][a-z-]*[a-z]", text):
             found.add(text)
-    left_out = {part for text in without for part in words_of(text)}
-    words = sorted(found - left_out)
-    return words[:: -(-len(words) // MOST_WORDS)] if len(words) > MOST_WORDS else words
+    return sorted(found)
 
 
 class VocabularySearch(Attack):

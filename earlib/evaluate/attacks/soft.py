@@ -14,7 +14,7 @@ import torch
 
 from ...errors import UserError
 from ...generators.base import Generator
-from .base import LEARNING, Attack, Budget, Found, Victim, filled_in, hooked, likelihood
+from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, hooked, likelihood
 from .search import vocabulary
 
 BATCH = 4  # pictures in one step
@@ -38,8 +38,10 @@ class SoftWords:
         self.vectors_KD, self.numbers = vectors_KD, []
         words: list[str] = []
         for word in vocabulary(generator, without):
+            if len(words) == len(vectors_KD):
+                break
             numbers = [numbers_of(generator, text) for text in (word, f"a {word}")]
-            if len(words) < len(vectors_KD) and len(numbers[0]) == 1 and len(numbers[1]) > 1:
+            if len(numbers[0]) == 1 and len(numbers[1]) > 1:
                 words.append(word)
                 self.numbers.append(sorted({numbers[0][0], numbers[1][-1]}))
         if len(words) < len(vectors_KD):
@@ -124,7 +126,7 @@ def learn(
             rows = torch.randperm(len(prompts), generator=order)[:BATCH]
             loss = -likelihood(generator, generator.encode([prompts[i] for i in rows]), codes[rows]).mean()
             optimizer.zero_grad()
-            loss.backward()
+            backward(loss, generator)
             optimizer.step()
             losses.append(loss.item())
     soft.vectors_KD = soft.vectors_KD.detach()

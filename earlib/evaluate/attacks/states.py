@@ -18,7 +18,7 @@ from ..rate import Rate
 from .base import Attack, Budget, Found, Victim, filled_in, hooked, likelihood
 
 PAIRS = 8  # prompts from which the direction is read
-STRENGTHS = (1.0, 2.0, 4.0)  # of the direction, times its own length
+STRENGTHS = (2.0, 4.0, 8.0)  # of the direction, times its own length
 AT_MOST = 8  # layers that are tried
 AT_ONCE = 16  # prompts whose states are exchanged together
 
@@ -46,10 +46,14 @@ def outputs(generator: Generator, prompts: PromptBatch, codes: torch.Tensor) -> 
     """What each decoder layer gives along pictures, at the positions that predict their codes: a mean over positions,
     float32 [L, B, D]."""
     found: list[torch.Tensor] = []
-    keep = lambda module, args, out: found.append((out[0] if isinstance(out, tuple) else out)[:, -codes.shape[1] :])
+    T = codes.shape[1]
+
+    def keep(module: Any, args: Any, output: Any) -> None:
+        found.append((output[0] if isinstance(output, tuple) else output)[:, -T:].float().mean(1))
+
     with hooked(generator, [layer.register_forward_hook(keep) for layer in generator.decoder_layers]):
         likelihood(generator, prompts, codes)
-    return torch.stack([x_BSD.float().mean(1) for x_BSD in found])
+    return torch.stack(found)
 
 
 def some_layers(generator: Generator) -> list[int]:

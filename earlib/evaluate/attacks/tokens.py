@@ -11,7 +11,7 @@ import torch
 
 from ...errors import UserError
 from ...generators.base import Generator
-from .base import LEARNING, Attack, Budget, Found, Victim, filled_in, likelihood
+from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood
 from .search import vocabulary
 from .soft import SoftWords, numbers_of
 
@@ -77,7 +77,7 @@ class TokenSearch(Attack):
         own_KD = table_VD[current.to(table_VD.device)].clone().requires_grad_()
         soft = SoftWords(victim.generator, own_KD, [*slots, *victim.goal.names])
         with victim.on() as generator, soft.on(generator):
-            likelihood(generator, generator.encode(filled_in(slots, soft.text)), codes).mean().backward()
+            backward(likelihood(generator, generator.encode(filled_in(slots, soft.text)), codes).mean(), generator)
         assert own_KD.grad is not None
         return own_KD.grad @ table_VD.T
 
