@@ -3,6 +3,7 @@ one list."""
 
 import ast
 import importlib
+import os
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 import earlib
 from earlib import ROOT
@@ -159,6 +161,24 @@ def test_documents_name_commands_that_parse(file):
     assert lines
     for line in lines:
         parser().parse_args(shlex.split(line.split("`")[0], comments=True))
+
+
+def test_workflows_and_hooks_run_what_there_is():
+    """Each command of a workflow is a target of the Makefile or a script; each tool of a hook is one of `make lint`."""
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.M))
+    lines = []
+    for file in (ROOT / ".github" / "workflows").glob("*.yml"):
+        jobs = yaml.safe_load(file.read_text())["jobs"].values()
+        lines += [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+        assert all(
+            re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step["uses"]) for j in jobs for step in j["steps"] if "uses" in step
+        )
+    assert lines
+    for line in lines:
+        first, *rest = line.split()
+        assert (first == "make" and set(rest) <= targets) or os.access(ROOT / first, os.X_OK), line
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+    assert {hook["entry"].split()[0] for hook in hooks} <= {f".venv/bin/{tool}" for tool in ("ruff", "mypy", "python")}
 
 
 def test_public_names_are_no_rooms():
