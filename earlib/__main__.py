@@ -20,9 +20,9 @@ from .generators.album import check_folder
 
 
 def doctor(args) -> None:
-    from .doctor import report
+    from .doctor import about_erasure, report
 
-    print(report())
+    print(about_erasure(args.erasure, args.model) if args.erasure or args.model else report())
 
 
 def generate(args) -> None:

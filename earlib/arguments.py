@@ -44,9 +44,13 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--gpus", type=flags.gpus, metavar="N", help="GPUs a job; default: what the model needs")
         sub.add_argument("--time", type=flags.minutes, metavar="TIME", help="limit of a job: 90 (minutes) or 2:30:00")
 
-    command(
-        "doctor", "say what is installed, which device will be used and why, what is shipped and cached", model=False
+    about = (
+        "say what is installed, which device will be used and why, what is shipped and cached; or what an erasure is"
     )
+    sub = command("doctor", about, model=False)
+    about = "say what this is, for which model, and whether it fits; default: none"
+    sub.add_argument("--erasure", type=flags.path, metavar="DIR", help=about)
+    sub.add_argument("--model", type=flags.name, help="with --erasure: a profile or a folder; default: every profile")
 
     sub = command("generate", "draw a picture for every prompt of a file; run again, it draws what is missing")
     sub.add_argument(

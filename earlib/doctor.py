@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from . import DATA, ROOT, __version__
+from .errors import UserError
 
 PACKAGES = (
     "torch",
@@ -35,6 +36,20 @@ def report() -> str:
         "known here": _known(),
         "cached from the hub": _cached(),
     }
+    return _table(sections)
+
+
+def about_erasure(place: Path | None, model: str | None = None) -> str:
+    """What an erasure on disk is, and whether it fits `model`, or which of the profiles. UserError if it is none."""
+    if place is None:
+        raise UserError("--model says for which model --erasure is looked at; give both")
+    from .erasure.describe import describe
+
+    return _table(describe(place, model))
+
+
+def _table(sections: dict[str, list[tuple[str, str]]]) -> str:
+    """Rows of (name, text) under their titles, as lines."""
     lines = []
     for title, rows in sections.items():
         width = max((len(name) for name, _ in rows), default=0)

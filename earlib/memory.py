@@ -260,3 +260,9 @@ def to_train(sizes: Sizes, dtype: Any, trained: int, window: int = WINDOW) -> in
 def gigabytes(count: int) -> str:
     """14419000000 -> "14.4 GB"."""
     return f"{count / 1e9:.1f} GB"
+
+
+def amount(count: int) -> str:
+    """589824 -> "589.8 kB", 12345678 -> "12.3 MB"; from 1 GB on as `gigabytes`."""
+    small = f"{count / 1e3:.1f} kB" if count < 1e6 else f"{count / 1e6:.1f} MB"
+    return small if count < 1e9 else gigabytes(count)

@@ -33,7 +33,7 @@ def read_released(file: str | Path, generator: Generator | None) -> dict[str, An
     file = Path(file)
     if generator is None:
         raise UserError(f"{file}: does not say which model it changes; load it together with a generator")
-    tensors = _flat(file)
+    tensors = read_tensors(file)
     depth, model = len(generator.decoder_layers), generator.name
     beyond = sorted(layer for name in tensors if (layer := int(name.split(".")[1])) >= depth)
     if beyond:
@@ -62,8 +62,8 @@ def read_released(file: str | Path, generator: Generator | None) -> dict[str, An
     }
 
 
-def _flat(file: Path) -> dict[str, torch.Tensor]:
-    """Name relative to the trunk -> tensor."""
+def read_tensors(file: Path) -> dict[str, torch.Tensor]:
+    """The tensors of the authors' `file` by names relative to the trunk, of whatever model; UserError as above."""
     modules = unpickled(file, mapped=False)
     theirs = "theirs hold modules such as layers.0.self_attn.q_proj, each with its weight"
     wrong = UserError(f"{file}: is no erasure of the EAR authors; {theirs}")

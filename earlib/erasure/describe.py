@@ -1,0 +1,160 @@
+"""What an erasure on disk is, for which model, how large, and whether it fits: `python -m earlib doctor --erasure`. No
+model is loaded: shapes are read from the headers of files, or known of Janus-Pro."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import memory
+from ..errors import UserError
+from ..generators.load import PROFILES, family_of
+from ..generators.weights import combined, stored_files, tensor_hash
+from ..runs import read_json
+from .change import adapters
+from .files.peft import AROUND, peft_folder, read_peft
+from .files.released import read_tensors
+from .store import Erasure
+
+WHERE = {"words": "where words stand", "scales": "at some scales"}  # a recipe's positions, in words
+
+
+def describe(place: Path, model: str | None = None) -> dict[str, list[tuple[str, str]]]:
+    """Two tables, (name, text) a row: what the erasure is, and which models it fits.
+
+    Args:
+        place: a folder of `erase`, one of peft's, or a `.pt` file of the EAR authors.
+        model: a profile or a folder; None for all profiles.
+
+    Raises:
+        UserError: there is no erasure, or it is broken; `model` is neither a profile nor a folder.
+    """
+    about, tensors = _read(place)
+    candidates = [model] if model else [name for name in PROFILES if not name.endswith("-shape")]
+    rows = [("what", about["what"]), ("changes", _changes(tensors, about))]
+    size = sum(t.numel() * t.element_size() for t in tensors.values())
+    rows.append(("size", f"{sum(t.numel() for t in tensors.values()):,} numbers, {memory.amount(size)}"))
+    rows.append(("made for", about["made for"] or "the file does not say"))
+    rows.append(("merge", about["merge"] or f"python -m earlib merge --erasure {place} --out FOLDER"))
+    fits = [(name, _fits(name, tensors, about, size)) for name in candidates]
+    return {f"erasure {place}": rows, "fits": fits}
+
+
+def _read(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What is said of an erasure, and its tensors by names relative to the trunk."""
+    foreign: dict[str, Any] = {"made for": "", "fingerprint": None, "recipe": {}, "merge": ""}
+    if place.suffix == ".pt":
+        return foreign | {"what": "an erasure of the EAR authors"}, read_tensors(place)
+    if not (place / "erasure.json").is_file() and (folder := peft_folder(place)) is not None:
+        inside = _trunks(read_peft(folder))
+        tensors = {re.sub(r"^.*?(?=(layers|blocks)\.\d)", "", name): t for name, t in inside.items()}
+        said = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+        return foreign | {"what": f"adapters '{folder.name}' in peft's files, by others", "made for": said}, tensors
+    erasure = Erasure.load(place)
+    run = read_json(place / "config.json") if (place / "config.json").is_file() else {}
+    where = WHERE.get(erasure.recipe.get("positions", ""))
+    merge = "" if erasure.tensors else "not possible: it changes no weights"
+    about: dict[str, Any] = {"what": f"{erasure.name} of '{erasure.concept}', seed {erasure.seed}"}
+    about["made for"] = f"{run.get('model', 'a model')} (fingerprint {erasure.generator_fingerprint})"
+    about |= {"fingerprint": erasure.generator_fingerprint, "recipe": erasure.recipe}
+    about["merge"] = f"not possible: it acts {where} only" if where and erasure.tensors else merge
+    return about, erasure.tensors
+
+
+def _trunks(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without what stands beside other parts than a trunk and is as it was before training."""
+    inside = tuple(f"{around}{part}." for around in AROUND for part in ("layers", "blocks"))
+    idle = {name for name in tensors if not name.startswith(inside)}
+    idle = {name for name in idle if not tensors.get(name.replace(".lora_A.", ".lora_B."), tensors[name]).any()}
+    return {name: t for name, t in tensors.items() if name not in idle}
+
+
+def _changes(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
+    """What an erasure does to a model, in words."""
+    if not tensors:
+        return "no weights; it guides the drawing"
+    beside, numbers = adapters(tensors), sorted({int(n) for name in tensors for n in re.findall(r"\.(\d+)\.", name)})
+    whole = sum(".lora_" not in name and ".leace." not in name for name in tensors)
+    ranks = sorted({len(a) for a, _ in beside.values()})
+    parts = []
+    if beside:
+        rank = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}"
+        parts.append(f"adapters of rank {rank} beside {len(beside)} matrices")
+    if whole:
+        parts.append(f"{whole} whole tensors")
+    if any(".leace." in name for name in tensors):
+        parts.append("what layers read")
+    where = WHERE.get(about["recipe"].get("positions", ""), "everywhere")
+    layers = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]}-{numbers[-1]}"
+    return f"{' and '.join(parts)} in {layers}, {where}"
+
+
+def _fits(model: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any], size: int) -> str:
+    """Whether a change fits a model, and what drawing with both takes where that is known."""
+    folder = Path(PROFILES.get(model, model))
+    if not folder.is_dir() and model not in memory.KNOWN:
+        raise UserError(f"{model}: is no folder here and no profile; give one of {', '.join(PROFILES)}, or a folder")
+    shapes = _stored_shapes(folder) if folder.is_dir() else _known_shapes(memory.KNOWN[model])
+    if not tensors:
+        same = about["recipe"].get("by_scales", False) == (family_of(model) == "next-scale")
+        return "it changes no weights" if same else "no"
+    for name, t in tensors.items():
+        module, _, side = name.partition(".lora_")
+        own = shapes.get(f"{module}.weight" if side else name)
+        if ".leace." in name and any(other.startswith(f"{name.partition('.leace.')[0]}.") for other in shapes):
+            continue
+        if own is None:
+            return f"no: it has no {module}"
+        if side and t.shape[side[0] == "A"] != own[side[0] == "A"] or not side and tuple(t.shape) != own:
+            sizes = " beside " if side else " in place of "
+            return f"no: {'x'.join(map(str, t.shape))}{sizes}{'x'.join(map(str, own))} at {module}"
+    if folder.is_dir() and about["fingerprint"]:
+        same = _fingerprint(folder) == about["fingerprint"]
+        return "yes, it was made for these weights" if same else "in size only: it was made for other weights"
+    seen = "in size; whether it was made for these weights is said when they are loaded"
+    line = seen if about["fingerprint"] else "in size"
+    if model in memory.KNOWN:
+        line += f"; both draw in {memory.gigabytes(memory.to_draw(memory.KNOWN[model], 'bfloat16') + size)} in bfloat16"
+    return line
+
+
+def _known_shapes(sizes: memory.Sizes) -> dict[str, tuple[int, ...]]:
+    """Those of Janus-Pro's decoder layers."""
+    d, q, kv, m = sizes.width, sizes.query_width, sizes.cache_width, sizes.mlp
+    each = {"self_attn.q_proj": (q, d), "self_attn.k_proj": (kv, d), "self_attn.v_proj": (kv, d)}
+    each |= {"self_attn.o_proj": (d, q), "mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m)}
+    return {f"layers.{i}.{name}.weight": shape for i in range(sizes.layers) for name, shape in each.items()}
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Those of the trunk whose weights are in a folder."""
+    from safetensors import safe_open
+
+    shapes = {}
+    for file in stored_files(folder):
+        with safe_open(file, "pt") as stored:
+            for name in stored.keys():
+                around = next((a for a in AROUND if a and re.match(rf"{re.escape(a)}(layers|blocks)\.", name)), "")
+                shapes[name.removeprefix(around)] = tuple(stored.get_slice(name).get_shape())
+    return shapes
+
+
+def _fingerprint(folder: Path) -> str:
+    """What `load_generator` would make the fingerprint of a folder."""
+    from safetensors import safe_open
+
+    left_out: tuple[str, ...] = ()
+    if family_of(folder) == "next-token" and read_json(folder / "config.json").get("model_type") == "janus":
+        from ..generators.janus import NOT_HASHED
+
+        left_out = NOT_HASHED
+    hashes = []
+    for file in stored_files(folder):
+        with safe_open(file, "pt") as stored:
+            names = [name for name in stored.keys() if not name.startswith(left_out)]
+            hashes += [tensor_hash(name, stored.get_tensor(name)) for name in names]
+    return combined(hashes)
