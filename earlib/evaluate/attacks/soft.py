@@ -19,7 +19,7 @@ from .search import vocabulary
 
 BATCH = 4  # pictures in one step
 LESSONS = 16  # pictures of the goal to learn from
-RATE = 0.05  # of Adam, times the root mean square of the model's own embeddings over that of MiniJanus' (0.6)
+RATE = 0.3  # of Adam, times the root mean square of the model's own embeddings
 
 
 class SoftWords:
@@ -117,7 +117,7 @@ def learn(
     """Steps of Adam on the vectors of `soft` until the budget is spent; the mean nats a code at each."""
     table = victim.generator.word_embeddings.weight
     soft.vectors_KD = torch.nn.Parameter(soft.vectors_KD.clone())
-    scale = table.detach().float().square().mean().sqrt().item() / 0.6
+    scale = table.detach().float().square().mean().sqrt().item()
     optimizer = torch.optim.Adam([soft.vectors_KD], RATE * scale)
     prompts, order = filled_in(slots, soft.text), torch.Generator().manual_seed(seed)
     losses: list[float] = []
