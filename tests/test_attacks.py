@@ -25,7 +25,7 @@ from earlib.evaluate.attacks.prefix import beginnings, finished
 from earlib.evaluate.attacks.registry import ATTACKS, chosen
 from earlib.evaluate.attacks.relearn import linear_layers
 from earlib.evaluate.attacks.rounding import FORMATS, rounded, rounding_sweep
-from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords
+from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords, numbers_of
 from earlib.evaluate.attacks.states import patched
 from earlib.evaluate.judge import Judge
 from earlib.generators import default_keys, picture_seeds
@@ -330,3 +330,53 @@ def test_the_command_refuses_what_cannot_be(tmp_path, capsys):
         assert main([*there, *more]) == 2
         error = capsys.readouterr().err
         assert line in error and error.count("\n") == 1
+
+
+# ---------------------------------------------------------------- words in pieces, as Janus-Pro reads them
+
+
+@pytest.fixture(scope="module")
+def in_pieces():
+    """A tiny Janus whose tokenizer has pieces of words, with the space before them: byte-level BPE."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    from earlib.miniworld import models as makers
+
+    texts = [pair.target for pair in load_concept("church").pairs] + list(load_concept("church").benign)
+    special = [*makers.SPECIAL.values(), *makers.ROLES]
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tok.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=600, special_tokens=special, initial_alphabet=alphabet)
+    )
+    shape = makers.build_tokenizer()
+    names = {key: getattr(shape, key) for key in ("pad_token", "bos_token", "eos_token")}
+    extra = {key: makers.SPECIAL[part] for key, part in (("image_token", "image"), ("boi_token", "boi"))}
+    extra["eoi_token"] = makers.SPECIAL["eoi"]
+    words = type(shape)(tokenizer_object=tok, padding_side="left", extra_special_tokens=extra, **names)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(makers, "build_tokenizer", lambda words_=None: words)
+        return tiny_janus()
+
+
+@pytest.mark.parametrize("name", ["misspellings", "soft-prompt-4", "token-search", "genetic-search", "patching"])
+def test_attacks_on_a_model_that_reads_pieces_of_words(in_pieces, name):
+    goal = dataclasses.replace(goal_of(load_concept("church"), 3), judge=Bright(in_pieces))
+    victim, budget = Victim(in_pieces, None, goal), Budget(100)
+    ATTACKS[name].check(victim)
+    found = ATTACKS[name].run(victim, budget, 0)
+    assert len(found.codes) == len(found.prompts) and 30 <= budget.spent <= 100
+    if name == "token-search":  # what is found is read as the tokens that it was made of
+        words = found.told.split("'")[1]
+        assert len(numbers_of(in_pieces, f"a {words}")) == 1 + len(words.split())
+
+
+def test_a_learned_word_stands_at_its_own_place_in_pieces(in_pieces):
+    """Also where it begins a prompt, and nowhere in prompts without it."""
+    goal = goal_of(load_concept("church"), 3)
+    soft = SoftWords(in_pieces, torch.full((1, 64), 5.0), [*goal.slots_known, *goal.asked])
+    batch = in_pieces.encode([f"a red {soft.text} on a hill", f"{soft.text} at night", "a red church on a hill"])
+    with soft.on(in_pieces):
+        there_BP = (in_pieces.word_embeddings(batch.ids_BP) == 5.0).all(-1)
+    assert there_BP.sum(1).tolist() == [1, 1, 0] and not (there_BP & ~in_pieces.word_mask(batch)).any()
