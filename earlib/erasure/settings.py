@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, nearest
@@ -107,9 +108,15 @@ class Training(AnyRecipe):
         raise NotImplementedError
 
 
+@cache
+def _annotations(kind: type) -> dict[str, Any]:
+    """Of a recipe's class: reading them takes a millisecond, and a thousand rows of the sweeps ask for them."""
+    return get_type_hints(kind, include_extras=True)
+
+
 def _fields(recipe: Any) -> Iterator[tuple[str, Any, Any]]:
     """(name, value, annotation) of every field, nested ones with a dot."""
-    allowed = get_type_hints(type(recipe), include_extras=True)
+    allowed = _annotations(type(recipe))
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
