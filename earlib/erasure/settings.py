@@ -116,7 +116,7 @@ def _annotations(kind: type) -> dict[str, Any]:
 
 def _fields(recipe: Any) -> Iterator[tuple[str, Any, Any]]:
     """(name, value, annotation) of every field, nested ones with a dot."""
-    allowed = _annotations(type(recipe))
+    allowed = _annotations(recipe.__class__)
     for f in dataclasses.fields(recipe):
         value = getattr(recipe, f.name)
         if dataclasses.is_dataclass(value):
