@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shutil
 from importlib import metadata
 from pathlib import Path
 
 from . import DATA, ROOT, __version__
 from .errors import UserError
+from .generators.profiles import OLDEST
 
 PACKAGES = (
     "torch",
@@ -64,7 +66,10 @@ def _versions() -> list[tuple[str, str]]:
     ]
     for name in PACKAGES:
         try:
-            rows.append((name, metadata.version(name)))
+            version = metadata.version(name)
+            old = name == "transformers" and tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST
+            wanted = f" (too old: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}')" if old else ""
+            rows.append((name, version + wanted))
         except metadata.PackageNotFoundError:
             rows.append((name, "not installed"))
     return rows

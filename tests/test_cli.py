@@ -201,6 +201,10 @@ def test_doctor(capsys, monkeypatch):
     def missing(name):
         raise metadata.PackageNotFoundError(name)
 
+    monkeypatch.setattr(metadata, "version", lambda name: "4.57.0rc1")
+    assert (
+        main(["doctor"]) == 0 and "4.57.0rc1 (too old: pip install -U 'transformers>=5.15')" in capsys.readouterr().out
+    )
     monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     assert main(["doctor"]) == 0

@@ -83,6 +83,28 @@ def test_what_cannot_be_described(tmp_path, capsys):
         describe(tmp_path / "spm", "jannus")
 
 
+def test_a_damaged_erasure_is_named(tmp_path):
+    """Its numbers, and what says where they act: at no known place it would act nowhere, and nobody would see it."""
+    generator = tiny_janus()
+    good = change(generator, "ear")
+    name = next(iter(good.tensors))
+    wrong = {
+        "holds infinite numbers or NaN": dataclasses.replace(
+            good, tensors=good.tensors | {name: good.tensors[name] * torch.nan}
+        ),
+        "recipe and positions": dataclasses.replace(good, recipe=good.recipe | {"positions": "nowhere"}),
+        "recipe and positions of": dataclasses.replace(good, recipe=good.recipe | {"positions": ["words"]}),
+        "of 3x3, which tiny has not": dataclasses.replace(good, tensors=good.tensors | {name: torch.zeros(3, 3)}),
+    }
+    for i, (line, erasure) in enumerate(wrong.items()):
+        with pytest.raises(UserError, match=line):
+            Erasure.load(erasure.save(tmp_path / str(i)), generator)
+    about = json.loads((good.save(tmp_path / "good") / "erasure.json").read_text())
+    (tmp_path / "good" / "erasure.json").write_text(json.dumps(about | {"recipe": "ear"}))
+    with pytest.raises(UserError, match="recipe and positions"):
+        Erasure.load(tmp_path / "good", generator)
+
+
 # ---------------------------------------------------------------- no steps
 
 TRAINED = [name for name, recipe in (PRESETS | SCALE_PRESETS).items() if isinstance(recipe, Training)]

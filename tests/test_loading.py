@@ -199,6 +199,36 @@ def test_a_broken_folder_gets_one_line(kind, copy, capfd):
     assert not out and not (copy.parent / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "name, change",
+    [
+        ("tokenizer_config.json", {"padding_side": "right", "model_input_names": ["input_ids"]}),
+        ("tokenizer_config.json", {"model_max_length": 4, "truncation_side": "left"}),
+        ("config.json", {"_attn_implementation": "flash_attention_2", "use_cache": False, "return_dict": False}),
+        ("config.json", {"text_config": {"return_dict": False, "use_cache": False, "output_hidden_states": True}}),
+    ],
+)
+def test_what_a_folder_sets_for_others_changes_no_picture(name, change, copy):
+    prompts = ["a boat", "a red church on a hill"]
+    own = load_generator(str(copy), device="cpu").sample(prompts, [0, 1])
+    about = json.loads((copy / name).read_text())
+    for key, value in change.items():
+        about[key] = about[key] | value if isinstance(value, dict) else value
+    (copy / name).write_text(json.dumps(about))
+    assert torch.equal(load_generator(str(copy), device="cpu").sample(prompts, [0, 1]), own)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "model.safetensors.index.json"])
+@pytest.mark.parametrize("content", ["[]", "3", '{"weight_map": []}', "{"])
+def test_a_broken_file_of_a_model_is_named(name, content, copy):
+    if name == "tokenizer.json" and content.startswith('{"'):
+        content = '"x"'
+    (copy / name).write_text(content)
+    with pytest.raises(UserError, match=name if "weight_map" not in content else "index.json|cannot load") as error:
+        load_generator(str(copy), device="cpu")
+    assert "\n" not in str(error.value)
+
+
 def test_prompts_are_padded_on_the_left_whatever_the_folder_says(copy):
     file = copy / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"padding_side": "right"}))

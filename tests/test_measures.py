@@ -203,11 +203,16 @@ def test_pictures_of_every_kind_are_read_as_they_are(tmp_path):
         Image.fromarray(grey).convert(mode).save(tmp_path / f"{i}.{name}")
     (tmp_path / "1.PNG").rename(tmp_path / "1")  # no ending
     (tmp_path / "2.JPG").rename(tmp_path / "2.jfif")
+    seen = np.dstack([np.zeros((16, 16, 3), np.uint8), 255 - grey])  # black ink on a white page
+    Image.fromarray(seen, "RGBA").save(tmp_path / "6.png")
     for other in ("prompts.txt", "LICENSE", ".hidden.png"):
         (tmp_path / other).write_text("no picture")
     images = read_pictures(tmp_path)
-    assert images.shape == (6, 16, 16, 3)
+    assert images.shape == (7, 16, 16, 3)
     assert (np.abs(images.astype(int) - grey[..., None]) <= 6).all() and (images[0] == grey[..., None]).all()
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "7.tif")
+    with pytest.raises(UserError, match="7.tif: is no picture that can be read"):
+        read_pictures(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from .recipe_scale import Scales
 from .spans import learning_span
 from .steering import steered, steering_of
 
+POSITIONS = ("all", "words", "scales")  # where a change may act
 KEPT = ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")  # in erasure.json
 
 
@@ -89,6 +90,11 @@ class Erasure:
             line = f"{whose} was made for a model with fingerprint {self.generator_fingerprint}"
             raise UserError(f"{line}, not for '{generator.name}' ({generator.fingerprint})")
         check_adapters(generator, self.tensors, whose)
+        own = {name: tensor.shape for name, tensor in generator.trunk.named_parameters()}
+        for name, t in self.tensors.items():
+            if ".lora_" not in name and ".leace." not in name and own.get(name) != t.shape:
+                size = "x".join(map(str, t.shape))
+                raise UserError(f"{whose} has {name} of {size}, which {generator.name} has not; it is damaged")
 
     def save(self, folder: str | Path) -> Path:
         """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every
@@ -126,6 +132,9 @@ class Erasure:
             erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
+        where = erasure.recipe.get("positions", "all") if isinstance(erasure.recipe, dict) else None
+        if where not in POSITIONS:
+            raise UserError(f"{folder}: broken erasure (recipe and positions of erasure.json)")
         for name, t in erasure.tensors.items():
             if not t.isfinite().all():
                 raise UserError(f"{folder}: {name} holds infinite numbers or NaN; the erasure is damaged")

@@ -167,7 +167,8 @@ def _is_picture(file: Path) -> bool:
 
 
 def read_picture(file: Path) -> np.ndarray:
-    """One picture, RGB: uint8 [H, W, 3]; grey ones of 16 bits are scaled to 8. UserError if it cannot be read."""
+    """One picture, RGB: uint8 [H, W, 3]; grey ones of 16 bits are scaled to 8, and what is transparent is
+    white. UserError if it cannot be read."""
     from PIL import Image, ImageOps
 
     try:
@@ -175,6 +176,11 @@ def read_picture(file: Path) -> np.ndarray:
             upright = ImageOps.exif_transpose(image)  # reads the whole file: a picture cut short is noticed here
             if upright.mode.startswith("I"):  # PIL would cut all that is above 255 to white
                 upright = Image.fromarray((np.asarray(upright).clip(0, 65535) / 257 + 0.5).astype(np.uint8))
+            if upright.mode == "F":  # nobody says what is white
+                raise ValueError("floating point")
+            if upright.has_transparency_data:  # as a viewer shows it on a white page
+                upright = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright)
             return np.asarray(upright.convert("RGB"))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         how = "it may be cut short, take it away or make it again"

@@ -28,6 +28,7 @@ class JanusGenerator(NextToken):
         self.model, self.processor, self.name, self.profile = model.eval(), processor, name, profile
         self.tokenizer = processor.tokenizer
         self.tokenizer.padding_side = "left"  # whatever the folder says: a picture follows its prompt at once
+        self.tokenizer.model_input_names = ["input_ids", "attention_mask"]
         if not processor.chat_template:
             raise UserError(f"{name} has no conversation format (chat_template.jinja); fetch the whole model")
         self.trunk = model.model.language_model

@@ -190,15 +190,38 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
         line = f"transformers {transformers.__version__} is too old for '{model}'"
         raise UserError(f"{line}; run: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'")
     try:
-        return AutoConfig.from_pretrained(folder), FAMILIES[kind]
+        return _settled(AutoConfig.from_pretrained(folder)), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors
         raise UserError(f"cannot load '{model}': wrong config.json ({' '.join(str(error).split())[:200]})") from error
+
+
+def _settled(config: Any) -> Any:
+    """A configuration without what others set for themselves and drawing cannot do with: a kernel of attention that
+    must be installed, tuples for named outputs."""
+    if getattr(config, "_attn_implementation", None) not in (None, "sdpa", "eager"):
+        config._attn_implementation = "sdpa"
+    for part in (config, *(getattr(config, name, None) for name in getattr(config, "sub_configs", {}))):
+        if getattr(part, "return_dict", True) is False:
+            part.return_dict = True
+    return config
+
+
+# JSON files of a model folder that hold an object
+OBJECTS = "generation_config preprocessor_config processor_config special_tokens_map tokenizer tokenizer_config".split()
+
+
+def _check_objects(folder: Path) -> None:
+    """UserError if one of them is there and broken, by its name; transformers would speak of a list."""
+    for file in (folder / f"{name}.json" for name in OBJECTS):
+        if file.is_file() and not isinstance(read_json(file), dict):
+            raise UserError(f"{file}: is no JSON object; fetch it again")
 
 
 def _processor(folder: Path, model: str, loaded: Any) -> Any:
     """transformers' processor of a folder; its generation settings go into the model `loaded`."""
     from transformers import AutoProcessor, GenerationConfig
 
+    _check_objects(folder)
     try:
         processor = AutoProcessor.from_pretrained(folder)
         if (folder / "generation_config.json").is_file():

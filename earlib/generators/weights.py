@@ -44,7 +44,13 @@ def stored_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
         UserError: one is missing.
     """
     index = folder / f"{name}.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else [name]
+    names = [name]
+    if index.is_file():
+        said = read_json(index)
+        listed = said.get("weight_map") if isinstance(said, dict) else None
+        if not isinstance(listed, dict) or not listed or not all(isinstance(each, str) for each in listed.values()):
+            raise UserError(f"{index}: lists no files of weights; fetch it again")
+        names = sorted(set(listed.values()))
     if missing := [name for name in names if not (folder / name).is_file()]:
         there = len(names) - len(missing)
         line = f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there)"
