@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slurm bench rerun sweep serve clean clear lint lock setup
+.PHONY: help book test test-slurm bench gpu-check rerun sweep serve clean clear lint lock setup
 
 PROFILE ?= mini
 PORT ?= 8000
@@ -33,6 +33,9 @@ test-slurm: $(STAMP)  ## sweeps and notebooks through a real Slurm of one node, 
 
 bench: $(STAMP)  ## seconds against rivals and a floor: make bench MODEL=janus-pro-7b-shape
 	@$(PY) -m benchmarks --model $(MODEL)
+
+gpu-check: $(STAMP)  ## on a machine with a GPU, 10 minutes: its tests, seconds, memory, in one file to send back
+	@$(PY) -m benchmarks.gpu_check
 
 rerun: $(STAMP)  ## only run the notebooks: make rerun PROFILE=janus-pro-1b
 	@$(PY) -m earlib rerun --profile $(PROFILE) $(addprefix --only ,$(ONLY))

@@ -20,7 +20,10 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 RESERVE = 500_000_000  # workspaces of the kernels, and what the allocator cannot hand out again
 PROMPT = 64  # positions of a prompt where its length is not known yet
 WINDOW = 48  # the paper's window for objects
-# full-size feature maps alive at the peak of the picture decoder: a residual block's, and the convolution's workspace
+BUCKET = 128  # slots by which a recorded step sees more keys and values; reading wastes at most as many
+SPARE = 4  # slots that the steps before a recording may write to
+# full-size feature maps at the peak of the picture decoder: three are a residual block's, the others the convolutions'
+# workspace, which differs from GPU to GPU
 PIXEL_COPIES = 8
 
 
@@ -94,6 +97,11 @@ def cache_bytes(sizes: Sizes, dtype: Any, rows: int, positions: int) -> int:
     return bytes_of(dtype) * rows * positions * sizes.layers * 2 * sizes.cache_width
 
 
+def slots(positions: int) -> int:
+    """Slots of a cache for drawing that holds so many positions: whole buckets."""
+    return -(-positions // BUCKET) * BUCKET
+
+
 def _layer_bytes(sizes: Sizes, dtype: Any) -> int:
     """Activations that one decoder layer keeps for the backward pass, per token of a row.
 
@@ -110,7 +118,7 @@ def picture_bytes(sizes: Sizes, dtype: Any, prompt: int = PROMPT, guided: bool =
     rows = 2 if guided else 1
     prefill = rows * prompt * _layer_bytes(sizes, dtype)
     logits = 64 * sizes.codes  # both rows in float32, guided, and the noise in 64-bit integers and doubles
-    return cache_bytes(sizes, dtype, rows, prompt + sizes.image_tokens) + prefill + logits
+    return cache_bytes(sizes, dtype, rows, slots(prompt + sizes.image_tokens + SPARE)) + prefill + logits
 
 
 def decode_bytes(sizes: Sizes, dtype: Any) -> int:
@@ -136,14 +144,15 @@ def train_bytes(
 
     A trained parameter takes 16 bytes (float32 master, gradient and two moments of Adam; a fused step needs no more)
     and a copy in the frozen weights' dtype. An update's `rows` (two for each pair, and the retained pictures) have
-    their teacher's targets, a cache, and for one window the activations of all layers; with `logits` also float32
-    logits of student and teacher and their gradient. Drawing the trajectories comes first and may want more than that.
+    their teacher's targets, a cache, and for one window the activations of all layers; with `logits` also six sets of
+    float32 numbers (the teacher's logits, both log-probabilities, and what their divergence is made of) and the
+    student's logits. Drawing the trajectories comes first and may want more than that.
     """
     copy = bytes_of(dtype) if bytes_of(dtype) < 4 else 0
     states = trained * (16 + copy)
     targets = rows * sizes.image_tokens * sizes.width * bytes_of(dtype)
     activations = rows * window * sizes.layers * _layer_bytes(sizes, dtype)
-    compared = 3 * 4 * rows * sizes.image_tokens * sizes.codes if logits else 0
+    compared = (6 * 4 + bytes_of(dtype)) * rows * sizes.image_tokens * sizes.codes if logits else 0
     cache = cache_bytes(sizes, dtype, rows, prompt + sizes.image_tokens)
     return max(states + targets + activations + compared + cache + RESERVE, draw_bytes(sizes, dtype, 1, prompt))
 

@@ -326,6 +326,9 @@ def test_gradients_in_conflict_are_projected():
     for q in p:
         q.grad = None
     assert backward(losses(2.0), p, project=False) is False and p[0].grad.tolist() == [-1, 1]
+    p[0].grad = None
+    assert backward(losses(2.0), p, project=False, scale=4.0) is False, "float16's scale, and p[1] that no loss reaches"
+    assert p[0].grad.tolist() == [-1, 1]
 
 
 @pytest.mark.parametrize("update", ["sum", "two-steps", "project"])

@@ -43,8 +43,8 @@ def restore(run: Run | None, student: dict, optimizer: torch.optim.Optimizer, co
                 for name, p in student.items():
                     p.copy_(tensors.get_tensor(f"student/{name}"))
                     if f"step/{name}" in tensors.keys():
-                        moments = {key: tensors.get_tensor(f"{key}/{name}") for key in MOMENTS}
-                        optimizer.state[p] = {k: t.to("cpu" if k == "step" else p.device) for k, t in moments.items()}
+                        # a fused step wants its count of steps beside the rest, on a GPU too
+                        optimizer.state[p] = {key: tensors.get_tensor(f"{key}/{name}").to(p.device) for key in MOMENTS}
         except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             line = f"{file}: broken checkpoint ({str(error).splitlines()[0]})"
             raise UserError(f"{line}; delete it to start this run anew") from None

@@ -22,7 +22,8 @@ def check_training(generator: NextToken, recipe: Recipe) -> None:
         UserError: with what would fit.
     """
     window = recipe.windows.length or max(1, generator.num_codes * 100 // 576)
-    rows = 2 * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
+    both = recipe.rows == "both" or recipe.objective == "dpo"  # with unconditional rows, or the replacement's picture
+    rows = (2 if both else 1) * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
     logits = recipe.space == "logits" or recipe.retain.weight > 0
     trained = trained_parameters(memory.sizes_of_generator(generator), recipe)
     memory.check_training(generator, recipe.name, trained, window, rows, logits)

@@ -135,7 +135,8 @@ def backward(terms: list[torch.Tensor], parameters: Sequence[torch.Tensor], proj
         (total(terms) * scale).backward()
         if scale != 1:
             for p in parameters:
-                p.grad = None if p.grad is None else p.grad / scale
+                if p.grad is not None:  # a loss need not reach all of them
+                    p.grad.div_(scale)
         return False
     of_erasing, of_keeping = (
         torch.autograd.grad(term, parameters, allow_unused=True, materialize_grads=True) for term in terms

@@ -17,14 +17,12 @@ import torch
 from transformers.cache_utils import Cache, DynamicLayer
 
 from ..device import check_finite
+from ..memory import SPARE, slots
 from .batch import Past, PromptBatch
 from .sampling import SlabLayer, choose, guided_rows, stacked
 
 if TYPE_CHECKING:
     from .base import NextToken
-
-BUCKET = 128  # positions; a step reads the bytes of keys and values, and this wastes at most a bucket's worth
-SPARE = 4  # slots that the steps before a recording may write to
 
 
 class FixedLayer(DynamicLayer):
@@ -59,7 +57,7 @@ class StaticDrawer:
     def _allocate(self, rows: int, pictures: int, prompt: int) -> None:
         g, T = self.generator, self.generator.num_codes
         self.rows, self.pictures = rows, pictures
-        self.capacity = -(-(prompt + T + SPARE) // BUCKET) * BUCKET
+        self.capacity = slots(prompt + T + SPARE)
         self.slabs = [SlabLayer(self.capacity) for _ in g.decoder_layers]
         whole = dict(dtype=torch.long, device=g.device)
         self.position, self.step = torch.zeros(1, **whole), torch.zeros(1, **whole)
@@ -108,7 +106,7 @@ class StaticDrawer:
             self.cache = Cache(layers=[FixedLayer(slab, self.position) for slab in self.slabs])
         tick(1 / T)
         for t in range(1, T):
-            self._advance(-(-(P + t) // BUCKET) * BUCKET)
+            self._advance(slots(P + t))
             tick(1 / T)
         return self.tokens_BT[:B, :T].clone()
 

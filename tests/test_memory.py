@@ -1,0 +1,109 @@
+"""What `doctor` and the errors promise of memory, against the bytes that a run takes on a GPU that is not there
+(`fake_gpu.py`); and that such a GPU refuses what a real one would."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+
+from benchmarks import gpu_check
+from earlib import load_generator, memory
+from earlib.concepts import load_concept
+from earlib.erasure import erase
+from earlib.erasure.presets import recipe
+from earlib.erasure.room import trained_parameters
+from earlib.generators.files import shapes
+
+from .fake_gpu import WrongPlace, fake_gpu
+
+PROMPTS = ["a red church on a hill", "a boat"]
+
+
+@pytest.mark.parametrize("name", list(shapes.SHAPES))
+def test_memory_is_what_was_promised(name):
+    """At the true widths, picture size and number of codes; layers count alike, so that three tell of all."""
+    with fake_gpu() as gpu, patch.dict(shapes.SHAPES, {name: shapes.SHAPES[name] | {"layers": 3}}):
+        generator = load_generator(name, "cuda", "float16")
+        sizes, prompt = memory.sizes_of_generator(generator), generator.encode(PROMPTS).ids_BP.shape[1]
+        weights = memory.weight_bytes(sizes, "float16")
+        assert gpu.live == pytest.approx(weights, rel=1e-4)
+
+        def taken(work) -> int:
+            gpu.reset_peak()
+            work()
+            return gpu.peak - weights
+
+        drawn = taken(lambda: generator.sample(PROMPTS, [1, 2]))
+        assert 0.9 < drawn / (2 * memory.picture_bytes(sizes, "float16", prompt)) < 1
+        codes = torch.zeros(2, generator.num_codes, dtype=torch.long)
+        decoded = taken(lambda: generator.decode(codes, chunk=2))
+        assert decoded < 2 * memory.decode_bytes(sizes, "float16"), "the rest is for workspaces"
+        concept = load_concept("church", "mini")
+        for r in (recipe("ear", generator, pairs=1), recipe("concept-ablation", generator, pairs=2, batch=1, passes=1)):
+            window, rows = (48, 2) if r.name == "ear" else (generator.num_codes, 1)
+            trained = trained_parameters(sizes, r)
+            needed = memory.train_bytes(sizes, "float16", trained, window, rows, r.space == "logits", prompt)
+            trained = taken(lambda r=r: erase(generator, concept, r, progress=False))
+            assert 0.9 < trained / (needed - memory.RESERVE) < 1.02
+
+
+# ------------------------------------------------------------------ what a GPU refuses
+
+
+@pytest.fixture
+def gpu():
+    with fake_gpu(10**9) as gpu:
+        yield gpu
+
+
+def test_what_a_gpu_refuses_is_refused_by_name(gpu):
+    here, there = torch.zeros(4, 4), torch.zeros(4, 4, device="cuda")
+    step, states = torch.zeros(()), [torch.zeros(4, 4, device="cuda") for _ in range(3)]
+    at = torch.tensor([0], device="cuda")
+    refused = {
+        "aten.mm.default .*cpu.*cuda": lambda: here @ there,
+        "bfloat16 and torch.float32": lambda: there.bfloat16() @ there,
+        "on the CPU is indexed": lambda: here[at],
+        "tensors on cpu and cuda": lambda: torch.zeros(3, device="cuda").normal_(generator=torch.Generator("cpu")),
+        "can't convert cuda": lambda: there.numpy(),
+        "_fused_adam_": lambda: torch._fused_adam_(
+            *([t] for t in states[:1] * 2 + states[1:]),
+            [],
+            [step],
+            lr=1.0,
+            beta1=0.9,
+            beta2=0.9,
+            weight_decay=0.0,
+            eps=1e-8,
+            amsgrad=False,
+            maximize=False,
+        ),
+    }
+    for line, work in refused.items():
+        with pytest.raises((WrongPlace, TypeError), match=line):
+            work()
+    with pytest.raises(WrongPlace, match="a recorded step waits"), torch.cuda.graph(torch.cuda.CUDAGraph()):
+        there.sum().item()
+
+
+def test_memory_is_counted_and_ends(gpu):
+    a = torch.zeros(10**8, dtype=torch.bfloat16, device="cuda")
+    assert gpu.live == gpu.peak == 200_000_000 + gpu.live % 512
+    b = a.view(2, -1)[0]
+    del a
+    assert gpu.live >= 200_000_000  # a part keeps the whole
+    with pytest.raises(torch.OutOfMemoryError, match="2.00 GB"):
+        torch.zeros(10**9, dtype=torch.float16, device="cuda")
+    del b
+    assert gpu.live == 0
+
+
+def test_gpu_check_says_in_one_line_that_there_is_none(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is one; make gpu-check runs it")
+    assert gpu_check.main([]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("gpu-check: no GPU here") and said.err.count("\n") == 1 and not said.out
+    assert gpu_check.cards().empty or gpu_check.cards()["card"].notna().all()
