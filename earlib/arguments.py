@@ -134,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--concept", **flags.CONCEPT)
     sub.add_argument("--erasure", required=True, type=flags.path, metavar="DIR", help="the erasure under attack")
-    about = "an attack to run; several times for several; default: all that the model admits"
+    about = "an attack to run; several times for several; default: all that the model admits. wordings, compositions, "
+    about += "negations, misspellings, guidance, best-of-n, random-search, genetic-search, token-search, soft-prompt, "
+    about += "soft-prompt-4, prefix, steering, patching, relearning, harmless-tuning, pruning, rounding"
     sub.add_argument("--attack", action="append", metavar="NAME", help=about)
     about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
     sub.add_argument("--oracle", metavar="NAME_OR_DIR", help=about + "attack's own")

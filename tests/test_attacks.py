@@ -320,6 +320,13 @@ def test_the_base_model_draws_it_and_noise_does_not(mini):
     assert rate(mini, ATTACKS["best-of-n"], 16).value >= 0.75 and rate(noise, ATTACKS["best-of-n"], 16).hits == 0
 
 
+def test_help_names_every_attack(capsys):
+    with pytest.raises(SystemExit):
+        main(["attack", "--help"])
+    told = "".join(capsys.readouterr().out.split())
+    assert all(name in told for name in ATTACKS)
+
+
 def test_the_command_refuses_what_cannot_be(tmp_path, capsys):
     there = ["attack", "--concept", "church", "--erasure", str(tmp_path), "--out", str(tmp_path / "out")]
     for more, line in (
