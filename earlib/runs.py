@@ -223,6 +223,17 @@ def _difference(old, new, where: str = "") -> str:
     return f"{where}: {short(old)} there, {short(new)} here"
 
 
+def state_of(folder: Path) -> str:
+    """The state in a run's status.json, "init" where there is none. UserError if it is no state."""
+    file = folder / "status.json"
+    said = read_json(file) if file.exists() else {"state": "init"}
+    if not isinstance(said, dict) or said.get("state") not in STATES:
+        raise UserError(
+            f"{file}: names no state of a run ({', '.join(STATES)}); take the folder away, or mend the file"
+        )
+    return said["state"]
+
+
 class Run:
     """One run folder. `with Run(folder, config) as run:` keeps status.json: running, then done, or failed with the
     error's text.
@@ -253,8 +264,7 @@ class Run:
 
     @property
     def state(self) -> str:
-        file = self.folder / "status.json"
-        return read_json(file)["state"] if file.exists() else "init"
+        return state_of(self.folder)
 
     def status(self, state: str, **more) -> None:
         """Write status.json."""

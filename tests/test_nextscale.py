@@ -323,6 +323,15 @@ def test_a_checkpoint_with_other_flags_is_refused(folder, flags, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
+@pytest.mark.parametrize("content", ["[]", "3", "{"])
+def test_broken_words_are_named(folder, name, content):
+    (folder / name).write_text(content)
+    with pytest.raises(UserError, match="tokenizer.json or tokenizer_config.json cannot be read") as error:
+        load_generator(folder)
+    assert "\n" not in str(error.value)
+
+
 def test_defaults_for_drawing_may_be_edited(folder):
     edit(folder, guidance=3.5)
     assert load_generator(folder).guidance == 3.5

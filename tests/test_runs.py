@@ -205,3 +205,11 @@ def test_the_lock_of_a_file_keeps_others_out(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(enter, range(3)))
     assert order[::2] == order[1::2], "one leaves before the next one enters"
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"state": "asleep"}', '{"state": []}'])
+def test_a_status_that_is_none_is_named(content, tmp_path):
+    Run(tmp_path, {"a": 1})
+    (tmp_path / "status.json").write_text(content)
+    with pytest.raises(UserError, match="status.json: names no state of a run"):
+        assert Run(tmp_path, {"a": 1}).state

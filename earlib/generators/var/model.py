@@ -59,7 +59,12 @@ class NextScaleModel(nn.Module):
 
         folder = Path(folder)
         config, tensors = read_checkpoint(folder)
-        model = cls(config, PreTrainedTokenizerFast.from_pretrained(folder))
+        try:
+            words = PreTrainedTokenizerFast.from_pretrained(folder)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            line = f"tokenizer.json or tokenizer_config.json cannot be read ({str(error).strip().splitlines()[0]})"
+            raise UserError(f"{folder}: {line}; fetch them again") from None
+        model = cls(config, words)
         wanted = model.state_dict()
         if differing := sorted(wanted.keys() ^ tensors.keys()):
             what = "missing from" if differing[0] in wanted else "not known to this version, but in"
