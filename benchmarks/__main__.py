@@ -226,10 +226,12 @@ def run(
     """All measurements: {"machine": ..., "rows": [...]}."""
     from earlib import load_generator
 
-    generator = load_generator(model, device, dtype)
+    # transformers' own `generate` wants the parts for captions, too, which a GPU is spared otherwise
+    generator = load_generator(model, device, dtype, parts="all" if rival_pairs else None)
+    rival = getattr(generator.model.model, "vision_model", None) is not None
     rows = []
     if "drawing" in only:
-        rows += drawing(generator, list(pictures), rival=True)
+        rows += drawing(generator, list(pictures), rival)
     if "erasing" in only:
         rows += erasing(generator, pairs, rival_pairs, "ear")
     if "released" in only:

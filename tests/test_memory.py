@@ -107,3 +107,16 @@ def test_gpu_check_says_in_one_line_that_there_is_none(capsys):
     said = capsys.readouterr()
     assert said.err.startswith("gpu-check: no GPU here") and said.err.count("\n") == 1 and not said.out
     assert gpu_check.cards().empty or gpu_check.cards()["card"].notna().all()
+
+
+def test_gpu_check_writes_what_the_chapter_on_cost_shows(tmp_path, monkeypatch):
+    name = "janus-pro-1b-shape"
+    few = {name: dict(pictures=(1,), pairs=1, rival_pairs=0, only=("drawing", "erasing"))}
+    monkeypatch.setattr(gpu_check, "SIZES", few)
+    monkeypatch.setattr(gpu_check, "tests", lambda: {"passed": True, "summary": "10 passed", "failed": []})
+    monkeypatch.setattr("benchmarks.floor.best_seconds", lambda *args: 1e-3)
+    with fake_gpu(15.6e9, (7, 5)), patch.dict(shapes.SHAPES, {name: shapes.SHAPES[name] | {"layers": 2}}):
+        assert gpu_check.main(["--out", str(tmp_path / "card.json")]) == 0
+    shown = gpu_check.cards(tmp_path)
+    assert set(shown["what"]) == {"drawing", "erasing, ear", "one EAR lesson"} and set(shown["dtype"]) == {"float16"}
+    assert shown["GB at peak"].notna().all() and (shown["GB promised"].dropna() > shown["GB at peak"].iloc[-1]).all()
