@@ -381,7 +381,7 @@ def test_a_seed_of_the_file_is_the_pictures(painter, tmp_path, monkeypatch, caps
     (tmp_path / "p.csv").write_text("case_number,prompt,evaluation_seed\n1,a church,701\n2,a boat,700\n")
     assert draw_pictures(plan_pictures(tmp_path / "p.csv", tmp_path / "out"), painter, NoErasure()) == 1
     line = ["generate", "--prompts", str(tmp_path / "p.csv"), "--out", str(tmp_path / "no"), "--seed", "0"]
-    assert main(line) == 2 and "brings the seeds of its pictures" in capsys.readouterr().err
+    assert main(line) == 2 and "has a column with a seed for each picture" in capsys.readouterr().err
 
 
 def test_prompts_may_come_through_a_pipe(tmp_path):
