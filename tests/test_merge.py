@@ -92,8 +92,8 @@ def test_what_no_checkpoint_can_hold(generator, tmp_path):
     opened = compose([plain], transport=Transport({"church": ("church",)}))
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "precious").write_text("x")
-    lines = {"acts where words stand.*positions=all": words, "guides and changes no weights": guides}
-    for line, erasure in (lines | {"open by prompt": opened}).items():
+    lines = {"acts where words stand.*positions=all": words, "steers the drawing and changes no weights": guides}
+    for line, erasure in (lines | {"switched on prompt by prompt": opened}).items():
         with pytest.raises(UserError, match=line):
             write_merged(generator, erasure, tmp_path / "out")
     with pytest.raises(UserError, match="full: is not empty"):
