@@ -121,14 +121,14 @@ def locked(place: str | Path) -> Iterator[None]:
     """Hold a lock, so that no other process that asks for it changes a file there meanwhile.
 
     Args:
-        place: a folder, whose lock holds among the processes of one machine; or a file, made if need be, whose lock
-            a network file system carries to other machines. Where the file system has no locks, nothing is locked.
+        place: a folder, whose lock holds among the processes of one machine; or a file, whose lock a network file
+            system carries to other machines. Where it is missing, or there are no locks, nothing is locked.
     """
     handle = None
     try:
         import fcntl
 
-        handle = os.open(place, os.O_RDONLY if os.path.isdir(place) else os.O_RDWR | os.O_CREAT)
+        handle = os.open(place, os.O_RDONLY if os.path.isdir(place) else os.O_RDWR)
         fcntl.flock(handle, fcntl.LOCK_EX)
     except (ImportError, OSError):
         pass

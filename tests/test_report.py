@@ -248,7 +248,7 @@ def test_what_a_page_says_is_never_markup(tmp_path):
         ("report --concept church", "--out"),
         ("report --concept curch --out out", "did you mean 'church'?"),
         ("report --concept church --recipe era --out out", "did you mean 'ear'?"),
-        ("report --concept church --recipe ear --erasure nowhere --out out", "leave out --recipe"),
+        ("report --concept church --recipe ear --erasure nowhere --out out", "leave out either"),
         ("report --concept church --erasure nowhere --out out", "nowhere: there is no such folder"),
         ("report --concept church --out out --max-prompts 0", "'0' is not a whole number"),
         ("report --concept church --out out --show-explict", "did you mean '--show-explicit'?"),

@@ -195,6 +195,7 @@ def test_no_row_is_lost_when_several_write_one_file(tmp_path):
 
 def test_the_lock_of_a_file_keeps_others_out(tmp_path):
     order = []
+    (tmp_path / "lock").touch()
 
     def enter(who):
         with locked(tmp_path / "lock"):
@@ -205,6 +206,8 @@ def test_the_lock_of_a_file_keeps_others_out(tmp_path):
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(enter, range(3)))
     assert order[::2] == order[1::2], "one leaves before the next one enters"
+    with locked(tmp_path / "none"):
+        assert not (tmp_path / "none").exists(), "what is to become a folder must not become a file"
 
 
 @pytest.mark.parametrize("content", ["[]", "3", "{}", '{"state": "asleep"}', '{"state": []}'])

@@ -639,7 +639,7 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
     )
     lines = lambda: (out / "one.jsonl").read_text().splitlines() if (out / "one.jsonl").exists() else []
     until = time.time() + 300
-    while len(lines()) < 2 and time.time() < until:
+    while len(lines()) < 2 and time.time() < until and process.poll() is None:
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -35,6 +35,7 @@ def erased(generator: Generator, concept: Concept, recipe=None, seed: int = 0, p
     recipe = preset(recipe, generator) if recipe is None or isinstance(recipe, str) else recipe
     run = _run(generator, concept, recipe, seed)
     run.parent.mkdir(parents=True, exist_ok=True)
+    (run.parent / "lock").touch()
     with locked(run.parent / "lock"):  # notebooks may run on several machines
         return erase(generator, concept, recipe, seed, run, progress=progress)
 
