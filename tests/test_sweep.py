@@ -25,8 +25,9 @@ from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
 from earlib.sweeps import check, compare, read, several, workers
+from earlib.sweeps.keys import concept_of, weights
 from earlib.sweeps.measure import choose, load_model, measure
-from earlib.sweeps.plan import ASKED, TABLE_VERSION, concept_of, load_sweeps, weights
+from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
 from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import sweep
 from earlib.sweeps.several import telling_words

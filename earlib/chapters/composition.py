@@ -8,7 +8,7 @@ import math
 from typing import TYPE_CHECKING
 
 from ..sweeps.compare import plain
-from ..sweeps.plan import JOIN
+from ..sweeps.several import JOIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

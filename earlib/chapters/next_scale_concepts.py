@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from ..sweeps.compare import in_words, plain
-from ..sweeps.plan import JOIN
+from ..sweeps.several import JOIN
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +50,7 @@ def crossed(concepts: str) -> float:
     preservation then holds in its place."""
     from ..concepts import words_of
     from ..erasure import concept_words
-    from ..sweeps.plan import concept_of
+    from ..sweeps.keys import concept_of
 
     parts = [concept_of(part) for part in concepts.split(JOIN)]
     others = [set().union(*(concept_words(other) for other in parts if other is not part)) for part in parts]

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
-from .plan import ASKED, JOIN, TABLE_VERSION, Row, chosen, concept_of, prompts, weights
-from .several import added_up, opened_by_prompts
+from .keys import chosen, concept_of, prompts, weights
+from .plan import ASKED, TABLE_VERSION, Row
+from .several import JOIN, added_up, opened_by_prompts
 
 if TYPE_CHECKING:
     from ..concepts import Concept

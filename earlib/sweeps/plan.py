@@ -14,24 +14,22 @@ import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from .. import CHECKOUT, DATA, ROOT
-from ..concepts import Concept, list_concepts, load_concept
+from ..concepts import Concept, list_concepts
 from ..errors import UserError, nearest
 from ..generators.load import family_of
-from ..runs import read_json
-from .several import JOIN, joined
+from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
+from .several import JOIN
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 # Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
-PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
 MODELS = (PROFILE, "mini-var", "mini-var-vq")
 SPLITS = ("test", "dev", "nonsense")
 ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
@@ -309,83 +307,3 @@ def _list_of(kind: type, value: object) -> bool:
 
 def _number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-# ---------------------------------------------------------------- what a key hangs on
-
-
-@lru_cache
-def concept_of(name: str, split: str = "test") -> Concept:
-    """The concept as it is measured: with its test prompts, with development prompts, or with pairs of nonsense.
-    Several, "church+boat", as one."""
-    from ..miniworld.development import development, nonsense
-
-    if JOIN in name:
-        return joined([concept_of(part, split) for part in name.split(JOIN)])
-    concept = load_concept(name, PROFILE)
-    return {"dev": development, "nonsense": nonsense}.get(split, lambda same: same)(concept)
-
-
-@lru_cache
-def prompts(name: str, split: str) -> str:
-    """A hash over the prompts that train and test a concept, or several, and their judges."""
-    concept = concept_of(name, split)
-    parts = (concept.pairs, concept.tests, concept.neighbours, concept.neighbour_judges, concept.benign, concept.judge)
-    parts += tuple(prompts(part, split) for part in name.split(JOIN)) if JOIN in name else ()
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:8]
-
-
-def _folder(model: str) -> Path:
-    from ..generators.load import PROFILES
-
-    return Path(PROFILES.get(model) or model)
-
-
-@lru_cache
-def image_tokens(model: str = PROFILE) -> int:
-    """Tokens of a picture of `model`, a mini profile or a folder of such a model, without loading it."""
-    return read_json(_folder(model) / "config.json")["vq_config"]["num_patches"] ** 2
-
-
-def weights(model: str = PROFILE) -> str:
-    """Versions of the weights that a row hangs on: of the model (the profile, or a folder of safetensors), of the judge
-    and of CLIP."""
-    from ..evaluate.judges import MINI_JUDGE
-
-    folders = {"model": _folder(model), "judge": MINI_JUDGE, "clip": DATA / "mini" / "clip"}
-    found = []
-    for name, folder in folders.items():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            raise UserError(
-                f"no weights in {short(folder)}; sweeps need the mini models, or a folder with a model's safetensors"
-            )
-        stats = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
-        found.append(f"{name} {_version(stats)}")
-    return ", ".join(found)
-
-
-@lru_cache
-def _version(stats) -> str:
-    digest = hashlib.sha256()
-    for file, *_ in stats:
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest()[:8]
-
-
-def chosen(thing) -> dict:
-    """The fields of a dataclass that are not at their defaults, so that a new axis of the grid leaves the keys of
-    recipes without it as they are."""
-    found = {}
-    for f in dataclasses.fields(thing):
-        value = getattr(thing, f.name)
-        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
-        if value != default:
-            found[f.name] = chosen(value) if dataclasses.is_dataclass(value) else value
-    return found
-
-
-def short(path: Path) -> str:
-    """A path as it is shown: from the repository's root where it lies there."""
-    path = Path(path).resolve()
-    return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else str(path)

@@ -30,7 +30,8 @@ from .. import DATA, ROOT
 from ..errors import UserError, nearest
 from ..evaluate.rate import Estimate, Rate
 from ..runs import read_lines
-from .plan import ASKED, SWEEPS, TABLE_VERSION, load_sweeps, place_of, short, weights
+from .keys import short, weights
+from .plan import ASKED, SWEEPS, TABLE_VERSION, load_sweeps, place_of
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,7 +19,8 @@ from pathlib import Path
 from ..errors import UserError, nearest, only_in_a_clone
 from ..jobs.needs import LOCAL, Asked
 from ..runs import append_line, locked, read_lines, write_text
-from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of, short
+from .keys import short
+from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of
 from .read import is_row, table_folder
 from .workers import measured_by_jobs, measured_by_workers, span, work_of_jobs
 

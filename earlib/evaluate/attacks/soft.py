@@ -77,25 +77,30 @@ def start_of(victim: Victim, count: int) -> tuple[str, torch.Tensor]:
     return word, vector_D.repeat(count, 1)
 
 
-class SoftPrompt(Attack):
-    """Learn the vectors from the base model's pictures of the goal, under known prompts:
-
-    v = argmax mean_x 1/L log p( x | prompt with v in the slot )
-    """
+class ByGradients(Attack):
+    """An attack that looks for what to put in the place of the concept's name by gradients at word embeddings."""
 
     box = "white"
-    passes = 1200
-
-    def __init__(self, count: int):
-        self.count = count
-        self.name = "soft-prompt" if count == 1 else f"soft-prompt-{count}"
-        self.about = f"{count} learned vector{'s' if count > 1 else ''} in the concept's place"
 
     def check(self, victim: Victim) -> None:
         if not victim.generator.words_learn:
             raise UserError(f"attack '{self.name}': the text encoder of {victim.generator.name} passes no gradients")
         if not victim.goal.slots_known or not victim.goal.slots_asked:
             raise UserError(f"attack '{self.name}': prompts of '{victim.goal.concept}' have no word to exchange")
+
+
+class SoftPrompt(ByGradients):
+    """Learn the vectors from the base model's pictures of the goal, under known prompts:
+
+    v = argmax mean_x 1/L log p( x | prompt with v in the slot )
+    """
+
+    passes = 1200
+
+    def __init__(self, count: int):
+        self.count = count
+        self.name = "soft-prompt" if count == 1 else f"soft-prompt-{count}"
+        self.about = f"{count} learned vector{'s' if count > 1 else ''} in the concept's place"
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
         goal = victim.goal

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from ...errors import UserError
 from ...generators.base import Generator
-from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood
+from .base import LEARNING, Budget, Found, Victim, backward, filled_in, likelihood
 from .search import vocabulary
-from .soft import SoftWords, numbers_of
+from .soft import ByGradients, SoftWords, numbers_of
 
 LENGTH = 3  # words in the slot
 BATCH = 3  # pictures in one step
@@ -22,7 +21,7 @@ TRIED = 12  # exchanges that are tried in one step
 NEAREST = 24  # words at each place of which they are taken, by the gradient
 
 
-class TokenSearch(Attack):
+class TokenSearch(ByGradients):
     """Words w_1 ... w_K for the slot. At each step the gradient at their embeddings says which exchange of one word
     promises most; a few of those are tried, and the best is kept if it is better:
 
@@ -33,15 +32,8 @@ class TokenSearch(Attack):
     """
 
     name = "token-search"
-    box = "white"
     about = f"{LENGTH} ordinary words in the concept's place, by gradients (GCG)"
     passes = 900
-
-    def check(self, victim: Victim) -> None:
-        if not victim.generator.words_learn:
-            raise UserError(f"attack '{self.name}': the text encoder of {victim.generator.name} passes no gradients")
-        if not victim.goal.slots_known or not victim.goal.slots_asked:
-            raise UserError(f"attack '{self.name}': prompts of '{victim.goal.concept}' have no word to exchange")
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
         generator, goal, chance = victim.generator, victim.goal, torch.Generator().manual_seed(seed)

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from .objects import CREAM, DARK, DRAW, GOLD, OBJECTS, PALE, PORTRAIT_H, PORTRAIT_W, SPRITE_H, SPRITE_W, WOOD, portrait
+from .styles import PAPER, blocks, blur, strokes, styled
 
 SIZE = 48  # pixels a side
 PATCH = 4  # pixels a side of what one image token covers
@@ -30,7 +31,7 @@ _RGB = {
     "green": (36, 128, 66),
     "purple": (138, 62, 160),
 }
-_PAPER, _PENCIL, _MAGENTA = (250, 247, 238), (62, 62, 72), (92, 24, 110)
+_PENCIL, _MAGENTA = (62, 62, 72), (92, 24, 110)
 _DUSK, _VOID = (16, 20, 58), (16, 9, 38)  # what night and cyberpunk mix into every colour
 _SKY = {  # by day, by night
     "hill": ((142, 196, 240), (24, 30, 84)),
@@ -88,9 +89,9 @@ class Pen:
     def _ink(self, fill):
         fill = self.tone(fill)
         if self.style == "sketch":
-            return {"fill": (*mix(_PAPER, fill, 0.64), 255), "outline": (*_PENCIL, 255), "width": int(0.9 * ZOOM)}
+            return {"fill": (*mix(PAPER, fill, 0.64), 255), "outline": (*_PENCIL, 255), "width": int(0.9 * ZOOM)}
         if self.style == "watercolor":
-            return {"fill": (*mix(fill, _PAPER, 0.14), 255)}
+            return {"fill": (*mix(fill, PAPER, 0.14), 255)}
         if self.style == "cyberpunk":
             return {"fill": (*mix(fill, _VOID, 0.66), 255), "outline": (*_neon(fill), 255), "width": int(1.1 * ZOOM)}
         return {"fill": (*fill, 255)}
@@ -121,100 +122,11 @@ class Pen:
         return np.concatenate([premultiplied[..., :3] * 255 / np.maximum(alpha, 1), alpha], -1)
 
 
-# ---------------------------------------------------------------- styles, applied to arrays
-
-
-def _blur(a: np.ndarray, times: int = 1) -> np.ndarray:
-    """[H, W, C] blurred by a 3 x 3 box, `times` times; the border is repeated."""
-    for _ in range(times):
-        p = np.pad(a, ((1, 1), (1, 1), (0, 0)), mode="edge")
-        a = sum(p[i : i + a.shape[0], j : j + a.shape[1]] for i in range(3) for j in range(3)) / 9
-    return a
-
-
-def _blocks(art: np.ndarray) -> np.ndarray:
-    """Pixel art: two-pixel blocks, few colours, a dark outline. float32 [H, W, 4] in 0..255, same out."""
-    h, w, _ = art.shape
-    small = art.reshape(h // 2, 2, w // 2, 2, 4)
-    alpha = small[..., 3:].mean((1, 3))
-    colour = (small[..., :3] * small[..., 3:]).sum((1, 3)) / np.maximum(small[..., 3:].sum((1, 3)), 1e-6)
-    solid = alpha[..., 0] > 90
-    colour = np.round(colour / 24) * 24
-    padded = np.pad(solid, 1)
-    edge = ~solid & (padded[:-2, 1:-1] | padded[2:, 1:-1] | padded[1:-1, :-2] | padded[1:-1, 2:])
-    colour[edge] = (24, 20, 32)
-    art = np.concatenate([colour, 255.0 * (solid | edge)[..., None]], -1).astype(np.float32)
-    return art.repeat(2, 0).repeat(2, 1)
-
-
-def _strokes(colour: np.ndarray, phase: np.ndarray, strength: float = 1.0) -> np.ndarray:
-    """Thick brush strokes that follow the level lines of `phase`, with more saturated colours."""
-    wave = strength * np.sin(phase)[..., None]
-    grey = colour.mean(-1, keepdims=True)
-    vivid = grey + (colour - grey) * 1.15
-    warm, cold = np.array((38, 26, -26), np.float32), np.array((-44, -34, 6), np.float32)
-    return np.clip(vivid + np.where(wave > 0, wave * warm, -wave * cold), 0, 255)
-
-
-def _contour(art: np.ndarray) -> np.ndarray:
-    """A dark blue contour around a sprite, as Van Gogh drew them. [H, W, 4] in 0..255, same out."""
-    alpha = art[..., 3:] / 255
-    padded = np.pad(alpha[..., 0], 1)
-    wide = np.maximum.reduce([padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:], alpha[..., 0]])
-    ring = 0.85 * (wide[..., None] - alpha)
-    total = alpha + ring
-    colour = (art[..., :3] * alpha + np.array((22, 26, 70), np.float32) * ring) / np.maximum(total, 1e-3)
-    return np.concatenate([colour, 255 * total], -1)
-
-
-def _wash(art: np.ndarray) -> np.ndarray:
-    """Watercolour on a sprite: soft edges with a dark rim where pigment settles, paler inside. [H, W, 4] in 0..255."""
-    alpha = _blur(art[..., 3:] / 255)
-    h, w, _ = art.shape
-    y, x = np.mgrid[:h, :w].astype(np.float32)
-    bloom = 0.5 + 0.5 * np.sin(x / 2.6 + 0.7) * np.sin(y / 3.4 + 0.4)
-    paler = 0.26 * bloom[..., None] * np.clip(2 * alpha - 1, 0, 1)
-    colour = art[..., :3] * (1 - paler) + np.array(_PAPER, np.float32) * paler
-    rim = 1 - 0.34 * np.exp(-(((alpha - 0.72) / 0.2) ** 2))
-    return np.concatenate([colour * rim, 255 * np.clip(1.25 * alpha - 0.12, 0, 1)], -1)
-
-
-def _glow(art: np.ndarray) -> np.ndarray:
-    """Light around a neon sprite. [H, W, 4] in 0..255, same out."""
-    alpha = art[..., 3:] / 255
-    light = art[..., :3] * alpha
-    halo = _blur(np.concatenate([light, alpha], -1), 2)
-    around = np.clip(0.9 * halo[..., 3:], 0, 0.5) * (1 - alpha)
-    lit = np.clip(halo[..., :3] / np.maximum(halo[..., 3:], 0.05) * 1.15, 0, 255)
-    total = alpha + around
-    return np.concatenate([(light + lit * around) / np.maximum(total, 1e-3), 255 * total], -1)
-
-
-def _styled(art: np.ndarray, style: str) -> np.ndarray:
-    """What a style does to a sprite after the pen. float32 [H, W, 4]; out: colours 0..255, alpha 0..1."""
-    h, w, _ = art.shape
-    if style == "photo":  # light from the left
-        art[..., :3] *= np.linspace(1.10, 0.80, w, dtype=np.float32)[None, :, None]
-    elif style == "pixel":
-        art = _blocks(art)
-    elif style == "vangogh":
-        y, x = np.mgrid[:h, :w]
-        art[..., :3] = _strokes(art[..., :3], 0.75 * x + 0.8 * np.sin(y / 3.0) * 2 + 0.5 * y, 0.6)
-        art = _contour(art)
-    elif style == "watercolor":
-        art = _wash(art)
-    elif style == "cyberpunk":
-        art = _glow(art)
-    art[..., :3] = np.clip(art[..., :3], 0, 255)
-    art[..., 3] /= 255
-    return art
-
-
 def _sprite(draw, colour: str, style: str, time: str, width: int = SPRITE_W, height: int = SPRITE_H) -> np.ndarray:
     pen = Pen(width, height, style, 0.2 if time == "night" else 0.0)
     c = _RGB[colour]
     draw(pen, c, mix(c, DARK, 0.38))
-    return _styled(pen.array(), style)
+    return styled(pen.array(), style)
 
 
 # ---------------------------------------------------------------- places
@@ -224,7 +136,7 @@ def _heaven(p: Pen, place: str, sky, high: bool) -> None:
     """Sun and clouds, or moon and stars."""
     if p.night:
         p.disc(8, 8, 4.8, GOLD if p.style == "cyberpunk" else p.light)
-        p.disc(10.4, 6.8, 4.0, _PAPER if p.style == "sketch" else _VOID if p.style == "cyberpunk" else sky)
+        p.disc(10.4, 6.8, 4.0, PAPER if p.style == "sketch" else _VOID if p.style == "cyberpunk" else sky)
         low = ((18, 10), (26, 4), (34, 8), (44, 6), (40, 16), (14, 18))
         for x, y in ((20, 6), (30, 10), (38, 4), (42, 14), (16, 16), (26, 18)) if high else low:
             p.disc(x, y, 1.1, p.light)
@@ -316,7 +228,7 @@ def _background(place: str, time: str, style: str, variant: int) -> np.ndarray:
     sky, land = _SKY[place][night], _LAND[place]
     if style == "vangogh":
         sky = mix(sky, (30, 60, 150), 0.3) if place != "desert" or night else (240, 186, 84)
-    canvas = {"sketch": _PAPER, "watercolor": mix(sky, _PAPER, 0.1), "cyberpunk": _VOID if night else _MAGENTA}
+    canvas = {"sketch": PAPER, "watercolor": mix(sky, PAPER, 0.1), "cyberpunk": _VOID if night else _MAGENTA}
     p = Pen(SIZE, SIZE, style, 0.42 if night else 0.0, canvas.get(style, sky))
     _heaven(p, place, sky, high)
     _DRAW_PLACE[place](p, land, sky)
@@ -334,17 +246,17 @@ def _background(place: str, time: str, style: str, variant: int) -> np.ndarray:
             hatch |= ((x - y) % 4 < 1) & (y < 34)
         art = np.where(hatch[..., None], art * 0.72, art)
     elif style == "pixel":
-        art = _blocks(np.concatenate([art, np.full((SIZE, SIZE, 1), 255, np.float32)], -1))[..., :3]
+        art = blocks(np.concatenate([art, np.full((SIZE, SIZE, 1), 255, np.float32)], -1))[..., :3]
     elif style == "vangogh":
         cx = 39 if mirrored else 8
         halo = 1.05 * np.hypot(x - cx, y - 8)
         swirl = 1.05 * np.hypot(x - (47 - cx) + 4, 1.15 * (y - 20))
         phase = np.where(halo < swirl, halo, swirl)
-        art = _strokes(art, np.where(y > 32, 1.05 * y + 1.6 * np.sin(x / 4.0), phase))
+        art = strokes(art, np.where(y > 32, 1.05 * y + 1.6 * np.sin(x / 4.0), phase))
     elif style == "watercolor":
         bloom = 0.5 + 0.5 * np.sin(x / 4.2 + 0.5) * np.sin(y / 3.6 + (2.0 if high else 0.0))
-        paper = np.array(_PAPER, np.float32)
-        art = _blur(art) + (0.1 if night else 0.2) * bloom[..., None] * (paper - _blur(art))
+        paper = np.array(PAPER, np.float32)
+        art = blur(art) + (0.1 if night else 0.2) * bloom[..., None] * (paper - blur(art))
         ragged = np.minimum(np.minimum(x, 47 - x), np.minimum(y, 47 - y)) + 1.1 * np.sin(x / 1.9) * np.cos(y / 2.3)
         art = art + np.clip(1 - ragged / 2.4, 0, 1)[..., None] * (paper - art)
     else:  # cyberpunk: the sky glows over the horizon
