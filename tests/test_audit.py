@@ -17,6 +17,7 @@ from earlib.erasure import erase
 from earlib.erasure.lessons import Lessons
 from earlib.erasure.presets import EAR, EAR_RELEASED, EAR_SHARED, recipe, with_settings
 from earlib.errors import UserError
+from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.captions import describe
 from earlib.miniworld.scenes import render, sample_scenes
 
@@ -162,8 +163,10 @@ def test_padding_that_is_read_shifts_predictions(generator, tokens):
 def test_ledger_keeps_records_and_words():
     ledger = Ledger(subject="church", profile="mini")
     found = {"value": 0.125, "n": 8, "low": 0.1, "high": 0.5, "rows": []}
-    assert ledger.keep("share", "some_rate", "windows", found, ".0f", 100, recipe="ear") == "12 [10, 50]"
+    assert ledger.keep("share", "some_rate", "windows", found, ".0f", 100, recipe="ear") == "12 [10–50]"
     assert ledger.keep("plain", "length", "windows", 3, ".1f") == "3.0" == ledger.words["plain"]
+    assert Ledger().keep("rate", "some_rate", "windows", Rate(3, 4)) == Rate(3, 4).text()
+    assert Ledger().keep("gap", "gap", "windows", Estimate(-0.2, 8, -0.5, 0.1)) == "-0.2 [-0.5 to 0.1]"
     ledger.keep("share", "some_rate", "windows", found, ".0f", 100, recipe="ear")
     first, second = ledger.records
     assert first["value"] == 0.125 and first["recipe"] == "ear" and first["subject"] == "church" and "rows" not in first

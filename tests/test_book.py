@@ -125,7 +125,7 @@ def test_stage(root):
     folder = stage(root=root)
     assert "hello 3" in (folder / "notebooks" / "one.ipynb").read_text()
     assert (
-        "| It is erased | – | 2.0 % [0.9–4.3], n = 300 | reproduced (at most 0.05) |"
+        '| It is erased | – | <span class="whole">2.0 % [0.9–4.3]</span> <br>n = 300 | reproduced (at most 0.05) |'
         in (folder / "book" / "claims.md").read_text()
     )
     (root / "book" / "claims.md").write_text("# No mark")
@@ -144,8 +144,8 @@ def test_claims():
         ],
     ).splitlines()[2:]
     assert (
-        table[0] == "| Gone (Table 1) | 9 % | 98.0 % [95.7–99.1], n = 300 → 2.0 % [0.9–4.3], n = 300 "
-        "| not reproduced (at most 0.01). Nearly. |"
+        table[0] == '| Gone (Table 1) | 9 % | <span class="whole">98.0 % [95.7–99.1]</span> <br>→ '
+        '<span class="whole">2.0 % [0.9–4.3]</span> <br>n = 300 | not reproduced (at most 0.01). Nearly. |'
     )
     assert table[1] == "| Gone (Table 1) | 9 % | no record yet | not measured yet |"
     assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"
@@ -194,7 +194,7 @@ def test_build(root):
     figure = {"figure": {"caption": "Rates, counted.", "name": "fig-rates"}, "image": {"alt": "A dot."}}
     shown = [
         new_output("display_data", {"image/png": pixel}),
-        new_output("display_data", {"text/html": "<b>2 of 3</b>"}),
+        new_output("display_data", {"text/html": "<b>2 of 3</b> or 67 [21–94]"}),
     ]
     edit_notebook(path, lambda nb: nb.cells[2].outputs.extend(shown))
     edit_notebook(root / "notebooks" / "one.ipynb", lambda nb: nb.cells[2].metadata.update(mystnb=figure))
@@ -203,6 +203,7 @@ def test_build(root):
     index = render(stage(root=root), root)
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (root / "_build" / "html" / "notebooks" / "one.html").read_text()
+    assert '<span class="whole">67 [21–94]</span>' in page
     assert "hello 3" in page and colab_url("notebooks/one.ipynb", root) in page
     assert page.count("<figcaption>") == 1 and 'alt="A dot."' in page and "<b>2 of 3</b>" in page
     assert "reproduced" in (root / "_build" / "html" / "book" / "claims.html").read_text()

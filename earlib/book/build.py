@@ -23,6 +23,8 @@ from .reading import faults
 from .rerun import broken, default_jobs, rerun
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
+# a number with its interval, which a narrow column must not break: 82 [78–86], -12 points [-20 to -4]
+INTERVAL = re.compile(r"[-+−]?[\d.]+(?: ?%| points)? \[[-+−]?[\d.]+(?:–| to )[-+−]?[\d.]+\]")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the table goes
 
@@ -59,6 +61,8 @@ def merge(source, executed):
         if cell.cell_type != "code":
             continue
         cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
+        for data in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
+            data["text/html"] = whole(data["text/html"])
         if "setup" in tags:
             tags.append("remove-cell")
         cell.metadata = {
@@ -78,6 +82,11 @@ def merge(source, executed):
                     nbformat.v4.new_code_cell(extra.source, metadata={"tags": ["injected-parameters", "hide-input"]})
                 )
     return page
+
+
+def whole(html: str) -> str:
+    """`html` with every number and its interval held on one line."""
+    return INTERVAL.sub(lambda found: f'<span class="whole">{found[0]}</span>', html)
 
 
 def _is_picture(output) -> bool:
@@ -131,7 +140,7 @@ def measured(results: list[dict], run: str, fields: dict) -> dict | None:
             f"book/claims.yml: {fields} in '{run}' fits {len(found)} quantities, which differ in {', '.join(told)}: "
             "add that to `select`"
         )
-    return found[0] | {"text": f"{format_value(found[0])}, n = {found[0]['n']}"} if found else None
+    return found[0] | {"text": format_value(found[0])} if found else None
 
 
 def claims_page(results: list[dict], claims: list[dict]) -> str:
@@ -153,10 +162,12 @@ def claims_page(results: list[dict], claims: list[dict]) -> str:
             raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), known)}")
         run, fields = claim.get("run"), claim.get("select", {})
         ours = measured(results, run, fields) if run else None
-        text = ours["text"] if ours else ("no record yet" if run else "–")
+        text = "no record yet" if run else "–"
         before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
-        if before:
-            text = f"{before['text']} → {text}"
+        if ours:
+            counts = dict.fromkeys(str(record["n"]) for record in (before, ours) if record)
+            shown = " <br>→ ".join(whole(record["text"]) for record in (before, ours) if record)
+            text = f"{shown} <br>n = {', '.join(counts)}"
         verdict = verdict_of(claim.get("verdict", "–"), ours, before)
         if claim.get("note"):
             verdict += f". {claim['note']}"

@@ -26,7 +26,7 @@ class Ledger:
         metric: str,
         kind: str,
         found: Rate | Estimate | dict | float,
-        form: str = ".3g",
+        form: str | None = None,
         scale: float = 1,
         **more,
     ) -> str:
@@ -36,12 +36,15 @@ class Ledger:
             name: what `words` calls it.
             metric, kind: fields of the record; `condition` is "base" unless `more` says otherwise.
             found: the number, with its interval if it has one.
-            form, scale: how it is written: `format(scale * value, form)`.
+            form, scale: how it is written: `format(scale * value, form)`; None writes a rate in per cent and all else
+                with three significant digits.
             **more: further fields of the record.
 
         Returns:
-            str: `0.84 [0.81, 0.86]`, or `0.84` without an interval.
+            str: `0.84 [0.81–0.86]`, `-0.2 [-0.5 to 0.1]`, or `0.84` without an interval.
         """
+        if form is None:
+            form, scale = (".0f", 100) if isinstance(found, Rate) else (".3g", scale)
         if isinstance(found, Rate | Estimate):
             found = found.flat()
         elif not isinstance(found, dict):
@@ -54,7 +57,8 @@ class Ledger:
         value, low, high = (
             None if found[key] is None else f"{scale * found[key]:{form}}" for key in ("value", "low", "high")
         )
-        self.words[name] = str(value) if low is None else f"{value} [{low}, {high}]"
+        between = " to " if low is not None and found["low"] < 0 else "–"
+        self.words[name] = str(value) if low is None else f"{value} [{low}{between}{high}]"
         return self.words[name]
 
 

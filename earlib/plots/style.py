@@ -30,13 +30,13 @@ METHODS = {  # what a method learns by: (its colour, the recipes)
     "without training": (QUIET, ("negative-prompt", "safe-guidance", "scale-erasure-style", "uce", "leace")),
     "ours": (INK, ("recommended",)),
 }
-COLOURS = {  # thing -> (colour, marker), the same in every figure; `look` adds the recipes of METHODS
+COLOURS = {  # thing -> (colour, marker), the same in every figure; recipes have their group's colour and a marker each
     "direct": (VERMILION, "o"), "neighbours": (BLUE, "s"),  # of a concept: asked for by name; what should stay
     "synonym": (PURPLE, "D"), "compositional": (ORANGE, "^"), "indirect": (GREEN, "v"), "odd": (SKY, "P"),
     "base": (QUIET, "o"), "before": (PALE, "o"), "after": (VERMILION, "o"), "erased": (VERMILION, "o"),
     "church": (VERMILION, "o"), "nudity": (PURPLE, "D"), "vangogh": (GREEN, "v"),
     "next-token": (BLUE, "o"), "next-scale": (ORANGE, "s"), "paper": (INK, "D"), "floor": (QUIET, "s"),
-} | {name: (colour, "o") for colour, names in METHODS.values() for name in names}  # fmt: skip
+} | {name: (colour, mark) for colour, names in METHODS.values() for name, mark in zip(names, "osD^v")}  # fmt: skip
 WORDS = {  # how columns of tables are called in legends
     "direct": "the concept", "neighbours": "its neighbours", "synonym": "by a synonym",
     "compositional": "beside another thing", "indirect": "described", "paper": "the concept, in the paper",
