@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from earlib import memory
+from earlib import load_generator, memory
 from earlib.__main__ import main
 from earlib.erasure.change import merged, student_parameters, tensor_names
 from earlib.erasure.describe import describe
@@ -16,10 +16,11 @@ from earlib.erasure.settings import Training
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 
-from .conftest import tiny_janus
+from .conftest import tiny_emu3, tiny_janus
+from .test_loading import save
 from .test_merge import change
 from .test_nextscale import tiny as tiny_scales
-from .test_peft import CONFIG
+from .test_peft import CONFIG, write
 
 JANUS_1B, JANUS_7B = memory.KNOWN.values()
 
@@ -46,6 +47,27 @@ def test_an_erasure_of_ours(mini, tmp_path, capsys):
     assert "  made for  a model (fingerprint 0000000000000000)\n" in capsys.readouterr().out
 
 
+def test_names_that_transformers_changes_on_loading(tmp_path):
+    """Emu3's weights are stored under other names than those that are hashed."""
+    folder = str(save(tiny_emu3(), tmp_path / "emu3"))
+    change(load_generator(folder, device="cpu"), "spm").save(tmp_path / "erasure")
+    assert told(tmp_path / "erasure", folder)[1] == {folder: "yes, it was made for these weights"}
+
+
+@pytest.mark.parametrize("names", [("spm", "ear"), ("ear", "spm")], ids=" then ".join)
+def test_one_saved_over_another(names, generator, tmp_path):
+    """Nothing is left of the first, which is kept in other files."""
+    for name in names:
+        change(generator, name).save(tmp_path / "both")
+    alone = change(generator, names[1])
+    assert sorted(f.name for f in (tmp_path / "both").iterdir()) == sorted(
+        f.name for f in alone.save(tmp_path / "alone").iterdir()
+    )
+    again = Erasure.load(tmp_path / "both", generator)
+    assert again.name == names[1] and again.tensors.keys() == alone.tensors.keys()
+    assert all(torch.equal(again.tensors[n], t) for n, t in alone.tensors.items())
+
+
 def test_what_others_made(tmp_path):
     """peft's folders and the authors' files do not say for which model they were made; their sizes do."""
     around = "base_model.model.model.language_model.layers.{}.self_attn.v_proj.lora_{}.weight"
@@ -68,6 +90,24 @@ def test_what_others_made(tmp_path):
         and about["changes"] == "1 whole tensors in layer 0, everywhere"
     )
     assert fits["janus-pro-7b"].startswith("in size; both draw in") and fits["janus-pro-1b"].startswith("no: 4096x4096")
+
+
+@pytest.mark.parametrize("part", ["generation_head.proj_out", "vision_model.encoder.layers.0.self_attn.q_proj"])
+def test_what_cannot_be_loaded_is_not_said_to_fit(part, generator, tmp_path):
+    """Adapters that learned beside other parts than the language model, with others beside it or without."""
+    learned = {f"base_model.model.model.{part}.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    write(tmp_path / "both", generator, "model.language_model.", more=learned)
+    (tmp_path / "alone").mkdir()
+    (tmp_path / "alone" / "adapter_config.json").write_text(json.dumps(CONFIG))
+    save_file(learned, tmp_path / "alone" / "adapter_model.safetensors")
+    for folder in (tmp_path / "both", tmp_path / "alone"):
+        for read in (describe, lambda place: Erasure.load(place, generator)):
+            with pytest.raises(UserError, match=f"has an adapter for model.{part}, which is none of the layers of"):
+                read(folder)
+    half = {f"base_model.model.layers.0.self_attn.q_proj.lora_{side}.weight": torch.ones(4, 64) for side in "A"}
+    save_file(half, tmp_path / "alone" / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="an adapter needs both lora_A and lora_B, and there is no layers.0"):
+        describe(tmp_path / "alone")
 
 
 def test_what_cannot_be_described(tmp_path, capsys):

@@ -115,9 +115,13 @@ def student_parameters(
 
 
 def adapters(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """A [r, in] and B [out, r] of every adapter in a change, by the module that it stands beside."""
+    """A [r, in] and B [out, r] of every adapter in a change, by the module that it stands beside. UserError if
+    one of the two is missing."""
     modules = dict.fromkeys(name.rpartition(".lora_")[0] for name in tensors if ".lora_" in name)
-    return {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+    try:
+        return {module: (tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]) for module in modules}
+    except KeyError as error:
+        raise UserError(f"an adapter needs both lora_A and lora_B, and there is no {error.args[0]}") from None
 
 
 def frozen(tensors: Mapping[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:

@@ -13,14 +13,13 @@ import torch
 from .. import memory
 from ..errors import UserError
 from ..generators.load import PROFILES, family_of
-from ..generators.weights import combined, stored_files, tensor_hash
+from ..generators.profiles import FAMILIES
+from ..generators.weights import combined, own_name, stored_files, tensor_hash
 from ..runs import read_json
 from .change import adapters
-from .files.peft import AROUND, peft_folder, read_peft
+from .files.peft import AROUND, CONFIG, in_trunk, peft_folder, read_peft
 from .files.released import read_tensors
-from .store import Erasure
-
-WHERE = {"words": "where words stand", "scales": "at some scales"}  # a recipe's positions, in words
+from .store import WHERE, Erasure
 
 
 def describe(place: Path, model: str | None = None) -> dict[str, list[tuple[str, str]]]:
@@ -50,27 +49,21 @@ def _read(place: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     if place.suffix == ".pt":
         return foreign | {"what": "an erasure of the EAR authors"}, read_tensors(place)
     if not (place / "erasure.json").is_file() and (folder := peft_folder(place)) is not None:
-        inside = _trunks(read_peft(folder))
-        tensors = {re.sub(r"^.*?(?=(layers|blocks)\.\d)", "", name): t for name, t in inside.items()}
-        said = read_json(folder / "adapter_config.json").get("base_model_name_or_path") or ""
+        stored = read_peft(folder)
+        said = read_json(folder / CONFIG).get("base_model_name_or_path") or ""
+        blocks = any(name.startswith(tuple(f"{around}blocks." for around in AROUND)) for name in stored)
+        tensors = in_trunk(stored, "blocks" if blocks else "layers", said or "a model", folder)
         return foreign | {"what": f"adapters '{folder.name}' in peft's files, by others", "made for": said}, tensors
     erasure = Erasure.load(place)
     run = read_json(place / "config.json") if (place / "config.json").is_file() else {}
-    where = WHERE.get(erasure.recipe.get("positions", ""))
+    positions = erasure.recipe.get("positions", "all")
     merge = "" if erasure.tensors else "not possible: it changes no weights"
+    if erasure.tensors and positions != "all":
+        merge = f"not possible: it acts {WHERE[positions]} only"
     about: dict[str, Any] = {"what": f"{erasure.name} of '{erasure.concept}', seed {erasure.seed}"}
     about["made for"] = f"{run.get('model', 'a model')} (fingerprint {erasure.generator_fingerprint})"
-    about |= {"fingerprint": erasure.generator_fingerprint, "recipe": erasure.recipe}
-    about["merge"] = f"not possible: it acts {where} only" if where and erasure.tensors else merge
+    about |= {"fingerprint": erasure.generator_fingerprint, "recipe": erasure.recipe, "merge": merge}
     return about, erasure.tensors
-
-
-def _trunks(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Without what stands beside other parts than a trunk and is as it was before training."""
-    inside = tuple(f"{around}{part}." for around in AROUND for part in ("layers", "blocks"))
-    idle = {name for name in tensors if not name.startswith(inside)}
-    idle = {name for name in idle if not tensors.get(name.replace(".lora_A.", ".lora_B."), tensors[name]).any()}
-    return {name: t for name, t in tensors.items() if name not in idle}
 
 
 def _changes(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> str:
@@ -88,7 +81,7 @@ def _changes(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> s
         parts.append(f"{whole} whole tensors")
     if any(".leace." in name for name in tensors):
         parts.append("what layers read")
-    where = WHERE.get(about["recipe"].get("positions", ""), "everywhere")
+    where = WHERE[about["recipe"].get("positions", "all")]
     layers = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]}-{numbers[-1]}"
     return f"{' and '.join(parts)} in {layers}, {where}"
 
@@ -147,14 +140,17 @@ def _fingerprint(folder: Path) -> str:
     """What `load_generator` would make the fingerprint of a folder."""
     from safetensors import safe_open
 
+    kind = read_json(folder / "config.json").get("model_type") if family_of(folder) == "next-token" else ""
+    stored_as = FAMILIES[kind].stored_as if kind in FAMILIES else ()
     left_out: tuple[str, ...] = ()
-    if family_of(folder) == "next-token" and read_json(folder / "config.json").get("model_type") == "janus":
+    if kind == "janus":
         from ..generators.janus import NOT_HASHED
 
         left_out = NOT_HASHED
     hashes = []
     for file in stored_files(folder):
-        with safe_open(file, "pt") as stored:
-            names = [name for name in stored.keys() if not name.startswith(left_out)]
-            hashes += [tensor_hash(name, stored.get_tensor(name)) for name in names]
+        with safe_open(file, "pt") as tensors:
+            names = {stored: own_name(stored, stored_as) for stored in tensors.keys()}
+            counted = {stored: name for stored, name in names.items() if not name.startswith(left_out)}
+            hashes += [tensor_hash(name, tensors.get_tensor(stored)) for stored, name in counted.items()]
     return combined(hashes)

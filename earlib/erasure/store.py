@@ -20,12 +20,25 @@ from ..errors import UserError
 from ..generators.base import Generator, NextScale
 from ..runs import read_json, write_bytes, write_json
 from .change import applied, frozen, merged, scaled
-from .files.peft import CONFIG, check_adapters, fits_peft, fresh, peft_folder, read_foreign, read_peft, write_peft
+from .files.peft import (
+    CONFIG,
+    OLD_WEIGHTS,
+    WEIGHTS,
+    check_adapters,
+    fits_peft,
+    fresh,
+    peft_folder,
+    read_foreign,
+    read_peft,
+    write_peft,
+)
 from .recipe_scale import Scales
 from .spans import learning_span
 from .steering import steered, steering_of
 
-POSITIONS = ("all", "words", "scales")  # where a change may act
+# where a change may act: a recipe's positions, and in words
+WHERE = {"all": "everywhere", "words": "where words stand", "scales": "at some scales"}
+TENSORS = "erasure.safetensors"  # of a change that peft's files cannot say
 KEPT = ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")  # in erasure.json
 
 
@@ -75,9 +88,10 @@ class Erasure:
                 f"erasure '{self.name}' steers the drawing and changes no weights, so that there is nothing to "
                 "merge into the model"
             )
-        where = {"words": "where words stand", "scales": "at some scales only"}.get(self.recipe.get("positions", ""))
-        if where:
-            line = f"erasure '{self.name}' acts {where}; whole matrices act everywhere, so that it cannot be merged"
+        positions = self.recipe.get("positions", "all")
+        if positions != "all":
+            line = f"erasure '{self.name}' acts {WHERE[positions]} only; whole matrices act everywhere, so that it "
+            line += "cannot be merged"
             leace = any(".leace." in name for name in self.tensors)
             raise UserError(line + ("" if leace else "; one made with --set positions=all can"))
         return replace(self, tensors=merged(generator.trunk, self.tensors))
@@ -98,13 +112,15 @@ class Erasure:
 
     def save(self, folder: str | Path) -> Path:
         """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every
-        position. The strength is no part of it."""
+        position. The strength is no part of it. What an erasure before it left there of the other kind is removed."""
         folder = Path(folder)
-        if fits_peft(self.tensors, self.recipe.get("positions", "all")):
+        if as_peft := fits_peft(self.tensors, self.recipe.get("positions", "all")):
             write_peft(self.tensors, folder)
         else:
             tensors = {name: t.contiguous().cpu() for name, t in self.tensors.items()}
-            write_bytes(folder / "erasure.safetensors", to_bytes(tensors))
+            write_bytes(folder / TENSORS, to_bytes(tensors))
+        for name in (TENSORS,) if as_peft else (CONFIG, WEIGHTS, OLD_WEIGHTS):
+            (folder / name).unlink(missing_ok=True)
         about = {key: getattr(self, key) for key in KEPT} | {"version": __version__}
         write_json(folder / "erasure.json", about)  # last: a folder with it is complete
         return folder
@@ -128,12 +144,12 @@ class Erasure:
             raise UserError(f"{folder}: holds no erasure (no erasure.json); make one with: {make}")
         about = read_json(folder / "erasure.json")
         try:
-            tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / "erasure.safetensors")
+            tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / TENSORS)
             erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         except (SafetensorError, OSError, KeyError, TypeError) as error:
             raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
         where = erasure.recipe.get("positions", "all") if isinstance(erasure.recipe, dict) else None
-        if where not in POSITIONS:
+        if where not in [*WHERE]:  # it may be of any kind
             raise UserError(f"{folder}: broken erasure (recipe and positions of erasure.json)")
         for name, t in erasure.tensors.items():
             if not t.isfinite().all():

@@ -117,13 +117,10 @@ def fill(
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(f"{file}: broken or cut short ({error}); fetch it again") from None
-    own_name = lambda stored: next(
-        (own + stored.removeprefix(prefix) for prefix, own in stored_as if stored.startswith(prefix)), stored
-    )
     for file in files:
         with safe_open(file, "pt", device=str(place.device)) as tensors:
             for stored in tensors.keys():
-                name = own_name(stored)
+                name = own_name(stored, stored_as)
                 if name not in wanted:
                     continue
                 tensor = tensors.get_tensor(stored)
@@ -145,6 +142,11 @@ def fill(
         raise UserError(f"cannot load '{folder}': {len(missing)} tensors are missing, the first is {missing[0]}")
     settle(model, place.device)
     return hashes
+
+
+def own_name(stored: str, stored_as: tuple[tuple[str, str], ...]) -> str:
+    """What the class calls a stored tensor; `stored_as` as in `fill`."""
+    return next((own + stored.removeprefix(prefix) for prefix, own in stored_as if stored.startswith(prefix)), stored)
 
 
 def put(model: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

@@ -188,7 +188,8 @@ def read_foreign(folder: str | Path, generator: Generator | None) -> dict[str, A
     changes: `generator` must fit it."""
     if generator is None:
         raise UserError(f"{folder}: does not say which model it changes; load it together with a generator")
-    tensors = fresh(_in_trunk(read_peft(folder), generator, Path(folder)))
+    layers = next(name for name, module in generator.trunk.named_modules() if module is generator.decoder_layers)
+    tensors = fresh(in_trunk(read_peft(folder), layers, generator.name, folder))
     check_adapters(generator, tensors, f"{folder}:")
     return {
         "name": "peft",
@@ -200,17 +201,28 @@ def read_foreign(folder: str | Path, generator: Generator | None) -> dict[str, A
     }
 
 
-def _in_trunk(tensors: dict[str, torch.Tensor], generator: Generator, folder: Path) -> dict[str, torch.Tensor]:
+def in_trunk(
+    tensors: Mapping[str, torch.Tensor], layers: str, model: str, folder: str | Path
+) -> dict[str, torch.Tensor]:
     """The same by names relative to the trunk. What stands beside other parts, such as the vision tower, must be as it
-    was before training, B = 0, and is left out."""
-    layers = next(name for name, module in generator.trunk.named_modules() if module is generator.decoder_layers)
+    was before training, B = 0, and is left out.
+
+    Args:
+        tensors: what `read_peft` gave.
+        layers: what the trunk calls its layers, "layers" or "blocks".
+        model: whose, for the message.
+        folder: where they are, for the message.
+
+    Raises:
+        UserError: an adapter that learned stands beside another part, or all of them do.
+    """
     modules = {name.rpartition(".lora_")[0] for name in tensors}
     inside = lambda prefix: {name for name in modules if name.startswith(f"{prefix}{layers}.")}
     prefix = max(AROUND, key=lambda prefix: len(inside(prefix)))
     for module in sorted(modules - inside(prefix)):
         b = tensors.get(f"{module}.lora_B.weight")
         if b is None or b.any():
-            part = f"the layers of {generator.name}'s language model"
+            part = f"the layers of {model}'s language model"
             raise UserError(f"{folder}: has an adapter for {module}, which is none of {part}; it cannot be read")
     kept = {name: t for name, t in tensors.items() if name.rpartition(".lora_")[0] in inside(prefix)}
     if not kept:
