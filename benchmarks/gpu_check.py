@@ -11,6 +11,7 @@ The file goes to `benchmarks/cards/`, from where the chapter on cost shows it.
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import subprocess
 import sys
@@ -59,6 +60,7 @@ def check() -> dict:
                 found["left_out"][f"{model}: {what}"] = str(error).splitlines()[0]
                 continue
             finally:
+                gc.collect()  # what holds itself in a circle keeps its memory until then
                 torch.cuda.empty_cache()
             if what == "lesson":
                 found["lessons"].append(result)

@@ -57,9 +57,8 @@ def lesson(model: str, device: str | None = None, dtype: str | None = None, reci
     generator = load_generator(model, device, dtype, parts="draw")
     loaded = time.perf_counter()
     noise = torch.Generator().manual_seed(0)
-    generator.sample = lambda prompts, *args, **more: torch.randint(
-        generator.codebook_size, (len(prompts), generator.num_codes), generator=noise
-    )
+    codes, tokens = generator.codebook_size, generator.num_codes  # a lambda that held the generator would keep it alive
+    generator.sample = lambda prompts, *args, **more: torch.randint(codes, (len(prompts), tokens), generator=noise)
     concept, r = load_concept("church", "mini"), recipe(recipe_name, generator, pairs=1)
     with tempfile.TemporaryDirectory() as folder, patch("earlib.erasure.trajectories.CACHE", Path(folder)):
         cpu = time.process_time()

@@ -307,7 +307,7 @@ def main(argv: list[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
     argv = sys.argv[1:] if argv is None else argv
-    # imports make no garbage, and looking for it takes a tenth of their time; `_load` sets it back
+    # imports make no garbage, and looking for it takes a tenth of their time; set back when they are done
     gc.set_threshold(100_000)
     try:
         top = parser()
@@ -333,6 +333,8 @@ def main(argv: list[str] | None = None) -> int:
         if "OutOfMemory" not in type(error).__name__ and not isinstance(error, MemoryError):
             raise
         return _say("out of memory; use a smaller --batch-size, a smaller --model or another --device")
+    finally:
+        gc.set_threshold(*GARBAGE)
 
 
 def _say(line: str) -> int:

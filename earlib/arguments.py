@@ -139,10 +139,11 @@ def parser() -> argparse.ArgumentParser:
     about += "soft-prompt-4, prefix, steering, patching, relearning, harmless-tuning, pruning, rounding"
     sub.add_argument("--attack", action="append", metavar="NAME", help=about)
     about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
-    sub.add_argument("--oracle", metavar="NAME_OR_DIR", help=about + "attack's own")
+    sub.add_argument("--oracle", type=flags.name, metavar="NAME_OR_DIR", help=about + "attack's own")
     about = "forward passes of each attack; default: each one's own"
     sub.add_argument("--budget", type=flags.count, metavar="N", help=about)
-    sub.add_argument("--seeds", type=flags.count, default=3, metavar="N", help="runs of each attack; default: 3")
+    about = "runs of each attack, with seeds from 0; default: 3"
+    sub.add_argument("--runs", dest="seeds", type=flags.count, default=3, metavar="N", help=about)
     about = "prompts on which success is counted; default: 20"
     sub.add_argument("--max-prompts", type=flags.count, default=20, metavar="N", help=about)
     about = "for report.html, report.md, results.json and what was found"

@@ -157,6 +157,14 @@ def train_bytes(
     return max(states + targets + activations + compared + cache + RESERVE, draw_bytes(sizes, dtype, 1, prompt))
 
 
+def matrices(sizes: Sizes) -> dict[str, tuple[int, int]]:
+    """(out, in) of the matrices of a decoder layer, by their names in it."""
+    d, q, kv, m = sizes.width, sizes.query_width, sizes.cache_width, sizes.mlp
+    each = {"self_attn.q_proj": (q, d), "self_attn.k_proj": (kv, d), "self_attn.v_proj": (kv, d)}
+    each |= {"self_attn.o_proj": (d, q), "mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m)}
+    return each
+
+
 def trained_parameters(sizes: Sizes, names: list[str], rank: int = 0) -> int:
     """How many parameters are trained in a model of these sizes.
 
@@ -165,10 +173,8 @@ def trained_parameters(sizes: Sizes, names: list[str], rank: int = 0) -> int:
         names: of the matrices that change, `layers.0.self_attn.q_proj.weight`, ...
         rank: 0 for whole matrices, else that of an adapter beside each.
     """
-    sides = dict.fromkeys(("q_proj", "o_proj"), (sizes.width, sizes.query_width))
-    sides |= dict.fromkeys(("k_proj", "v_proj"), (sizes.width, sizes.cache_width))
-    sides |= dict.fromkeys(("gate_proj", "up_proj", "down_proj"), (sizes.width, sizes.mlp))
-    shapes = [sides[name.split(".")[-2]] for name in names]
+    each = matrices(sizes)
+    shapes = [each[".".join(name.split(".")[2:4])] for name in names]
     return sum(rank * (a + b) if rank else a * b for a, b in shapes)
 
 

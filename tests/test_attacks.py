@@ -332,7 +332,7 @@ def test_the_command_refuses_what_cannot_be(tmp_path, capsys):
     for more, line in (
         (["--attack", "soft-promt"], "unknown attack 'soft-promt'; did you mean 'soft-prompt'"),
         (["--budget", "0"], "'0' is not a whole number from 1"),
-        (["--seeds", "0"], "'0' is not a whole number from 1"),
+        (["--runs", "0"], "'0' is not a whole number from 1"),
     ):
         assert main([*there, *more]) == 2
         error = capsys.readouterr().err

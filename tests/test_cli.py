@@ -2,6 +2,7 @@
 resumed pictures, devices."""
 
 import csv
+import gc
 import io
 import json
 import os
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 import earlib
 from earlib import ROOT
-from earlib.__main__ import main
+from earlib.__main__ import GARBAGE, main
 from earlib.arguments import parser
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.errors import UserError
@@ -168,6 +169,14 @@ def test_every_path_may_begin_with_a_tilde():
         for action in command._actions:
             if action.metavar in ("DIR", "FILE", "FOLDER", "SRC", "DST"):
                 assert action.type("~/x") == home / "x", action.dest
+            elif action.metavar == "NAME_OR_DIR":
+                assert action.type("~/x") == str(home / "x") and action.type("mini") == "mini", action.dest
+
+
+def test_a_command_leaves_python_as_it_was(capsys):
+    """Whatever came of it, garbage is looked for as often as before."""
+    for line in ("doctor --model mini", "generate --prompts", "nothing"):
+        assert main(line.split()) == 2 and gc.get_threshold() == GARBAGE
 
 
 def test_any_terminal_will_do(place):

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import pytest
 import torch
 
+import earlib
 from benchmarks import gpu_check
+from benchmarks.lesson import lesson
 from earlib import load_generator, memory
 from earlib.concepts import load_concept
 from earlib.erasure import erase
 from earlib.erasure.presets import recipe
 from earlib.erasure.room import trained_parameters
+from earlib.errors import UserError
 from earlib.generators.files import shapes
 
 from .fake_gpu import WrongPlace, fake_gpu
@@ -107,6 +113,45 @@ def test_gpu_check_says_in_one_line_that_there_is_none(capsys):
     said = capsys.readouterr()
     assert said.err.startswith("gpu-check: no GPU here") and said.err.count("\n") == 1 and not said.out
     assert gpu_check.cards().empty or gpu_check.cards()["card"].notna().all()
+
+
+def test_a_lesson_lets_its_model_go(monkeypatch):
+    """At once, so that the next one has room."""
+    loaded, load = [], earlib.load_generator
+
+    def loading(*args, **more):
+        generator = load(*args, **more)
+        loaded.append(weakref.ref(generator.model))
+        return generator
+
+    monkeypatch.setattr(earlib, "load_generator", loading)
+    lesson("mini", "cpu")
+    gc.collect()  # what importing and the first run left
+    gc.disable()
+    try:
+        lesson("mini", "cpu")
+        assert len(loaded) == 2 and loaded[1]() is None
+    finally:
+        gc.enable()
+
+
+def test_gpu_check_makes_room_for_the_next(monkeypatch):
+    """Of what failed, too, and however it holds itself."""
+    held, left = [], []
+
+    def knot(*args, **more):
+        model = torch.nn.Module()
+        model.itself = model
+        held.append(weakref.ref(model))
+        raise UserError("no room")
+
+    monkeypatch.setattr(gpu_check, "SIZES", {"janus-pro-1b-shape": {}})
+    monkeypatch.setattr(gpu_check, "tests", dict)
+    monkeypatch.setattr("benchmarks.__main__.run", knot)
+    monkeypatch.setattr("benchmarks.lesson.lesson", knot)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: left.extend(model() is None for model in held))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: SimpleNamespace(total_memory=0))
+    assert len(gpu_check.check()["left_out"]) == 2 and left == [True] * 3
 
 
 def test_gpu_check_writes_what_the_chapter_on_cost_shows(tmp_path, monkeypatch):

@@ -3,9 +3,12 @@ switched on; what no checkpoint can hold is refused, and nothing is left behind.
 
 import dataclasses
 import json
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from earlib import load_generator
 from earlib.__main__ import main
@@ -15,8 +18,10 @@ from earlib.erasure.files.merge import write_merged
 from earlib.erasure.presets import recipe
 from earlib.erasure.store import Erasure, NoErasure
 from earlib.errors import UserError
+from earlib.generators.files.convert import convert
 
-from .conftest import tiny_emu3
+from . import original
+from .conftest import tiny_emu3, tiny_janus
 
 PROMPTS = ["a red church on a hill", "a boat"]
 
@@ -65,6 +70,39 @@ def test_transformers_alone_computes_the_same(name, mini, tmp_path, capsys):
     about = json.loads((tmp_path / "merged" / "merged.json").read_text())
     assert (about["erasure"], about["concept"], about["model"]) == (name, "church", "mini")
     assert main(line) == 2 and "merged: is not empty" in capsys.readouterr().err
+
+
+def test_whole_matrices_are_merged_as_they_are(tmp_path):
+    """In 16 bits, bit for bit, however far they are from the model's own; and switched on they are used as they are."""
+    generator = tiny_janus()
+    generator.model.to(torch.bfloat16)
+    erasure = change(generator, "ear")
+    noise = torch.Generator().manual_seed(0)
+    erasure.tensors = {n: torch.randn(t.shape, generator=noise).bfloat16() for n, t in erasure.tensors.items()}
+    write_merged(generator, erasure, tmp_path / "merged")
+    stored = load_file(tmp_path / "merged" / "model.safetensors")
+    assert all(torch.equal(stored[f"model.language_model.{name}"], t) for name, t in erasure.tensors.items())
+    with erasure.on(generator):
+        assert all(torch.equal(generator.trunk.get_parameter(name), t) for name, t in erasure.tensors.items())
+
+
+def test_into_the_folder_where_one_stands(tmp_path, generator, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    write_merged(generator, change(generator, "spm"), ".")
+    assert load_generator(".", device="cpu").fingerprint != generator.fingerprint
+    assert (tmp_path / "here" / "merged.json").samefile("merged.json")  # it is the same folder still
+    assert [path.name for path in tmp_path.iterdir()] == ["here"] and not list(Path().glob(".*"))
+
+
+def test_a_full_disk(tmp_path, generator, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=1000) if place.exists() else None)
+    line = "new/out: the weights to write take 0.0 GB, and the disk has 0.0 GB free"
+    with pytest.raises(UserError, match=line):
+        write_merged(generator, change(generator, "spm"), tmp_path / "new" / "out")
+    with pytest.raises(UserError, match=line):
+        convert(original.write(tmp_path / "in", original.tensors()), tmp_path / "new" / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 def test_every_family_and_strength(tmp_path):

@@ -4,7 +4,7 @@ measurement."""
 from __future__ import annotations
 
 from ..erasure import presets
-from ..memory import KNOWN, bytes_of, gigabytes, to_draw, to_train, trained_parameters, weight_bytes
+from ..memory import KNOWN, bytes_of, gigabytes, matrices, to_draw, to_train, trained_parameters, weight_bytes
 
 CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the table goes
 CARDS = {"T4": (16, 320), "L4": (24, 300), "A100": (40, 1555)}  # name: GB of memory, GB/s of its data sheet
@@ -31,7 +31,7 @@ def cards_table() -> str:
         "|---|---|---|---|---|",
     ]
     for name, sizes in KNOWN.items():
-        layer = sizes.width * (2 * sizes.query_width + 2 * sizes.cache_width + 3 * sizes.mlp)
+        layer = sum(out * into for out, into in matrices(sizes).values())
         read = sizes.image_tokens * sizes.layers * layer * bytes_of("float16")
         draw, train = to_draw(sizes, "float16"), to_train(sizes, "float16", ear_parameters(name))
         least = " / ".join(f"{read / (speed * 1e9):.0f}" for _, speed in CARDS.values())

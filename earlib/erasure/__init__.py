@@ -120,12 +120,12 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
     Raises:
         UserError: the concept has none of its own, or a picture has fewer tokens.
     """
-    from .recipe import ROW
+    from .settings import PAPER, ROW
 
     total, length = generator.num_codes, recipe.windows.length
     if length == ROW:
         return math.isqrt(total)
-    if length == 0:
+    if length == PAPER:
         paper = concept.paper.get("window")
         if not paper:
             line = f"concept '{concept.name}' does not say how long its windows are; set windows.length=N"

@@ -275,7 +275,9 @@ def merged(trunk: nn.Module, tensors: Mapping[str, torch.Tensor]) -> dict[str, t
 
 def scaled(trunk: nn.Module, tensors: Mapping[str, torch.Tensor], strength: float) -> dict[str, torch.Tensor]:
     """The change times `strength`: W + s (W' - W) for whole matrices, s B for adapters, s left for erasers. 0 is the
-    base model, 1 the change itself."""
+    base model, 1 the change itself, bit for bit."""
+    if strength == 1:  # W + (W' - W) is not W' where numbers are rounded
+        return dict(tensors)
     out = {}
     for name, t in tensors.items():
         if ".lora_" not in name and ".leace." not in name:

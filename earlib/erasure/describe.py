@@ -117,10 +117,8 @@ def _fits(model: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, A
 
 def _known_shapes(sizes: memory.Sizes) -> dict[str, tuple[int, ...]]:
     """Those of Janus-Pro's decoder layers."""
-    d, q, kv, m = sizes.width, sizes.query_width, sizes.cache_width, sizes.mlp
-    each = {"self_attn.q_proj": (q, d), "self_attn.k_proj": (kv, d), "self_attn.v_proj": (kv, d)}
-    each |= {"self_attn.o_proj": (d, q), "mlp.gate_proj": (m, d), "mlp.up_proj": (m, d), "mlp.down_proj": (d, m)}
-    return {f"layers.{i}.{name}.weight": shape for i in range(sizes.layers) for name, shape in each.items()}
+    each = memory.matrices(sizes).items()
+    return {f"layers.{i}.{name}.weight": shape for i in range(sizes.layers) for name, shape in each}
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -14,7 +14,8 @@ from ..generators.base import Past
 from .gates import window_loss
 from .lesson import Lesson, Step
 from .objective import divergence, dpo_loss, log_likelihood, npo_loss, token_loss
-from .recipe import WHOLE, Recipe
+from .recipe import Recipe
+from .settings import WHOLE
 from .trajectories import both_rows, teacher_target
 
 if TYPE_CHECKING:

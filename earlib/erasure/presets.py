@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UserError, nearest
 from ..generators.load import family_of
-from .recipe import WHOLE, Gate, Recipe, Retain, TrainingFree, Windows
+from .recipe import Gate, Recipe, Retain, TrainingFree, Windows
 from .recipe_scale import Filter, ScaleEdit, ScaleGuidance, ScaleRecipe, ScaleRetain, Scales
-from .settings import AnyRecipe, fields_of, with_settings
+from .settings import WHOLE, AnyRecipe, fields_of, with_settings
 
 if TYPE_CHECKING:
     from ..generators.base import Generator

@@ -10,9 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .settings import AnyRecipe, Count, NotNegative, Positive, ShareBelow1, Span, Training
+from .settings import PAPER, ROW, WHOLE, AnyRecipe, Count, NotNegative, Positive, ShareBelow1, Span, Training
 
-WHOLE, ROW = -1, -2  # windows that are the whole picture, or one row of it
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
 LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of pictures
 INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
@@ -33,7 +32,7 @@ class Windows:
         tail: what happens to the last tokens when the length does not divide the grid.
     """
 
-    length: Length = 0
+    length: Length = PAPER
     order: Literal["raster", "random"] = "raster"
     tail: Literal["keep", "drop"] = "keep"
 

@@ -16,14 +16,15 @@ def trained_parameters(sizes: memory.Sizes, recipe: Recipe) -> int:
 def check_training(generator: NextToken, recipe: Recipe) -> None:
     """Refuse a recipe for whose training the generator's device has no room now.
 
-    A window of length 0 (the concept's own) counts as the paper's longest, 100 of 576 tokens.
+    Args:
+        generator: the model.
+        recipe: its windows have their length in tokens, or are whole pictures (-1).
 
     Raises:
         UserError: with what would fit.
     """
-    window = recipe.windows.length or max(1, generator.num_codes * 100 // 576)
     both = recipe.rows == "both" or recipe.objective == "dpo"  # with unconditional rows, or the replacement's picture
     rows = (2 if both else 1) * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
     logits = recipe.space == "logits" or recipe.retain.weight > 0
     trained = trained_parameters(memory.sizes_of_generator(generator), recipe)
-    memory.check_training(generator, recipe.name, trained, window, rows, logits)
+    memory.check_training(generator, recipe.name, trained, recipe.windows.length, rows, logits)

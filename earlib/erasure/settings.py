@@ -20,7 +20,8 @@ Count = Annotated[int, lambda n: n >= 1]
 CountOr0 = Annotated[int, lambda n: n >= 0]
 Span = tuple[float, float]  # two shares of a whole, the depth or the scales: 0 <= first < last <= 1
 
-WORDS = {"windows.length": {"paper": 0, "whole": -1, "auto": -2}}  # field -> what may stand for its numbers
+PAPER, WHOLE, ROW = 0, -1, -2  # windows of the concept's own length; that are the whole picture, or one row of it
+WORDS = {"windows.length": {"paper": PAPER, "whole": WHOLE, "auto": ROW}}  # field -> what may stand for its numbers
 
 R = TypeVar("R", bound="AnyRecipe")
 

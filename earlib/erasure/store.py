@@ -68,8 +68,8 @@ class Erasure:
         """
         self.check(generator)
         strength = strength_of(self.strength if strength is None else strength, f"of '{self.concept}'")
-        tensors = self.tensors if strength == 1 else scaled(generator.trunk, self.tensors, strength)
-        tensors, where = frozen(tensors, generator.device), self._where(generator)
+        tensors = frozen(scaled(generator.trunk, self.tensors, strength), generator.device)
+        where = self._where(generator)
         with steered(generator, steering_of(self.recipe, strength)), applied(generator, tensors, where):
             yield generator
 

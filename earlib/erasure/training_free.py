@@ -40,8 +40,7 @@ def without_training(
             sampled = time.perf_counter()
         of_leace = recipe.method == "leace"
         tensors = leace(generator, used, recipe) if of_leace else uce(generator, used, recipe, retain, tokens_NT)
-        if recipe.strength != 1:
-            tensors = scaled(generator.trunk, tensors, recipe.strength)
+        tensors = scaled(generator.trunk, tensors, recipe.strength)
     else:  # guidance keeps its strength in the recipe
         used = []
     done = time.perf_counter()

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from ..errors import UserError
 from ..memory import decode_chunk_that_fits
 from .base import NextToken, Past, PromptBatch
+from .profiles import FAMILIES
 from .weights import fingerprint
 
-CAPTION_PARTS = ("model.vision_model.", "model.aligner.", "lm_head.")  # tensors that drawing never reads
-NOT_HASHED = (*CAPTION_PARTS, "model.vqmodel.quantize.")  # they may be missing; the codebook is normalised on loading
+# what captions need may be missing; the codebook is normalised on loading
+NOT_HASHED = (*FAMILIES["janus"].caption_parts, "model.vqmodel.quantize.")
 
 
 class JanusGenerator(NextToken):

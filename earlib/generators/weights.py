@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import shutil
 import zipfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..errors import UserError
+from ..memory import gigabytes
 from ..runs import read_json
 
 if TYPE_CHECKING:
@@ -56,6 +58,15 @@ def stored_files(folder: Path, name: str = "model.safetensors") -> list[Path]:
         line = f"{folder}: {missing[0]} is missing ({there} of {len(names)} files of weights are there)"
         raise UserError(f"{line}; fetch it again")
     return [folder / name for name in names]
+
+
+def check_room(folder: Path, size: int) -> None:
+    """UserError unless `size` bytes of weights can be written into a folder, which need not exist yet."""
+    folder = folder.absolute()
+    free = shutil.disk_usage(next(place for place in (folder, *folder.parents) if place.exists())).free
+    if size > free:
+        line = f"the weights to write take {gigabytes(size)}, and the disk has {gigabytes(free)} free"
+        raise UserError(f"{folder}: {line}")
 
 
 def unpickled(file: Path, mapped: bool = True) -> Any:

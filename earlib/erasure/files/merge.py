@@ -15,6 +15,7 @@ from ... import __version__
 from ...errors import UserError
 from ...generators.base import Generator, NextToken
 from ...generators.profiles import MERGED
+from ...generators.weights import check_room
 from ...runs import write_json
 from ..change import frozen, scaled, switched
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 
 def write_merged(generator: Generator, erasure: Erasure | Membranes, folder: str | Path) -> Path:
-    """Write the model with the erasure in it to `folder`, which appears whole or not at all.
+    """Write the model with the erasure in it to `folder`, which appears whole or not at all (an empty one that is there
+    gets its config.json last, without which it is no model).
 
     The weights are written in the number format in which the model was loaded, so that what the folder computes is what
     the generator computes with the erasure switched on (next-scale models of this library are kept in half precision).
@@ -48,11 +50,9 @@ def write_merged(generator: Generator, erasure: Erasure | Membranes, folder: str
         raise UserError(f"{generator.name} was read from its authors' own files, a layout that is not written here")
     if isinstance(generator, NextToken) and getattr(model, "lm_head", True) is None:
         raise UserError(f"{generator.name} was loaded to draw only; load it with parts='all' to write all of it")
-    size = sum(t.numel() * t.element_size() for t in model.state_dict().values())
-    room = shutil.disk_usage(next(place for place in folder.absolute().parents if place.exists())).free
-    if size > room:
-        raise UserError(f"{folder}: the model takes {size / 1e9:.1f} GB, and the disk has {room / 1e9:.1f} GB free")
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    check_room(folder, sum(t.numel() * t.element_size() for t in model.state_dict().values()))
+    there = folder.exists()  # where a shell may stand: it stays the same folder
+    temporary = (folder if there else folder.parent) / f".{folder.name}.{os.getpid()}.tmp"
     try:
         with switched(generator.trunk, frozen(tensors, generator.device)):
             model.save_pretrained(temporary)
@@ -65,7 +65,11 @@ def write_merged(generator: Generator, erasure: Erasure | Membranes, folder: str
         }
         about |= {"erasure": erasure.name, "concept": erasure.concept, "strength": erasure.strength}
         write_json(temporary / MERGED, about | {"recipe": erasure.recipe, "version": __version__})
-        os.replace(temporary, folder)
+        if not there:
+            os.replace(temporary, folder)
+            return folder
+        for file in sorted(temporary.iterdir(), key=lambda file: file.name == "config.json"):  # with it, it is a model
+            os.replace(file, folder / file.name)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     finally:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...runs import read_json, write_json, write_text
 from ..profiles import FAMILIES, RECORD
-from ..weights import empty_model, stored_files
+from ..weights import check_room, empty_model, stored_files
 from .original import Piece, derive_config, generation_settings, pieces_of, processor_of, read_shard
 
 PART = 2 * 10**9  # bytes of weights in one file
@@ -56,10 +55,7 @@ def convert(source: str | Path, target: str | Path, progress: bool = True, part_
         return target
 
     missing = [part for part in plan if not _is_whole(target / part.file, part)]
-    room = shutil.disk_usage(_nearest_folder(target)).free
-    if sum(part.bytes for part in missing) > room:
-        line = f"{target}: the converted model needs {sum(p.bytes for p in missing) / 1e9:.1f} GB more"
-        raise UserError(f"{line}, and the disk has {room / 1e9:.1f} GB free")
+    check_room(target, sum(part.bytes for part in missing))
     write_json(target / RECORD, record)
     _write_parts(target, missing, progress, sum(part.bytes for part in plan))
 
@@ -165,10 +161,6 @@ def _is_whole(file: Path, part: Part) -> bool:
             return set(tensors.keys()) == {piece.name for piece in part.pieces}
     except (SafetensorError, OSError):
         return False
-
-
-def _nearest_folder(path: Path) -> Path:
-    return path if path.exists() else _nearest_folder(path.absolute().parent)
 
 
 # ------------------------------------------------------------------ writing
