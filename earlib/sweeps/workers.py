@@ -25,7 +25,7 @@ from ..jobs.queue import Task
 from ..runs import append_line, read_lines, waiting
 from .plan import Row
 
-TASK = "run the same command again to go on"
+AGAIN = "run the same command again to go on"
 
 
 class Queues:
@@ -83,7 +83,7 @@ def measured_by_workers(pending: dict[str, Row], jobs: int) -> Iterator[tuple[Ro
                     except (EOFError, ConnectionError):
                         raise UserError(
                             f"a process died at {row.sweep}: {row}, most often for want of memory; "
-                            f"use fewer --jobs and {TASK}"
+                            f"use fewer --jobs and {AGAIN}"
                         ) from None
                     if "fatal" in answer:
                         raise UserError(answer["fatal"])
