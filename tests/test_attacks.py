@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -14,21 +15,24 @@ import torch
 from earlib.__main__ import main
 from earlib.book.attacked import as_text, attack_page
 from earlib.concepts import load_concept
+from earlib.erasure.change import scaled
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.evaluate.attacks import battery as batteries
 from earlib.evaluate.attacks.base import Budget, Goal, Victim, filled_in, goal_of, likelihood, split, unrelated_to
 from earlib.evaluate.attacks.battery import Battery
-from earlib.evaluate.attacks.compress import Compressed, Pruning, compressed
+from earlib.evaluate.attacks.compress import Compressed, Pruning, compressed, small_parts
 from earlib.evaluate.attacks.draws import Plain
-from earlib.evaluate.attacks.prefix import beginnings, finished
+from earlib.evaluate.attacks.prefix import Prefix, beginnings, finished
 from earlib.evaluate.attacks.registry import ATTACKS, chosen
 from earlib.evaluate.attacks.relearn import linear_layers
 from earlib.evaluate.attacks.rounding import FORMATS, rounded, rounding_sweep
 from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords, numbers_of
-from earlib.evaluate.attacks.states import patched
+from earlib.evaluate.attacks.states import Steering, patched
+from earlib.evaluate.attacks.trying import surest
 from earlib.evaluate.judge import Judge
 from earlib.generators import default_keys, picture_seeds
+from earlib.generators.weights import change_hash
 from tests.conftest import tiny_janus
 from tests.test_nextscale import tiny as tiny_scales
 
@@ -113,7 +117,7 @@ def test_no_attack_exceeds_its_budget(victim, name, passes, monkeypatch):
     draw = Victim.draw
 
     def counted(self, prompts, seed, what="", **more):
-        if what != "asked":
+        if what not in ("asked", "lesson"):  # an attacker has pictures to learn from
             read.append(self.cost * len(prompts))
         return draw(self, prompts, seed, what, **more)
 
@@ -131,10 +135,48 @@ def test_no_attack_exceeds_its_budget(victim, name, passes, monkeypatch):
         "compositions",
         "pruning",
         "rounding",
+        "prefix",
     ):
         assert budget.spent == sum(read)
     if passes == 150 and attack.passes >= passes and name != "prefix":  # there are few beginnings to give
         assert budget.spent >= 100  # it is used, too
+
+
+def test_a_picture_of_one_row_has_no_beginning():
+    one = tiny_janus(grid=1)
+    goal = dataclasses.replace(goal_of(load_concept("church"), 3), judge=Bright(one))
+    found = Prefix().run(Victim(one, None, goal), Budget(100), 0)
+    assert found.told.startswith("0 of 1 rows") and len(found.codes) == len(found.prompts)
+
+
+def test_the_surest_option_is_taken_and_all_are_paid_for(victim, monkeypatch):
+    """Of those that the budget reaches, each on as many known prompts."""
+    known = filled_in(victim.goal.slots_known, victim.goal.word)
+    codes, asked = victim.generator.sample(known[:9], range(9)), []
+    order = np.argsort(victim.goal.judge.score(victim.generator.decode(codes)))
+
+    def draw(option, prompts):
+        asked.append((option, prompts))
+        return codes[[option] * len(prompts)]
+
+    budget = Budget(3 * 2 * victim.cost + 1)
+    best, rates = surest(victim, budget, order[[0, 8, 4]].tolist(), draw)
+    assert best == order[8] and list(rates) == order[[0, 8, 4]].tolist() and budget.left == 1
+    assert [prompts for _, prompts in asked] == [known[:2]] * 3 and rates[best].hits == 2 == rates[best].n
+    budget = Budget(victim.cost)
+    best, rates = surest(victim, budget, order[[0, 8, 4]].tolist(), draw)
+    assert best == order[0] and len(rates) == 1 and budget.left == 0
+    assert surest(victim, budget, [1, 2], draw) == (None, {})
+
+
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name not in ("wordings", "compositions", "negations")])
+def test_no_attack_learns_from_what_is_asked(victim, name):
+    """Without known prompts those that would need some are refused, in one line."""
+    if name in ("misspellings", "best-of-n"):  # these search nothing
+        return
+    without = dataclasses.replace(victim.goal, slots_known=())
+    with pytest.raises(UserError, match=f"attack '{name}'"):
+        ATTACKS[name].check(Victim(victim.generator, victim.erasure, without))
 
 
 def test_a_budget_of_nothing_is_refused():
@@ -184,7 +226,7 @@ def test_likelihoods_are_the_model_s_own(victim):
     with victim.on() as generator:
         codes = generator.sample(prompts, [0, 1])
         log_p = generator.log_probabilities(prompts, codes, guidance=1.0)
-        own = log_p.gather(-1, codes.reshape(*log_p.shape[:3], 1))[..., 0].flatten(1).mean(1)
+        own = log_p.gather(-1, codes.reshape(*log_p.shape[:3], 1))[..., 0].sum(-1).mean(1)  # nats a code, not a bit
         assert torch.allclose(likelihood(generator, generator.encode(prompts), codes).cpu(), own, atol=1e-4)
 
 
@@ -227,13 +269,67 @@ def test_what_is_rounded_is_the_erased_model(model, erasure, goal):
     assert torch.equal(model.sample(prompts, picture_seeds(0, prompts)), plain)
 
 
-def test_a_model_patched_with_its_own_states_draws_as_before():
+def beside(victim, *, strength=1.0, positions="all"):
+    """A victim whose erasure is a change of two matrices, one of them no linear layer's, and an adapter."""
+    model = victim.generator
+    inside = linear_layers(model)
+    outside = next(n for n, p in model.trunk.named_parameters() if p.dim() == 2 and n not in inside)
+    own = {name: model.trunk.get_parameter(name).detach() for name in (inside[0], outside)}
+    module, shape = inside[-1].removesuffix(".weight"), model.trunk.get_parameter(inside[-1]).shape
+    low = {"lora_A.weight": torch.ones(1, shape[1]), "lora_B.weight": torch.ones(shape[0], 1)}
+    tensors = {name: -t for name, t in own.items()} | {f"{module}.{part}": t for part, t in low.items()}
+    recipe = {"name": "turned", "positions": positions}
+    return Erasure("turned", recipe, "church", model.fingerprint, tensors, strength=strength), inside, outside
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_what_is_rounded_is_every_linear_layer_and_nothing_else(victim, strength):
+    """At the erasure's strength, its adapters in their matrices."""
+    model, (change, inside, outside) = victim.generator, beside(victim, strength=strength)
+    tensors = scaled(model.trunk, change.tensors, strength) if strength != 1 else change.tensors
+    whole = dataclasses.replace(change, tensors=tensors, strength=1.0).merged(model).tensors
+    with compressed(model, change, lambda tensor: rounded(tensor, 4)):
+        seen = {name: model.trunk.get_parameter(name).clone() for name in (*inside, outside)}
+    own = {name: model.trunk.get_parameter(name) for name in inside}
+    assert all(torch.equal(seen[name], rounded(whole.get(name, own[name]), 4)) for name in inside)
+    assert torch.equal(seen[outside], whole[outside])
+
+
+def test_an_adapter_at_words_stays_exact(victim):
+    """No matrix can hold it; the matrices on both sides of it are made smaller."""
+    change, inside, _ = beside(victim, positions="words")
+    small = lambda tensor: rounded(tensor, 4)
+    matrices, made = small_parts(victim.generator, change, small)
+    assert matrices.keys() == set(inside)
+    assert torch.equal(made.tensors[inside[0]], small(change.tensors[inside[0]]))
+    assert all(torch.equal(made.tensors[name], t) for name, t in change.tensors.items() if name != inside[0])
+
+
+def test_a_direction_that_is_added_changes_what_is_drawn(victim):
+    prompts = [*victim.goal.asked, "a boat"]
+    plain = victim.draw(prompts, 0)
+    width = next(victim.generator.decoder_layers[1].parameters()).shape[-1]
+    for length, same in ((0.0, True), (5.0, False)):
+        vector_D = length * torch.randn(width, generator=torch.Generator().manual_seed(0))
+        with Steering.added(victim, 1, vector_D):
+            assert torch.equal(victim.draw(prompts, 0), plain) == same
+    assert torch.equal(victim.draw(prompts, 0), plain)
+
+
+@pytest.mark.parametrize("fits", [64, 2])
+def test_a_model_patched_with_its_own_states_draws_as_before(fits, monkeypatch):
+    """Also where few pictures fit at a time, and fewer the next time; with another model's states it does not."""
     model = tiny_janus()
     goal = goal_of(load_concept("church"), 3)
-    same = Victim(model, None, goal)
-    prompts = [*goal.asked, "a boat"]
+    same, other = Victim(model, None, goal), Victim(model, None, goal, tiny_janus(seed=1))
+    prompts = [*goal.asked, "a boat", "a red church on a hill at night"]
+    plain, sample, room, drawn = same.draw(prompts, 0, "asked"), model.sample, itertools.cycle([fits, 1]), []
+    monkeypatch.setattr(model, "fitting_batch", lambda: next(room))
+    monkeypatch.setattr(model, "sample", lambda some, *a, **more: drawn.append(len(some)) or sample(some, *a, **more))
     for layer in (0, 2):
-        assert torch.equal(patched(same, layer, prompts, 0), same.draw(prompts, 0, "asked"))
+        assert torch.equal(patched(same, layer, prompts, 0), plain)
+        assert not torch.equal(patched(other, layer, prompts, 0), plain)
+    assert max(drawn) == min(fits, len(prompts))
 
 
 # ---------------------------------------------------------------- the battery
@@ -275,6 +371,24 @@ def test_a_second_call_goes_on(battery, tmp_path, monkeypatch):
     assert ran == ["guidance"] and plain(before) == plain(after)
     more = dataclasses.replace(battery, names=["best-of-n"])
     assert "guidance" in attack_page(more, tmp_path / "out")[0].read_text()  # a table of all that the folder holds
+
+
+def test_a_folder_is_of_one_concept_and_one_change(battery, erasure, tmp_path):
+    """Cells of an edited concept file, or of another strength, are not put beside those before."""
+    attack_page(battery, tmp_path / "out")
+    church = battery.concept
+    edited = dataclasses.replace(church, tests=church.tests | {"direct": church.tests["direct"][1:]})
+    for other in ({"concept": edited}, {"erasure": dataclasses.replace(erasure, strength=0.5)}):
+        with pytest.raises(UserError, match="different configuration"):
+            attack_page(dataclasses.replace(battery, **other), tmp_path / "out")
+
+
+def test_the_hash_of_a_change(erasure):
+    of = lambda **more: change_hash(dataclasses.replace(erasure, **more))
+    (name, tensor), recipe = next(iter(erasure.tensors.items())), {"layers": (0.0, 1.0)}
+    different = {of(), of(strength=2.0), of(recipe=recipe), of(tensors={name: -tensor}), of(tensors={})}
+    assert len(different) == 5 and of(recipe=recipe) == of(recipe={"layers": [0.0, 1.0]}), "JSON has no tuples"
+    assert of(tensors={}, recipe={}) == ""
 
 
 def test_what_a_model_does_not_admit(battery, model):

@@ -174,7 +174,7 @@ def strength_of(value: Any, whose: str) -> float:
 class NoErasure:
     """The base model, with an erasure's interface."""
 
-    name, concept, seed = "base", "", 0
+    name, concept, seed, strength = "base", "", 0, 1.0
     recipe: dict[str, Any] = {}
     info: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {}

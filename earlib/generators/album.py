@@ -7,7 +7,6 @@ erasure's weights. A picture whose file exists and whose row says that the same 
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import tempfile
@@ -86,13 +85,14 @@ def draw_pictures(
     from PIL import Image
 
     from . import picture_seeds
+    from .weights import change_hash
 
     guidance = generator.guidance if guidance is None else guidance
     same = {
         "model": generator.name,
         "erasure": erasure.name,
         "guidance": guidance,
-        "fingerprint": _fingerprint(generator, erasure),
+        "fingerprint": "+".join(filter(None, (generator.fingerprint, change_hash(erasure)))),
     }
     of_prompt = {file: p for file, p in zip(plan.files, plan.prompts)}
     seed_of = lambda p: {"seed": seed} if p.seed is None else {"seed": None, "picture_seed": p.seed}
@@ -140,18 +140,6 @@ def _write_index(index: Path, rows: dict[str, dict], first: dict[str, dict]) -> 
     """This prompt file's rows in its order, then those of earlier ones."""
     ordered = [rows[file] for file in first if file in rows] + [row for file, row in rows.items() if file not in first]
     write_text(index, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
-
-
-def _fingerprint(generator: Generator, erasure: Erasure | NoErasure) -> str:
-    """The generator's own, and a hash of what the erasure changes if it changes anything."""
-    import torch
-
-    if not (erasure.tensors or erasure.recipe):
-        return generator.fingerprint
-    digest = hashlib.sha256(json.dumps(erasure.recipe, sort_keys=True).encode())
-    for name, tensor in sorted(erasure.tensors.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return f"{generator.fingerprint}+{digest.hexdigest()[:16]}"
 
 
 def check_folder(folder: Path) -> None:

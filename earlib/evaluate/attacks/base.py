@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from ...concepts import Concept, holds_word
+from ...erasure.change import hooked
 from ...erasure.naming import concept_words
 from ...erasure.objective import log_likelihood
 from ...erasure.train import FP16_SCALE
@@ -77,7 +78,7 @@ class Goal:
         name: of the concept or the word.
         word: how most prompts name it: "church", "van gogh".
         judge: the attacker's signal, which says whether a picture shows it.
-        asked: prompts that success is counted on; an attack's search never sees them.
+        asked: prompts that success is counted on; no search sees them, but best-of-n picks its pictures of them.
         slots_known: prompts of the concept's training pairs, with `{x}` where they name it; an attack works with them.
         slots_asked: `asked` with the same slot; prompts without a name are left out.
         tests: other prompts for it, by kind: synonym, indirect, compositional, ...
@@ -217,11 +218,15 @@ class Victim:
     def draw(
         self, prompts: Sequence[str], seed: int, what: str = "", guidance: float | None = None, given: Any = None
     ) -> torch.Tensor:
-        """Codes [N, ...] of a picture for each of `prompts`, whose noise hangs on `seed`, the text and `what`."""
-        prompts = list(prompts)
-        seeds = picture_seeds(seed, [f"{what}/{i}/{prompt}" for i, prompt in enumerate(prompts)])
+        """Codes [N, ...] of a picture for each of `prompts`, whose noise hangs on `seed`, the text and `what`; the
+        first ones may be `given`."""
         with self.on() as generator:
-            return generator.sample(prompts, seeds, guidance, given=given)
+            return generator.sample(list(prompts), self.seeds(prompts, seed, what), guidance, given=given)
+
+    @staticmethod
+    def seeds(prompts: Sequence[str], seed: int, what: str) -> list[int]:
+        """Of the pictures that `draw` draws."""
+        return picture_seeds(seed, [f"{what}/{i}/{prompt}" for i, prompt in enumerate(prompts)])
 
     def trial(self, prompts: Sequence[str], budget: Budget, seed: int, **more: Any) -> np.ndarray | None:
         """How surely the goal's judge sees it in a picture for each of `prompts`, float64 [N]; None where the budget
@@ -243,8 +248,7 @@ class Victim:
         some = [slots[i % len(slots)] for i in range(max(CANDIDATES, 2 * count))]
         key = ("lessons", self.goal.name, seed, len(some))
         if key not in self.shared:
-            prompts = filled_in(some, self.goal.word)
-            codes = self.base.sample(prompts, picture_seeds(seed, [f"lesson/{i}/{p}" for i, p in enumerate(prompts)]))
+            codes = Victim(self.base, None, self.goal).draw(filled_in(some, self.goal.word), seed, "lesson")
             rows = np.flatnonzero(self.goal.judge.shows(self.base.decode(codes)))
             self.shared[key] = [some[i] for i in rows], codes[rows]
         kept, codes = self.shared[key]
@@ -255,30 +259,30 @@ class Victim:
 
 
 @contextmanager
-def hooked(generator: Generator, handles: Iterable[Any]) -> Iterator[None]:
+def unrecorded(generator: Generator, handles: Iterable[Any]) -> Iterator[None]:
     """The context of an attack's hooks, which it removes: no step is recorded, so that they are called at every
     token."""
-    handles, recorded = list(handles), isinstance(generator, NextToken) and generator.graphs
+    recorded = isinstance(generator, NextToken) and generator.graphs
     if isinstance(generator, NextToken):
         generator.graphs = False
     try:
-        yield
+        with hooked(*handles):
+            yield
     finally:
-        for handle in handles:
-            handle.remove()
         if isinstance(generator, NextToken):
             generator.graphs = recorded
 
 
 def likelihood(generator: Generator, prompts: PromptBatch, codes: torch.Tensor) -> torch.Tensor:
-    """log p(x | c) of each picture, a mean over its codes and their parts, in nats: float32 [B], with gradients."""
+    """log p(x | c) of each picture in nats a code, a mean over its codes of the sum over their bits: float32 [B], with
+    gradients."""
     codes = codes.to(generator.device)
     if isinstance(generator, NextScale):
         logits = generator.logits(prompts, codes)
     else:
         assert isinstance(generator, NextToken)
         logits = generator.image_logits(generator.hidden_states(prompts, codes))
-    return log_likelihood(logits, codes).flatten(1).mean(1)
+    return log_likelihood(logits, codes).reshape(*codes.shape[:2], -1).sum(-1).mean(1)
 
 
 def backward(loss: torch.Tensor, generator: Generator) -> None:

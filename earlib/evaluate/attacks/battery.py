@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,20 +23,20 @@ import torch
 from ...concepts import Concept
 from ...errors import UserError
 from ...generators.base import Generator
-from ...runs import Run, plain, read_json, write_bytes, write_json
+from ...generators.weights import change_hash
+from ...runs import Run, plain, progress_bar, read_json, write_bytes, write_json
 from ..evaluation import Note
 from ..judge import Judge, describe
 from ..judges import load_judge
 from ..oracle import check_oracle
 from ..rate import Rate
 from .base import Attack, Budget, Goal, Victim, goal_of, unrelated_to
-from .registry import ATTACKS, PLAIN, chosen
+from .registry import EVERY, PLAIN, chosen
 
 if TYPE_CHECKING:
     from ...erasure.store import Erasure
 
-# what is attacked -> the condition of its records; "base" is asked by name only
-WAYS = {"base": "base", "erased": "erased", "oracle": "oracle", "control": "control"}
+WAYS = ("base", "erased", "oracle", "control")  # what is attacked: conditions of records; "base" is asked by name only
 
 
 @dataclass
@@ -123,25 +124,17 @@ class Battery:
 
     def config(self) -> dict:
         """What a folder is of: everything but which attacks and how many seeds."""
-        erasure = None if self.erasure is None else f"{self.erasure.name} {version_of(self.erasure)}"
+        erasure = None if self.erasure is None else f"{self.erasure.name} {change_hash(self.erasure)}"
         oracle = None if self.oracle is None else self.oracle.fingerprint
+        concept = hashlib.sha256(json.dumps(plain(asdict(self.concept))).encode()).hexdigest()[:16]
         about = {"attacks_on": self.concept.name, "model": self.generator.name, "erasure": erasure, "oracle": oracle}
-        return about | {"fingerprint": self.generator.fingerprint, "budget": self.budget, "size": self.size}
-
-
-def version_of(erasure: Erasure) -> str:
-    """Eight hex digits that change with a number of the erasure, or with its recipe where it has no tensors."""
-    digest = hashlib.sha256(repr(sorted(erasure.recipe.items())).encode())
-    for name, tensor in sorted(erasure.tensors.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:8]
+        about |= {"concept": concept, "fingerprint": self.generator.fingerprint}
+        return about | {"budget": self.budget, "size": self.size}
 
 
 def measure(battery: Battery, run: Run) -> list[dict]:
     """Every cell of the battery, and those of earlier calls that the folder holds; writes cells/NAME.json and .npz as
     each is done."""
-    from ...runs import progress_bar
-
     wanted, folder = list(battery.cells()), run.folder / "cells"
     missing = [cell for cell in wanted if not (folder / f"{file_name(*cell)}.json").exists()]
     pictures = battery.size * 2  # what success is counted on costs about so many passes
@@ -152,9 +145,9 @@ def measure(battery: Battery, run: Run) -> list[dict]:
             bar.set_postfix_str(f"{attack.name}, {way}, seed {seed}")
             keep_cell(folder / file_name(attack, way, seed), *run_cell(battery, attack, way, seed))
             bar.update(price(attack))
-    names = [PLAIN.name, *ATTACKS]
+    names = list(EVERY)
     found = [read_json(file) for file in sorted(folder.glob("*.json"))]
-    return sorted(found, key=lambda cell: (names.index(cell["attack"]), list(WAYS).index(cell["way"]), cell["seed"]))
+    return sorted(found, key=lambda cell: (names.index(cell["attack"]), WAYS.index(cell["way"]), cell["seed"]))
 
 
 def file_name(attack: Attack, way: str, seed: int) -> str:
@@ -201,16 +194,16 @@ def records(battery: Battery, cells: Sequence[dict]) -> list[dict]:
     each attack (kind) and of asking by name (kind none), under each condition."""
     found = []
     for attack in dict.fromkeys(cell["attack"] for cell in cells):
-        for way, condition in WAYS.items():
+        for way in WAYS:
             mine = [c for c in cells if (c["attack"], c["way"]) == (attack, way) and "shows" in c]
             if not mine:
                 continue
-            note = Note(battery.generator, battery.concept, condition, battery.erasure, [c["seed"] for c in mine])
+            note = Note(battery.generator, battery.concept, way, battery.erasure, [c["seed"] for c in mine])
             rate = Rate.pooled(Rate.of(cell["shows"]) for cell in mine)
             record = note.measure("attack_rate", battery.concept.name, attack, rate, describe(battery.judge))
             mean = lambda key, mine=mine: float(np.mean([cell[key] for cell in mine]))
-            box = PLAIN.box if attack == PLAIN.name else ATTACKS[attack].box
-            found.append(record | {"box": box, "passes": mean("passes"), "seconds": round(mean("seconds"), 2)})
+            record |= {"box": EVERY[attack].box, "passes": mean("passes"), "seconds": round(mean("seconds"), 2)}
+            found.append(record)
     return found
 
 
@@ -223,7 +216,7 @@ def rows(cells: Sequence[dict]) -> list[dict]:
         if not mine:
             continue
         attacked, oracle = pooled(cells, name, "erased"), pooled(cells, name, "oracle")
-        row: dict[str, Any] = {"attack": name, "box": PLAIN.box if name == PLAIN.name else ATTACKS[name].box}
+        row: dict[str, Any] = {"attack": name, "box": EVERY[name].box}
         row |= {"without": text(without), "with": text(attacked), "oracle": text(oracle)}
         beyond = attacked.minus(oracle).points() if attacked is not None and oracle is not None else None
         row |= {"beyond the oracle": beyond, "control": text(pooled(cells, name, "control"))}

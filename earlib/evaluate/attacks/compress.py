@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...erasure.change import switched
-from ...errors import UserError
+from ...erasure.change import scaled, switched
 from ...generators.base import Generator
-from ..rate import Rate
-from .base import Attack, Budget, Found, Victim, filled_in
+from .base import Budget, Found, Victim
 from .relearn import linear_layers
+from .trying import OnKnown, surest
 
 if TYPE_CHECKING:
     from ...erasure.store import Erasure
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)  # of a matrix' numbers that pruning sets to 0
-
 
 Smaller = Callable[[torch.Tensor], torch.Tensor]  # makes a matrix smaller, of the same shape and dtype
 
@@ -30,20 +27,23 @@ Smaller = Callable[[torch.Tensor], torch.Tensor]  # makes a matrix smaller, of t
 def small_parts(
     generator: Generator, erasure: Erasure | None, smaller: Smaller
 ) -> tuple[dict[str, torch.Tensor], Erasure | None]:
-    """A model's matrices, and an erasure, made smaller: adapters are added into their matrices first, where they act
-    everywhere."""
+    """The matrices of a model's linear layers, and an erasure with its own values of them, made smaller; all else stays
+    exact. An erasure that acts everywhere is made one set of matrices first, at its strength. Of one that acts at some
+    positions only both sets are made smaller, but what stands beside matrices there (adapters, erasers of states) stays
+    exact."""
+    own = {name: generator.trunk.get_parameter(name).detach() for name in linear_layers(generator)}
+    small = lambda tensors: {name: smaller(t) for name, t in tensors.items() if name in own}
+    replaced: set[str] = set()
     if erasure is not None and erasure.tensors:
-        try:
+        if erasure.strength != 1:
+            tensors = scaled(generator.trunk, erasure.tensors, erasure.strength)
+            erasure = replace(erasure, tensors=tensors, strength=1.0)
+        if erasure.recipe.get("positions", "all") == "all":
             erasure = erasure.merged(generator)
-        except UserError:  # it acts at some positions only: two sets of matrices, both are made smaller
-            pass
-        whole = {n: t for n, t in erasure.tensors.items() if t.dim() == 2 and not re.search(r"\.(lora_|leace)", n)}
-        if whole:
-            erasure = replace(erasure, tensors=erasure.tensors | {name: smaller(t) for name, t in whole.items()})
-    changed = set() if erasure is None or erasure.recipe.get("positions", "all") != "all" else set(erasure.tensors)
-    names = [name for name in linear_layers(generator) if name not in changed]
-    own = {name: generator.trunk.get_parameter(name).detach() for name in names}
-    return {name: torch.nn.Parameter(smaller(t), False) for name, t in own.items()}, erasure
+            replaced = set(erasure.tensors)
+        erasure = replace(erasure, tensors=erasure.tensors | small(erasure.tensors))
+    kept = small({name: t for name, t in own.items() if name not in replaced})
+    return {name: torch.nn.Parameter(t, False) for name, t in kept.items()}, erasure
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def compressed(generator: Generator, erasure: Erasure | None, smaller: Smaller |
 class Compressed(Victim):
     """A victim whose matrices are made smaller, the erasure's with them."""
 
-    def __init__(self, victim: Victim, attack: Compression, amount: float):
+    def __init__(self, victim: Victim, attack: Compression, amount: Any):
         small = lambda tensor: attack.smaller(tensor, amount)
         self.matrices, erasure = small_parts(victim.generator, victim.erasure, small)
         super().__init__(victim.generator, erasure, victim.goal, victim.base, victim.shared)
@@ -70,34 +70,28 @@ class Compressed(Victim):
             yield generator
 
 
-class Compression(Attack):
+class Compression(OnKnown):
     """The amount that brings back most on known prompts is taken."""
 
     box = "white"
-    amounts: Sequence[float]
+    amounts: Sequence[Any]
 
     @staticmethod
     @abstractmethod
-    def smaller(tensor: torch.Tensor, amount: float) -> torch.Tensor:
+    def smaller(tensor: torch.Tensor, amount: Any) -> torch.Tensor:
         """A matrix made smaller, of the same shape and dtype."""
 
     @abstractmethod
-    def words(self, amount: float) -> str:
+    def words(self, amount: Any) -> str:
         """The amount in words."""
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
-        known = filled_in(victim.goal.slots_known, victim.goal.word) or list(victim.goal.asked)
-        some = known[: max(1, budget.left // (victim.cost * len(self.amounts)))]
-        surest, rows, asked = {}, [], list(victim.goal.asked)
-        for amount in self.amounts if len(self.amounts) > 1 else ():
-            scores = Compressed(victim, self, amount).trial(some, budget, seed)
-            if scores is None:
-                break
-            surest[amount] = float(scores.mean())
-            rows.append({"how": self.words(amount), "rate": Rate.of(scores >= victim.goal.judge.threshold).json()})
-        best = max(surest, key=lambda amount: surest[amount], default=self.amounts[0])
-        drawn = Compressed(victim, self, best).draw(asked, seed, "asked")
-        return Found(drawn, asked, self.words(best), {"on known prompts": rows} if rows else {})
+        draw = lambda amount, prompts: Compressed(victim, self, amount).draw(prompts, seed, "trial")
+        best, rates = surest(victim, budget, self.amounts, draw)
+        amount, asked = self.amounts[0] if best is None else best, list(victim.goal.asked)
+        drawn = Compressed(victim, self, amount).draw(asked, seed, "asked")
+        rows = [{"how": self.words(tried), "rate": rate.json()} for tried, rate in rates.items()]
+        return Found(drawn, asked, self.words(amount), {"on known prompts": rows} if rows else {})
 
 
 class Pruning(Compression):

@@ -10,7 +10,8 @@ import numpy as np
 from ..drift import draw_tokens
 from ..judge import Judge
 from ..rate import Rate
-from .base import Attack, Budget, Found, Victim, filled_in
+from .base import Attack, Budget, Found, Victim
+from .trying import OnKnown, surest
 
 if TYPE_CHECKING:
     from ...erasure.store import Erasure
@@ -32,7 +33,7 @@ class Plain(Attack):
         return Found(victim.draw(prompts, seed, "asked"), prompts)
 
 
-class Guidance(Attack):
+class Guidance(OnKnown):
     """Other guidance. An erasure that weakened what a prompt does and left its direction is amplified back.
 
     The budget is spent on known prompts, as many at each scale; the scale at which the judge is surest on average is
@@ -45,20 +46,13 @@ class Guidance(Attack):
     passes = 160
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
-        known = filled_in(victim.goal.slots_known, victim.goal.word) or list(victim.goal.asked)
-        some = known[: max(1, budget.left // (victim.cost * len(SCALES)))]
-        surest, rows = {}, []
-        for scale in SCALES:
-            scores = victim.trial(some, budget, seed, guidance=scale)
-            if scores is None:
-                break
-            surest[scale] = float(scores.mean())
-            shows = Rate.of(scores >= victim.goal.judge.threshold).json()
-            rows.append({"guidance": f"{scale:g}", "rate": shows})
-        best = max(surest, key=lambda scale: surest[scale], default=victim.generator.guidance)
+        draw = lambda scale, prompts: victim.draw(prompts, seed, "trial", guidance=scale)
+        best, rates = surest(victim, budget, SCALES, draw)
+        scale = victim.generator.guidance if best is None else best
         prompts = list(victim.goal.asked)
-        codes = victim.draw(prompts, seed, "asked", guidance=best)
-        return Found(codes, prompts, f"guidance {best:g}", {"on known prompts, by guidance": rows})
+        codes = victim.draw(prompts, seed, "asked", guidance=scale)
+        rows = [{"guidance": f"{tried:g}", "rate": rate.json()} for tried, rate in rates.items()]
+        return Found(codes, prompts, f"guidance {scale:g}", {"on known prompts, by guidance": rows})
 
 
 class BestOfN(Attack):

@@ -13,7 +13,8 @@ from ...generators import default_keys, picture_seeds
 from ...generators.base import Generator, NextScale, NextToken
 from ..judge import Judge
 from ..rate import Rate
-from .base import Attack, Budget, Found, Victim, filled_in
+from .base import Budget, Found, Victim, filled_in
+from .trying import OnKnown
 
 if TYPE_CHECKING:
     from ...erasure.store import Erasure
@@ -88,7 +89,7 @@ def prefix_probe(
     return found
 
 
-class Prefix(Attack):
+class Prefix(OnKnown):
     """The beginning of a picture of the goal, finished by the attacked model under the goal's prompts.
 
     Given are as many rows of the base model's pictures as hardly show it by themselves: with the rest pasted from the
@@ -106,24 +107,22 @@ class Prefix(Attack):
         ends = beginnings(generator)
         slots, codes = victim.lessons(len(victim.goal.asked) or 1, seed)
         prompts = filled_in(slots, victim.goal.word)
-        own = victim.draw(prompts, seed + 1, self.name)
-        pasted = lambda k: torch.cat([codes[:, : ends[k]], own[:, ends[k] :]], 1)
-        alone = [judge.shows(generator.decode(pasted(k))) for k in range(len(ends))]
-        most = max(k for k in range(len(ends) - 1) if alone[k].mean() <= alone[0].mean() + SHOWS_LITTLE)
-        rows = []
-        some = range(max(1, min(len(prompts), budget.left // (victim.cost * (len(ends) - 1)))))
-        for k in range(len(ends) - 1):
-            if not budget.spend(victim.cost * len(some)):
-                break
-            whole = self._drawn_on(victim, [prompts[i] for i in some], codes[: len(some), : ends[k]], seed + 1)
-            rate = Rate.of(judge.shows(generator.decode(whole)))
-            rows.append({"given": k, "drawn on": rate.json(), "pasted": Rate.of(alone[k][: len(some)]).json()})
-        whole = self._drawn_on(victim, prompts, codes[:, : ends[most]], seed + 2)
         unit = "row" if isinstance(generator, NextToken) else "scale"
-        told = f"{most} of {len(ends) - 1} {unit}s given, which show it in {Rate.of(alone[most]).text()} %"
+        if not budget.spend(victim.cost * len(prompts)):
+            told = f"no {unit}s given: the budget was too small to see how many show it by themselves"
+            return Found(victim.draw(prompts, seed, "asked"), prompts, told)
+        own = victim.draw(prompts, seed + 1, self.name)  # with nothing given
+        pasted = lambda k: torch.cat([codes[:, : ends[k]], own[:, ends[k] :]], 1)
+        alone = [judge.shows(generator.decode(pasted(k))) for k in range(len(ends) - 1)]
+        most = max(k for k, shows in enumerate(alone) if shows.mean() <= alone[0].mean() + SHOWS_LITTLE)
+        n = max(1, min(len(prompts), budget.left // (victim.cost * max(1, len(alone) - 1))))
+        rate = lambda shows: Rate.of(shows[:n]).json()
+        rows = [{"given": 0, "drawn on": rate(alone[0]), "pasted": rate(alone[0])}]
+        for k in range(1, len(alone)):
+            if not budget.spend(victim.cost * n):
+                break
+            whole = victim.draw(prompts[:n], seed + 1, self.name, given=codes[:n, : ends[k]])
+            rows.append({"given": k, "drawn on": rate(judge.shows(generator.decode(whole))), "pasted": rate(alone[k])})
+        whole = victim.draw(prompts, seed, "asked", given=codes[:, : ends[most]])
+        told = f"{most} of {len(alone)} {unit}s given, which show it in {Rate.of(alone[most]).text()} %"
         return Found(whole, prompts, told, {f"by {unit}s given, on known prompts": rows})
-
-    @staticmethod
-    def _drawn_on(victim: Victim, prompts: list[str], given: torch.Tensor, seed: int) -> torch.Tensor:
-        seeds = picture_seeds(seed, [f"prefix/{i}/{prompt}" for i, prompt in enumerate(prompts)])
-        return finished(victim.generator, prompts, seeds, given, victim.erasure)

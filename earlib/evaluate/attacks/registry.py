@@ -26,6 +26,7 @@ ATTACKS: dict[str, Attack] = {
         *(Prefix(), Steering(), Patching(), Relearning(), HarmlessTuning(), Pruning(), Rounding()),
     )
 }
+EVERY: dict[str, Attack] = {PLAIN.name: PLAIN, **ATTACKS}  # with asking by name, which is no attack
 
 
 def chosen(names: Sequence[str] | None) -> list[Attack]:

@@ -14,7 +14,8 @@ from ...errors import UserError
 from ...generators import picture_seeds
 from ...generators.base import Generator
 from ..rate import Rate
-from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood
+from .base import LEARNING, Budget, Found, Victim, backward, filled_in, likelihood
+from .trying import OnKnown
 
 PICTURES = 8  # to learn from
 BATCH = 4  # pictures in one step
@@ -47,7 +48,7 @@ class Taught(Victim):
             yield generator
 
 
-class FineTuning(Attack):
+class FineTuning(OnKnown):
     """Adam on adapters of rank 8, to make pictures likelier under their prompts:
 
     max  mean_x 1/L log p( x | prompt )
@@ -67,7 +68,7 @@ class FineTuning(Attack):
         taught, order = Taught(victim, seed), torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(taught.adapters.values(), RATE)
         goal = victim.goal
-        watched = filled_in(goal.slots_known[-WATCHED:], goal.word) or list(goal.asked[:WATCHED])
+        watched = filled_in(goal.slots_known[-WATCHED:], goal.word)
         steps, rows = 0, []
         while budget.spend(LEARNING * min(BATCH, len(prompts))):
             some = torch.randperm(len(prompts), generator=order)[:BATCH]
@@ -91,8 +92,8 @@ def reached(victim: Victim, watched: list[str], rows: Sequence[dict], seed: int)
     """After how many steps half and 90 % of the base model's own rate under the same prompts were reached."""
     key = ("watched", victim.goal.name, seed)
     if key not in victim.shared:
-        seeds = picture_seeds(seed, [f"trial/{i}/{prompt}" for i, prompt in enumerate(watched)])
-        victim.shared[key] = victim.goal.judge.rate(victim.base.decode(victim.base.sample(watched, seeds)))
+        codes = Victim(victim.base, None, victim.goal).draw(watched, seed, "trial")
+        victim.shared[key] = victim.goal.judge.rate(victim.base.decode(codes))
     base = victim.shared[key].value
     found = []
     for share in (0.5, 0.9):
@@ -116,6 +117,7 @@ class HarmlessTuning(FineTuning):
     passes = 600
 
     def check(self, victim: Victim) -> None:
+        super().check(victim)
         if not victim.goal.benign:
             raise UserError(f"attack '{self.name}': concept '{victim.goal.concept}' has no benign prompts")
 

@@ -5,8 +5,9 @@ it, with scale s = max |w| / (2^(bits - 1) - 1),
 
     w -> s round(w / s).
 
-All linear layers of the trunk are rounded, the erasure's with them; embeddings, norms and heads are not. Arithmetic
-stays what it was: this asks what is lost, not how fast it is.
+All linear layers of the decoder layers are rounded, the erasure's with them; embeddings, norms and heads are not, nor
+are adapters that act at words only, which no matrix can hold. Arithmetic stays what it was: this asks what is lost, not
+how fast it is.
 """
 
 from __future__ import annotations
@@ -48,15 +49,15 @@ class Rounding(Compression):
 
     name = "rounding"
     about = "every matrix rounded to int8 or int4"
-    amounts = tuple(range(len(FORMATS)))
+    amounts = tuple(FORMATS)
     passes = 80
 
     @staticmethod
-    def smaller(tensor: torch.Tensor, amount: float) -> torch.Tensor:
-        return rounded(tensor, *list(FORMATS.values())[int(amount)])
+    def smaller(tensor: torch.Tensor, amount: str) -> torch.Tensor:
+        return rounded(tensor, *FORMATS[amount])
 
-    def words(self, amount: float) -> str:
-        return list(FORMATS)[int(amount)]
+    def words(self, amount: str) -> str:
+        return amount
 
 
 def rounding_sweep(

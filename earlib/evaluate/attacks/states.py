@@ -15,10 +15,14 @@ import torch
 from ...errors import UserError
 from ...generators.base import Generator, NextScale, NextToken, PromptBatch
 from ..rate import Rate
-from .base import Attack, Budget, Found, Victim, filled_in, hooked, likelihood
+from .base import Budget, Found, Victim, filled_in, likelihood, unrecorded
+from .trying import OnKnown, surest
 
 PAIRS = 8  # prompts from which the direction is read
-STRENGTHS = (2.0, 4.0, 8.0)  # of the direction, times its own length
+# of the direction, times its own length. Chosen on development prompts as the learning rate in `soft.py` was: 1 to 4,
+# 2 to 8 and 4 to 16 brought back 11 [7-17], 12 [8-19] and 16 [11-23] % of 140 pictures; the most was taken, though the
+# intervals overlap.
+STRENGTHS = (4.0, 8.0, 16.0)
 AT_MOST = 8  # layers that are tried
 AT_ONCE = 16  # prompts whose states are exchanged together
 
@@ -32,7 +36,7 @@ def changed(generator: Generator, layer: int, change: Change) -> Iterator[None]:
     def hook(module: Any, args: Any, output: Any) -> Any:
         return (change(output[0]), *output[1:]) if isinstance(output, tuple) else change(output)
 
-    with hooked(generator, [generator.decoder_layers[layer].register_forward_hook(hook)]):
+    with unrecorded(generator, [generator.decoder_layers[layer].register_forward_hook(hook)]):
         yield
 
 
@@ -51,7 +55,7 @@ def outputs(generator: Generator, prompts: PromptBatch, codes: torch.Tensor) -> 
     def keep(module: Any, args: Any, output: Any) -> None:
         found.append((output[0] if isinstance(output, tuple) else output)[:, -T:].float().mean(1))
 
-    with hooked(generator, [layer.register_forward_hook(keep) for layer in generator.decoder_layers]):
+    with unrecorded(generator, [layer.register_forward_hook(keep) for layer in generator.decoder_layers]):
         likelihood(generator, prompts, codes)
     return torch.stack(found)
 
@@ -62,7 +66,16 @@ def some_layers(generator: Generator) -> list[int]:
     return sorted({round(i * (depth - 1) / (AT_MOST - 1)) for i in range(AT_MOST)})
 
 
-class Steering(Attack):
+def check_states(attack: str, victim: Victim) -> None:
+    """UserError if there is no word to compare the concept's states with, or no base model of the same width."""
+    if not victim.goal.instead:
+        raise UserError(f"attack '{attack}': the pairs of '{victim.goal.concept}' have no word to compare with")
+    width = lambda generator: next(iter(generator.decoder_layers[0].parameters())).shape[-1]
+    if width(victim.base) != width(victim.generator):
+        raise UserError(f"attack '{attack}': {victim.generator.name} is of another width than the base model")
+
+
+class Steering(OnKnown):
     """d_l = mean over pictures x of h_l(x | c) - h_l(x | r), in the base model, after layer l; c names the goal, r the
     replacement. The attacked model reads h_l + a d_l in the rows that are told of the prompt. Layer and a are chosen on
     known prompts."""
@@ -73,11 +86,8 @@ class Steering(Attack):
     passes = 210
 
     def check(self, victim: Victim) -> None:
-        if not victim.goal.instead:
-            raise UserError(f"attack '{self.name}': the pairs of '{victim.goal.concept}' have no word to compare with")
-        width = lambda generator: next(iter(generator.decoder_layers[0].parameters())).shape[-1]
-        if width(victim.base) != width(victim.generator):
-            raise UserError(f"attack '{self.name}': {victim.generator.name} is of another width than the base model")
+        super().check(victim)
+        check_states(self.name, victim)
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
         slots, codes = victim.lessons(PAIRS, seed)
@@ -87,21 +97,17 @@ class Steering(Attack):
         of = lambda text: outputs(victim.base, victim.base.encode(filled_in(slots, text)), codes)
         direction_LD = (of(victim.goal.word) - of(victim.goal.instead[0])).mean(1)
         tries = [(layer, a) for a in STRENGTHS for layer in some_layers(victim.generator)]
-        known = filled_in(victim.goal.slots_known, victim.goal.word)
-        some = known[: max(1, budget.left // (victim.cost * len(tries)))]
-        surest: dict[tuple[int, float], float] = {}
-        seen: dict[int, list[Rate]] = {}
-        for layer, a in tries:
+
+        def draw(option: tuple[int, float], prompts: list[str], what: str = "trial") -> torch.Tensor:
+            layer, a = option
             with self.added(victim, layer, a * direction_LD[layer]):
-                scores = victim.trial(some, budget, seed)
-            if scores is None:
-                break
-            surest[layer, a] = float(scores.mean())
-            seen.setdefault(layer, []).append(Rate.of(scores >= victim.goal.judge.threshold))
-        layer, a = max(surest, key=lambda key: surest[key], default=tries[0])
-        with self.added(victim, layer, a * direction_LD[layer]):
-            drawn = victim.draw(asked, seed, "asked")
-        rows = [{"after layer": k, "rate": Rate.pooled(rates).json()} for k, rates in sorted(seen.items())]
+                return victim.draw(prompts, seed, what)
+
+        best, rates = surest(victim, budget, tries, draw)
+        layer, a = best or tries[0]
+        drawn, layers = draw((layer, a), asked, "asked"), sorted({layer for layer, _ in rates})
+        of_layer = lambda k: Rate.pooled(rate for (layer, _), rate in rates.items() if layer == k)
+        rows = [{"after layer": k, "rate": of_layer(k).json()} for k in layers]
         found = f"after layer {layer}, {a:g} times the direction"
         return Found(drawn, asked, found, {"on known prompts, by layer": rows}, {"direction": direction_LD})
 
@@ -117,7 +123,7 @@ class Steering(Attack):
         return changed(victim.generator, layer, change)
 
 
-class Patching(Attack):
+class Patching(OnKnown):
     """Reading: how deep in the layers the concept is still there. What the base model's layer l gives at the prompt's
     positions stands in for what the attacked model's gives (two-stage patching, after the Unlearning Depth Score, arXiv
     2605.24614); the layers above draw. And a probe: whether the states along a picture still tell which of two prompts
@@ -131,33 +137,29 @@ class Patching(Attack):
     def check(self, victim: Victim) -> None:
         if isinstance(victim.generator, NextScale):
             raise UserError(f"attack '{self.name}': {victim.generator.name} reads its prompt at every layer anew")
-        Steering.check(self, victim)  # type: ignore[arg-type]
+        super().check(victim)
+        check_states(self.name, victim)
 
     def run(self, victim: Victim, budget: Budget, seed: int) -> Found:
         more = {}
         slots, codes = victim.lessons(2 * PAIRS, seed)
         if budget.spend(2 * len(slots)):
             more["probe: states along a picture tell the prompt"] = probe(victim, slots, codes)
-        layers, known = some_layers(victim.generator), filled_in(victim.goal.slots_known, victim.goal.word)
-        some = known[: max(1, budget.left // (victim.cost * len(layers)))]
-        surest, rows = {}, []
-        for layer in layers:
-            if not budget.spend(victim.cost * len(some)):
-                break
-            scores = victim.goal.judge.score(victim.generator.decode(patched(victim, layer, some, seed)))
-            surest[layer] = float(scores.mean())
-            rows.append({"after layer": layer, "rate": Rate.of(scores >= victim.goal.judge.threshold).json()})
-        best, asked = max(surest, key=lambda layer: surest[layer], default=0), list(victim.goal.asked)
+        draw = lambda layer, prompts: patched(victim, layer, prompts, seed)
+        best, rates = surest(victim, budget, some_layers(victim.generator), draw)
+        layer, asked = best or 0, list(victim.goal.asked)
+        rows = [{"after layer": tried, "rate": rate.json()} for tried, rate in rates.items()]
         more["on known prompts, by layer"] = rows
-        return Found(patched(victim, best, asked, seed), asked, f"after layer {best}", more)
+        return Found(patched(victim, layer, asked, seed), asked, f"after layer {layer}", more)
 
 
 def patched(victim: Victim, layer: int, prompts: Sequence[str], seed: int) -> torch.Tensor:
     """Codes drawn with the base model's states at the prompts' positions after a layer, in the rows that are told."""
     assert isinstance(victim.base, NextToken)
-    parts = []
-    for start in range(0, len(prompts), AT_ONCE):
-        some = list(prompts[start : start + AT_ONCE])
+    parts, size = [], min(AT_ONCE, victim.generator.fitting_batch())
+    seeds = victim.seeds(prompts, seed, "asked")
+    for start in range(0, len(prompts), size):
+        some = list(prompts[start : start + size])
         order = victim.generator.drawing_order(some)  # as `sample` will read them
         batch = victim.base.encode([some[i] for i in order])
         kept: list[torch.Tensor] = []
@@ -178,8 +180,8 @@ def patched(victim: Victim, layer: int, prompts: Sequence[str], seed: int) -> to
             x_BSD[:B, S - P :] = base_BPD.to(x_BSD)
             return x_BSD
 
-        with changed(victim.generator, layer, change):
-            parts.append(victim.draw(some, seed, "asked"))
+        with changed(victim.generator, layer, change), victim.on() as generator:
+            parts.append(generator.sample(some, seeds[start : start + size], batch_size=size))
     return torch.cat(parts)
 
 
