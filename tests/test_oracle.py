@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
 from earlib.concepts import load_concept
+from earlib.erasure.store import Erasure
 from earlib.errors import UserError
-from earlib.evaluate.drift import draw_tokens, kl_by_code
-from earlib.evaluate.oracle import Model, against_oracle, distance, one_way, prompts_of
+from earlib.evaluate.drift import draw_tokens, kl_by_code, kl_drift
+from earlib.evaluate.oracle import Model, against_oracle, check_oracle, distance, prompts_of
 
 from .conftest import tiny_janus
+from .test_nextscale import tiny as tiny_scales
 
 PROMPTS = ["a red church on a hill", "a blue house by the sea", "a sketch of a tree", "a green car in the snow"]
 
@@ -57,8 +58,14 @@ def test_it_is_the_divergence_along_the_drawer_s_own_pictures(models):
     p, q = (model.generator.log_probabilities(PROMPTS, codes) for model in (base, near))
     by_hand = (p.exp() * (p - q)).sum((-1, -2)).mean(1)
     assert distance(near, base, PROMPTS).missed_N == pytest.approx(by_hand.numpy(), rel=1e-4)
-    assert one_way(base, base, PROMPTS, codes).max() == 0
-    assert np.abs(kl_by_code(base.generator, None, PROMPTS, codes)).max() == 0
+    tensors = {name: p.detach() for name, p in near.generator.trunk.named_parameters()}
+    erasure = Erasure("near", {"name": "near"}, "church", base.generator.fingerprint, tensors)
+    for guidance in (None, 1.0):
+        of = lambda other, guidance=guidance: kl_by_code(base, other, PROMPTS, codes, guidance)
+        assert of(base).abs().max() == 0 < of(near).min()
+        assert torch.allclose(of(near), of(Model(base.generator, erasure)), rtol=1e-4)
+    drift = kl_drift(base.generator, erasure, PROMPTS, codes)
+    assert drift.value == pytest.approx(of(near).mean().item(), rel=1e-4)
 
 
 def test_an_erased_model_stands_between_floor_and_ceiling(models):
@@ -85,3 +92,14 @@ def test_models_of_other_codes_are_refused(models):
         distance(models[0], Model(tiny_janus(codes=48)), PROMPTS)
     with pytest.raises(UserError, match="another picture tokenizer"):
         distance(models[0], Model(tiny_janus(seed=5)), PROMPTS)
+
+
+def test_bits_that_mean_something_else_are_another_tokenizer():
+    """Two bits that changed places: pictures in which they are always equal would not tell."""
+    one, other = tiny_scales(), tiny_scales()
+    check_oracle(other, one)
+    first = next(m for m in other.tokenizer.modules() if isinstance(m, torch.nn.Conv2d) and m.in_channels == 6)
+    with torch.no_grad():
+        first.weight[:, [0, 2]] = first.weight[:, [2, 0]]
+    with pytest.raises(UserError, match="another picture tokenizer"):
+        check_oracle(other, one)

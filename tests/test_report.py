@@ -292,4 +292,5 @@ def test_a_report_on_a_next_scale_model(church, tmp_path):
     again = make_report(model, concept, tmp_path / "again", erasure=page.parent / "erasure", **SMALL | {"size": 3})
     assert (again.parent / "results.json").read_bytes() == (page.parent / "results.json").read_bytes()
     benign = list(concept.benign)[:3]
-    assert drift.kl_by_code(model, None, benign, draw_tokens(model, benign)).abs().max() == 0
+    same = drift.Model(model)
+    assert drift.kl_by_code(same, same, benign, draw_tokens(model, benign)).abs().max() == 0

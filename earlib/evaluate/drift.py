@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,13 @@ from .rate import Estimate, Rate
 
 if TYPE_CHECKING:
     from ..erasure.store import Erasure
+
+
+class Model(NamedTuple):
+    """A model as it is to be measured: with an erasure on, or as it was trained."""
+
+    generator: Generator
+    erasure: Erasure | None = None
 
 
 def draw_tokens(
@@ -66,19 +73,20 @@ def _on(erasure: Erasure | None, generator: Generator) -> AbstractContextManager
 
 
 def kl_by_code(
-    generator: Generator, erasure: Erasure | None, prompts: list[str], codes: torch.Tensor, guidance: float | None = 1.0
+    drawer: Model, other: Model, prompts: list[str], codes: torch.Tensor, guidance: float | None = 1.0
 ) -> torch.Tensor:
-    """KL( p*(. | x_<t, c) || p(. | x_<t, c) ) at every code of given pictures, in nats: float64 [N, L].
+    """KL( drawer(. | x_<t, c) || other(. | x_<t, c) ) at every code of given pictures, in nats: float64 [N, L].
 
     Args:
-        codes: N pictures, one of each prompt.
-        guidance: of both distributions; None for the model's own, with whatever steers it.
+        drawer, other: the two models, of the same codes; often one generator without its erasure and with it.
+        prompts: N prompts.
+        codes: N pictures, one of each prompt, int64 [N, L, ...]: what `drawer` drew, for a mean to be a divergence.
+        guidance: of both distributions; None for each model's own, with whatever steers it.
     """
     kl_NL = torch.zeros(codes.shape[:2], dtype=torch.float64)
-    of = lambda change: distributions(generator, prompts, codes, change, guidance)
-    both = zip(of(None), of(erasure))
-    for (rows, base_BLCV), (_, erased_BLCV) in both:
-        kl_NL[rows] = divergence(erased_BLCV, base_BLCV, "kl").double().sum(-1)
+    of = lambda model: distributions(model.generator, prompts, codes, model.erasure, guidance)
+    for (rows, own_BLCV), (_, other_BLCV) in zip(of(drawer), of(other)):
+        kl_NL[rows] = divergence(other_BLCV, own_BLCV, "kl").double().sum(-1)
     return kl_NL
 
 
@@ -89,7 +97,8 @@ def kl_drift(generator: Generator, erasure: Erasure | None, prompts: list[str], 
 
     0 for an erasure that changes nothing, never negative. `codes` are the base's (`draw_tokens`).
     """
-    return Estimate.mean(kl_by_code(generator, erasure, prompts, codes).mean(1).numpy(), prompts)
+    kl_NL = kl_by_code(Model(generator), Model(generator, erasure), prompts, codes)
+    return Estimate.mean(kl_NL.mean(1).numpy(), prompts)
 
 
 def token_agreement(prompts: list[str], base: torch.Tensor, erased: torch.Tensor) -> dict[str, Rate | Estimate]:

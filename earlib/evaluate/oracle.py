@@ -18,29 +18,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 
 from ..concepts import Concept
-from ..erasure.objective import divergence
 from ..errors import UserError
 from ..generators.base import Generator, NextToken
-from .drift import distributions, draw_tokens
+from .drift import Model, draw_tokens, kl_by_code
 from .rate import Estimate
 
-if TYPE_CHECKING:
-    from ..erasure.store import Erasure
-
 PICTURES = 2e-2  # a share of the codes of two models' pictures that may differ by rounding
-
-
-class Model(NamedTuple):
-    """A model as it is to be measured: with an erasure on, or as it was trained."""
-
-    generator: Generator
-    erasure: Erasure | None = None
 
 
 @dataclass(frozen=True)
@@ -109,30 +97,13 @@ def check_oracle(oracle: Generator, generator: Generator) -> None:
     one, other = generator, oracle
     same = isinstance(one, NextToken) == isinstance(other, NextToken) and one.outputs == other.outputs
     if same and (one.num_codes, one.code_shape) == (other.num_codes, other.code_shape):
-        codes = torch.arange(4 * one.num_codes * int(np.prod(one.code_shape))) * 7919
-        codes = (codes % (2 if one.code_shape else one.outputs)).view(4, one.num_codes, *one.code_shape)
+        shape, noise = (4, one.num_codes, *one.code_shape), torch.Generator().manual_seed(0)
+        codes = torch.randint(2 if one.code_shape else one.outputs, shape, generator=noise)
         same = float(np.mean(one.decode(codes) != other.decode(codes))) < PICTURES
     else:
         same = False
     if not same:
         raise UserError(f"the oracle {other.name} draws with another picture tokenizer than {one.name}: another world")
-
-
-def one_way(
-    drawer: Model, other: Model, prompts: list[str], codes: torch.Tensor, guidance: float | None = None
-) -> np.ndarray:
-    """1/L sum_t KL( drawer(. | x_<t, c) || other(. | x_<t, c) ) along the pictures x, in nats a code: float64 [N].
-
-    Args:
-        drawer, other: the two models.
-        prompts, codes: N prompts, and what `drawer` drew for them, int64 [N, L, ...].
-        guidance: of both; None for each model's own, with whatever steers it: what pictures are drawn from.
-    """
-    found = np.zeros(len(codes))
-    of = lambda model: distributions(model.generator, prompts, codes, model.erasure, guidance)
-    for (rows, own_BLCV), (_, other_BLCV) in zip(of(drawer), of(other)):
-        found[rows] = divergence(other_BLCV, own_BLCV, "kl").double().sum(-1).mean(1).numpy()
-    return found
 
 
 def distance(
@@ -157,8 +128,9 @@ def distance(
     check_oracle(oracle.generator, erased.generator)
     prompts = list(prompts)
     mine, its = drawn or (pictures(erased, prompts, seed, guidance), pictures(oracle, prompts, seed, guidance))
-    missed = one_way(oracle, erased, prompts, its, guidance)
-    return Distance(tuple(prompts), missed, one_way(erased, oracle, prompts, mine, guidance))
+    missed_NL = kl_by_code(oracle, erased, prompts, its, guidance)
+    strange_NL = kl_by_code(erased, oracle, prompts, mine, guidance)
+    return Distance(tuple(prompts), missed_NL.mean(1).numpy(), strange_NL.mean(1).numpy())
 
 
 def pictures(model: Model, prompts: list[str], seed: int = 0, guidance: float | None = None) -> torch.Tensor:

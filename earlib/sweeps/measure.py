@@ -169,7 +169,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
 def guided_drift(generator, row: Row, benign: list[str], erasure: Erasure | None) -> float:
     """KL(base || erased) in nats a code on the base model's own benign pictures, of the guided distributions: methods
     without training act only there."""
-    from ..evaluate.drift import draw_tokens, kl_by_code
+    from ..evaluate.drift import Model, draw_tokens, kl_by_code
 
     which = (generator.fingerprint, row.seed, tuple(benign))
     if which not in _benign:
@@ -177,7 +177,8 @@ def guided_drift(generator, row: Row, benign: list[str], erasure: Erasure | None
         _benign[which] = draw_tokens(generator, benign, row.seed)
     if erasure is None:
         return 0.0
-    drift = kl_by_code(generator, erasure, benign, _benign[which], guidance=None).mean().item()
+    base, erased = Model(generator), Model(generator, erasure)
+    drift = kl_by_code(base, erased, benign, _benign[which], guidance=None).mean().item()
     if not np.isfinite(drift):
         raise UserError("the erased model's distributions: infinite or not a number")
     return round(drift, 6)
