@@ -34,7 +34,7 @@ from earlib.miniworld.two.concepts import COUNTS, write_concepts
 from earlib.miniworld.two.eye import GROUPS, answers
 from earlib.miniworld.two.judges import ruined_lesson
 from earlib.miniworld.two.models import build_janus, build_processor
-from earlib.miniworld.two.oracles import absent, concepts_in
+from earlib.miniworld.two.oracles import absent, begin, concepts_in
 from earlib.miniworld.two.quality import KINDS, load_judges, quality, right, table, test_prompts
 from earlib.miniworld.two.quality import main as measure
 from earlib.miniworld.two.scenes import COLOURS, OBJECTS, Scenes, held_out, is_held_out, render, sample_scenes
@@ -280,6 +280,32 @@ def test_a_fork_goes_on_where_its_joint_run_stood(tmp_path):
     assert same(weights(whole.name), weights("janus-never-church"))
     run("--without", "church", "--fork", str(moved), "--at", "2", "--seed", "1")
     assert not same(weights(whole.name), weights("janus-never-church-seed1"))
+
+
+def test_a_run_goes_on_as_what_it_is(tmp_path):
+    """Not as a fork where it is none, as none where it is one, of another step, or without something else."""
+    joint, fork, alone = (tmp_path / name for name in ("joint", "fork", "alone"))
+    for state in (joint, alone):
+        begin(state, ("church", "nudity"), 0)
+        torch.save({"seed": 0}, state / "state.pt")
+    torch.save({"seed": 0}, joint / "state-2.pt")
+    begin(fork, ("church",), 1, joint, 2)
+    assert json.loads((fork / "fork.json").read_text()) == {"of": "joint", "at": 2}
+    begin(fork, ("church",), 1, joint, 2)
+    begin(alone, ("church", "nudity"), 0)
+    forked, itself = "without church, forked from joint at step 2", "begun at its own first step"
+    for state, asked, line in (
+        (fork, (("church",), 1), f"a run {forked}, not one without church, {itself}"),
+        (fork, (("church",), 1, joint, 3), f"{forked}, not one without church, forked from joint at step 3"),
+        (alone, (("church", "nudity"), 0, joint, 2), f"{itself}, not one without church, nudity, forked from joint"),
+        (alone, (("church",), 0), f"without church, nudity, {itself}, not one without church, {itself}"),
+    ):
+        with pytest.raises(UserError, match=line) as error:
+            begin(state, *asked)
+        assert "\n" not in str(error.value)
+    (fork / "state.pt").unlink()
+    begin(fork, ("church",), 1)
+    assert not (fork / "fork.json").exists(), "it was not begun yet, and is no fork now"
 
 
 def test_what_is_trained_is_what_draws():

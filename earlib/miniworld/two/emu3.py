@@ -27,9 +27,8 @@ def untrained(seed: int, **shape):
     torch.manual_seed(seed)
     processor = first.build_processor(shape["codes"], words=vocabulary())
     model = first.build_emu3(processor, **shape)
-    for (
-        module
-    ) in model.model.vqmodel.modules():  # the class's own start (for networks with ReLU) is three times too wide
+    # the class's own start (for networks with ReLU) is three times too wide
+    for module in model.model.vqmodel.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):
             module.reset_parameters()
     return model, processor

@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ...errors import UserError
@@ -248,11 +248,12 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> None:
+    from .oracles import fork_of
     from .summary import commit, summarise
 
     args = arguments(argv)
-    work = Work(args.out, args.out / "state", args.seed, plans()[args.size], args.without, args.stop_at, args.snapshot)
-    work = replace(work, fork=args.fork, at=args.at)
+    given = {key: getattr(args, key) for key in ("out", "seed", "without", "stop_at", "snapshot", "fork", "at")}
+    work = Work(state=args.out / "state", plan=plans()[args.size], **given)
     import torch
 
     # compiling takes a minute a stage, which is longer than a miniature takes
@@ -269,7 +270,8 @@ def main(argv: list[str] | None = None) -> None:
                 sys.exit(f"make: {error}")
             if args.stop_at is None and not args.snapshot:
                 shutil.copyfile(work.state / name / "log.jsonl", done.with_name("train_log.jsonl"))
-                fork = {"fork": f"{args.fork.name} at step {args.at}"} if args.fork else {}
+                begun = fork_of(work.state / name)
+                fork = {"fork": f"{begun['of']} at step {begun['at']}"} if begun else {}
                 write_json(done, {"stage": name, "commit": commit(), "seed": args.seed, "size": args.size, **fork})
                 summarise(args.out)
 

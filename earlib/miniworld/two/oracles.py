@@ -26,6 +26,7 @@ from .scenes import NAMES, Scenes
 from .words import CONCEPTS
 
 NEVER = "never.json"  # beside a checkpoint: what its run was never shown
+FORK = "fork.json"  # beside that of a fork: of which run, and of which step
 
 
 def concepts_in(text: str) -> tuple[str, ...]:
@@ -62,10 +63,17 @@ def begin(state: Path, never: tuple[str, ...], seed: int, fork: Path | None = No
     checkpoint of step `at` of the run in that folder. What has begun already goes on as it is.
 
     Raises:
-        UserError: there is no such checkpoint, or its run has been shown what the oracle must never see.
+        UserError: there is no such checkpoint, or its run has been shown what the oracle must never see; or what has
+            begun is another run than is asked for.
     """
+    asked = None if fork is None else {"of": fork.name, "at": at}
     if (state / "state.pt").exists():
+        begun = told(never_of(state), fork_of(state))
+        if begun != told(never, asked):
+            line = f"{state}: holds a run {begun}, not one {told(never, asked)}"
+            raise UserError(f"{line}; go on with it as what it is, or choose another --out")
         return
+    (state / FORK).unlink(missing_ok=True)
     if fork is not None:
         import torch
 
@@ -73,12 +81,28 @@ def begin(state: Path, never: tuple[str, ...], seed: int, fork: Path | None = No
         if not file.exists():
             kept = ", ".join(sorted(path.name for path in fork.glob("state-*.pt"))) or "none"
             raise UserError(f"{file} is missing; kept there: {kept}")
-        known = read_json(fork / NEVER) if (fork / NEVER).exists() else []
-        if seen := [name for name in never if name not in known]:
+        if seen := [name for name in never if name not in never_of(fork)]:
             raise UserError(f"the run in {fork} was shown '{seen[0]}', so a fork of it is no oracle of that")
         checkpoint = torch.load(file, weights_only=True) | {"seed": seed}
         state.mkdir(parents=True, exist_ok=True)
         torch.save(checkpoint, state / "state.tmp")
     write_json(state / NEVER, list(never))
     if fork is not None:
+        write_json(state / FORK, asked)
         (state / "state.tmp").rename(state / "state.pt")
+
+
+def never_of(state: Path) -> tuple[str, ...]:
+    """The concepts that the run in `state` was never shown."""
+    return tuple(read_json(state / NEVER)) if (state / NEVER).exists() else ()
+
+
+def fork_of(state: Path) -> dict | None:
+    """{"of", "at"}: the run and the step that the run in `state` was forked from; None where it was not."""
+    return read_json(state / FORK) if (state / FORK).exists() else None
+
+
+def told(never: tuple[str, ...], fork: dict | None) -> str:
+    """What a run is never shown and how it began, in words."""
+    began = f"forked from {fork['of']} at step {fork['at']}" if fork else "begun at its own first step"
+    return f"without {', '.join(never) or 'nothing'}, {began}"
