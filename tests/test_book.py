@@ -11,20 +11,11 @@ import yaml
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
-from earlib.book.build import (
-    CLAIMS_MARK,
-    WIDGET,
-    build,
-    claims_page,
-    clear,
-    colab_url,
-    merge,
-    render,
-    stage,
-    verdict_of,
-)
+from earlib.book.build import CLAIMS_MARK, build, claims_page, clear, colab_url, render, stage, verdict_of
 from earlib.book.cards import CARDS_MARK, cards_table
+from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
+from earlib.book.words import HEADING, by_interval, compared, listed, went
 from earlib.erasure import presets
 from earlib.errors import UserError
 from earlib.evaluate.rate import Rate
@@ -118,6 +109,41 @@ def test_merge_gives_a_caption_to_the_figure_alone(root):
     assert beside.metadata == {"tags": ["remove-input"]} and [output.data for output in beside.outputs] == [table.data]
 
 
+def test_merge_puts_the_answer_first(root):
+    picture = new_output("display_data", {"image/png": "iVBORw0K"})
+    words = {"text/markdown": f"{HEADING}\n\nChurches fall.", "text/plain": "x"}
+    answer = new_output("display_data", words, metadata={"figure": "fig-rates"})
+    looks = {"mystnb": {"figure": {"caption": "Rates.", "name": "fig-rates"}, "image": {"alt": "A dot."}}}
+    extra = [new_code_cell("draw()", outputs=[picture]), new_code_cell("in_short()", outputs=[answer])]
+    path = executed(root, *extra)
+    title = "# A title\n\n[badge](x)\n\nWhat it is about.\n\nAnd what it costs."
+
+    def change(notebook):
+        notebook.cells[0].source = title
+        notebook.cells[2:2] = [
+            new_code_cell("draw()", metadata=looks),
+            new_code_cell("in_short()", metadata={"tags": ["in-short"]}),
+        ]
+
+    edit_notebook(root / "notebooks" / "one.ipynb", change)
+    head, box, figure, rest, *others = merge(
+        nbformat.read(root / "notebooks" / "one.ipynb", 4), nbformat.read(path, 4)
+    ).cells
+    assert head.source == "# A title\n\n[badge](x)" and rest.source == "What it is about.\n\nAnd what it costs."
+    assert "{admonition} In short" in box.source and "Churches fall. (The figure is {numref}`fig-rates`.)" in box.source
+    assert figure.outputs == [picture] and figure.metadata.mystnb == {"image": {"alt": "A dot."}}
+    assert not any(cell.source == "in_short()" for cell in others) and others[1].metadata.mystnb == looks["mystnb"]
+
+
+def test_words_of_direction_come_from_intervals():
+    one, other, near = Rate(80, 100), Rate(10, 100), Rate(78, 100)
+    assert went(one, other) == "fall from 80 to 10 %" and went(other, one, "rises", "falls") == "rises from 10 to 80 %"
+    assert went(one, near) == "go 80 → 78 %, not told apart" and went(one, near, "rises", "falls").startswith("goes")
+    assert compared(one, other) == "80 %, more than 10 %" and compared(near, one) == "78 %, not told apart from 80 %"
+    assert by_interval(one.minus(Rate(0, 0)), "more", "fewer", "not measured") == "not measured"
+    assert [listed("abc"), listed(["a"], code=True), listed([])] == ["a, b and c", "`a`", "none"]
+
+
 def test_stage(root):
     with pytest.raises(UserError, match=r"notebooks/one\.ipynb: has not been run on 'mini'"):
         stage(root=root)
@@ -198,14 +224,23 @@ def test_build(root):
     ]
     edit_notebook(path, lambda nb: nb.cells[2].outputs.extend(shown))
     edit_notebook(root / "notebooks" / "one.ipynb", lambda nb: nb.cells[2].metadata.update(mystnb=figure))
-    told = lambda nb: nb.cells[0].update(source="# One\n\nSee {numref}`fig-rates`.")
-    edit_notebook(root / "notebooks" / "one.ipynb", told)
+    words = {"text/markdown": f"{HEADING}\n\nChurches fall.", "text/plain": "x"}
+    answer = new_output("display_data", words, metadata={"figure": "fig-rates"})
+    edit_notebook(path, lambda nb: nb.cells.append(new_code_cell("in_short()", outputs=[answer])))
+
+    def change(notebook):
+        notebook.cells[0].source = "# One\n\n[Colab](https://example.org)\n\nSee {numref}`fig-rates`."
+        notebook.cells.append(new_code_cell("in_short()", metadata={"tags": ["in-short"]}))
+
+    edit_notebook(root / "notebooks" / "one.ipynb", change)
     index = render(stage(root=root), root)
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (root / "_build" / "html" / "notebooks" / "one.html").read_text()
     assert '<span class="whole">67 [21–94]</span>' in page
     assert "hello 3" in page and colab_url("notebooks/one.ipynb", root) in page
-    assert page.count("<figcaption>") == 1 and 'alt="A dot."' in page and "<b>2 of 3</b>" in page
+    assert page.count("<figcaption>") == 1 and page.count('alt="A dot."') == 2 and "<b>2 of 3</b>" in page
+    assert "Churches fall." in page.split("hello 3")[0] and "in_short()" not in page
+    assert faults(index.parent) == []
     assert "reproduced" in (root / "_build" / "html" / "book" / "claims.html").read_text()
     assert "earlib.load_generator" in (root / "_build" / "html" / "book" / "api.html").read_text()
 

@@ -19,13 +19,12 @@ from ..errors import UserError, nearest
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
 from .manifest import load_manifest, select
+from .merge import merge, whole
 from .reading import faults
 from .rerun import broken, default_jobs, rerun
+from .words import by_interval
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
-# a number with its interval, which a narrow column must not break: 82 [78–86], -12 points [-20 to -4]
-INTERVAL = re.compile(r"[-+−]?[\d.]+(?: ?%| points)? \[[-+−]?[\d.]+(?:–| to )[-+−]?[\d.]+\]")
-WIDGET = "application/vnd.jupyter.widget-view+json"
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the table goes
 
 
@@ -36,61 +35,6 @@ def colab_url(path: str, root: Path = ROOT) -> str:
     repository = yaml.safe_load((Path(root) / "_config.yml").read_text(encoding="utf-8"))["repository"]
     place = repository["url"].removeprefix("https://github.com/").rstrip("/")
     return f"https://colab.research.google.com/github/{place}/blob/{repository['branch']}/{path}"
-
-
-def merge(source, executed):
-    """The source notebook with the executed one's outputs, fit for a page. Both are nbformat notebooks; returns a new
-    one.
-
-    Taken out: widget views and widget state, papermill's metadata, cells tagged `setup`. Parameters that were injected
-    stay, folded away. What a cell with a captioned figure shows besides gets a cell of its own below: else the page
-    would put the caption under each of its outputs.
-    """
-    import nbformat
-
-    ran = [cell for cell in executed.cells if cell.cell_type == "code"]
-    injected = [cell for cell in ran if "injected-parameters" in cell.metadata.get("tags", [])]
-    ran = iter([cell for cell in ran if cell not in injected])
-    page = nbformat.v4.new_notebook(
-        metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    )
-    for cell in source.cells:
-        cell = nbformat.from_dict(cell)
-        tags = list(cell.metadata.get("tags", []))
-        page.cells.append(cell)
-        if cell.cell_type != "code":
-            continue
-        cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
-        for data in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
-            data["text/html"] = whole(data["text/html"])
-        if "setup" in tags:
-            tags.append("remove-cell")
-        cell.metadata = {
-            "tags": list(dict.fromkeys(tags)),
-            **{k: v for k, v in cell.metadata.items() if k == "mystnb"},
-        }  # mystnb: captions, alt texts
-        if "figure" in cell.metadata.get("mystnb", {}):
-            beside = [output for output in cell.outputs if not _is_picture(output)]
-            cell.outputs = [output for output in cell.outputs if _is_picture(output)]
-            if beside:
-                source = "# what the cell above shows besides"  # a cell without any is left out of the page
-                more = nbformat.v4.new_code_cell(source, outputs=beside, metadata={"tags": ["remove-input"]})
-                page.cells.append(more)
-        if "parameters" in tags:
-            for extra in injected:
-                page.cells.append(
-                    nbformat.v4.new_code_cell(extra.source, metadata={"tags": ["injected-parameters", "hide-input"]})
-                )
-    return page
-
-
-def whole(html: str) -> str:
-    """`html` with every number and its interval held on one line."""
-    return INTERVAL.sub(lambda found: f'<span class="whole">{found[0]}</span>', html)
-
-
-def _is_picture(output) -> bool:
-    return any(kind.startswith("image/") for kind in output.get("data", {}))
 
 
 def clear(root: Path = ROOT) -> list[Path]:
@@ -206,7 +150,7 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None) -> str:
     if by_difference:
         now, then = (r and Estimate(*(r[key] for key in ("value", "n", "low", "high"))) for r in (ours, before))
         change = now.minus(then) if then else now
-        return rule.get("higher" if change.value > 0 else "lower", rule["else"]) if change.differs else rule["else"]
+        return by_interval(change, *(rule.get(way, rule["else"]) for way in ways))
     ((name, limit),) = rule.items()
     holds = lambda value: value <= limit if name == "at_most" else value >= limit
     if before and (holds(before["value"]) if name == "at_most" else not holds(before["value"])):
