@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import shutil
 from importlib import metadata
 from pathlib import Path
 
 from . import DATA, ROOT, __version__
 from .errors import UserError
-from .generators.profiles import OLDEST
+from .generators.profiles import renewal
 
 PACKAGES = (
     "torch",
@@ -67,8 +66,8 @@ def _versions() -> list[tuple[str, str]]:
     for name in PACKAGES:
         try:
             version = metadata.version(name)
-            old = name == "transformers" and tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST
-            wanted = f" (too old: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}')" if old else ""
+            command = renewal(version) if name == "transformers" else None
+            wanted = f" (too old: {command})" if command else ""
             rows.append((name, version + wanted))
         except metadata.PackageNotFoundError:
             rows.append((name, "not installed"))

@@ -214,6 +214,9 @@ def test_doctor(capsys, monkeypatch):
     assert (
         main(["doctor"]) == 0 and "4.57.0rc1 (too old: pip install -U 'transformers>=5.15')" in capsys.readouterr().out
     )
+    for model in ("mini", "mini-var", "janus-pro-1b-shape"):
+        with pytest.raises(UserError, match=f"4.57.0rc1 is too old for '{model}'; run: pip install -U"):
+            earlib.load_generator(model)
     monkeypatch.setattr(metadata, "version", missing)
     monkeypatch.setitem(sys.modules, "torch", None)  # importing it fails
     assert main(["doctor"]) == 0

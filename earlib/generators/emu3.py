@@ -55,7 +55,7 @@ class Emu3Generator(NextToken):
         self.codebook_size = model.config.vq_config.codebook_size
         self.guidance = float(model.generation_config.guidance_scale or 3.0)
         model.requires_grad_(False)
-        self.line_end_id = model.vocabulary_mapping.eol_token_id
+        self.line_end_id = model.model.vocabulary_mapping.eol_token_id
         self.code_ids_V = self._code_ids().to(self.device)
         in_a_row = bool((self.code_ids_V.diff() == 1).all())  # as published; then a slice of the head copies nothing
         self.head_rows = slice(int(self.code_ids_V[0]), int(self.code_ids_V[-1]) + 1) if in_a_row else self.code_ids_V
@@ -64,7 +64,7 @@ class Emu3Generator(NextToken):
 
     def _code_ids(self) -> torch.Tensor:
         """The vocabulary's id of every codebook entry, int64 [V]."""
-        ids = self.model.vocabulary_mapping.img2bpe
+        ids = self.model.model.vocabulary_mapping.img2bpe
         if sorted(ids) != list(range(self.codebook_size)):
             line = f"{self.name} is no whole Emu3: {len(ids)} image tokens in its vocabulary"
             raise UserError(f"{line}, {self.codebook_size} in its codebook")
@@ -156,7 +156,7 @@ class Emu3Generator(NextToken):
 
     def _spell(self, images_BHW3):
         mean, spread = self._scale()
-        pixels_B3HW = (images_BHW3.permute(0, 3, 1, 2).float() / 255 - mean) / spread
+        pixels_B3HW = ((images_BHW3.permute(0, 3, 1, 2).float() / 255 - mean) / spread).to(self.dtype)
         sizes_B2 = torch.tensor([images_BHW3.shape[1:3]] * len(images_BHW3))
         return torch.stack(list(self.model.model.vqmodel.encode(pixels_B3HW, sizes_B2).image_tokens)).flatten(1)
 

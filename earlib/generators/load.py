@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 from .. import ROOT, memory
 from ..errors import UserError, nearest
 from ..runs import read_json
-from .profiles import FAMILIES, INFINITY, MAKERS, MERGED, NEEDED, OLDEST, PROFILES, RECORD, Family, check_memory
+from .profiles import (
+    FAMILIES,
+    INFINITY,
+    MAKERS,
+    MERGED,
+    NEEDED,
+    PROFILES,
+    RECORD,
+    Family,
+    check_memory,
+    check_transformers,
+)
 
 if TYPE_CHECKING:
     from ..device import Placement
@@ -47,6 +58,7 @@ def load_generator(
     model = str(model)
     if parts not in (None, "all", "draw"):
         raise UserError(f"unknown parts '{parts}'; {nearest(parts, ('all', 'draw'))}")
+    check_transformers(model)
     place = decide(device, dtype)
     if model in PROFILES and not PROFILES[model]:
         from .files.shapes import build_shape
@@ -171,7 +183,6 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
     Raises:
         UserError: it has none, one of another model, or one that transformers cannot read.
     """
-    import transformers
     from transformers import AutoConfig
 
     if not (folder / "config.json").is_file():  # a hub repository without one
@@ -186,9 +197,6 @@ def read_config(folder: Path, model: str) -> tuple[Any, Family]:
             f"{model} is a '{kind}' model; earlib draws with Janus and Emu3 models (model_type "
             f"{' or '.join(map(repr, FAMILIES))})"
         )
-    if tuple(int(n) for n in transformers.__version__.split(".")[:2]) < OLDEST:
-        line = f"transformers {transformers.__version__} is too old for '{model}'"
-        raise UserError(f"{line}; run: pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'")
     try:
         return _settled(AutoConfig.from_pretrained(folder)), FAMILIES[kind]
     except Exception as error:  # its own classes of validation errors

@@ -3,9 +3,11 @@ into memory."""
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from .. import DATA, memory
@@ -70,6 +72,19 @@ FAMILIES = {
         ),
     ),
 }
+
+
+def renewal(version: str) -> str | None:
+    """The command that brings a newer transformers, if `version` is one that cannot read these models."""
+    old = tuple(map(int, re.findall(r"\d+", version)[:2])) < OLDEST
+    return f"pip install -U 'transformers>={'.'.join(map(str, OLDEST))}'" if old else None
+
+
+def check_transformers(model: str) -> None:
+    """UserError if the transformers that is installed is too old to read any model; it would blame its files."""
+    version = metadata.version("transformers")
+    if command := renewal(version):
+        raise UserError(f"transformers {version} is too old for '{model}'; run: {command}")
 
 
 def check_memory(model: str, sizes: memory.Sizes, place: Placement, parts: str | None) -> str:
