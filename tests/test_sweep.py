@@ -122,6 +122,8 @@ WRONG = {  # what is changed of an entry -> what the line must hold
         "'church+boat+church' names one concept twice; name each once",
     ),
     "parts and KID": ({"concepts": ["church+boat"], "fidelity": True}, "'church+boat' has 2; leave fidelity out"),
+    "an oracle": ({"oracle": 3}, "oracle cannot be 3"),
+    "parts and an oracle": ({"concepts": ["church+boat"], "oracle": "mini"}, "'church+boat' has 2; leave oracle out"),
     "form": (
         {"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]},
         "unknown erasure.form 'compsed'; did you mean 'composed'",
@@ -247,6 +249,18 @@ def test_a_row(tiny, model, tmp_path):
     assert first["windows_trained"] == 2 * 4 and first["megabytes"] == 4 * 64 * 64 * 4 / 2**20
     assert first["key"] == erased.key() and first["fingerprint"] == tiny.fingerprint
     json.dumps(first)
+
+
+def test_a_row_with_an_oracle(tiny, model, tmp_path):
+    """A model is no way from itself as its oracle, and some way from it erased."""
+    entry = TINY | {"oracle": model, "pictures": dict.fromkeys(FEW, 0) | {"direct": 8, "neighbours": 9}}
+    base, erased = load_sweeps(write_sweeps(tmp_path, one=entry))["one"].rows(model=model)[:2]
+    assert base.key() != replace(base, oracle="").key()
+    none, some = measure(tiny, base), measure(tiny, erased)
+    assert none["oracle_concept"] == [0.0, 8] and none["oracle_neighbours"] == [0.0, 9]
+    assert some["oracle_concept"][0] > 0 and some["oracle_neighbours"][0] > 0 and some["oracle_kid"][1] == 8
+    assert "oracle_benign" not in some, "it has no such prompts"
+    assert read.mean_of(some, "oracle_concept") == some["oracle_concept"][0]
 
 
 def test_training_that_diverges_is_a_row(tiny, model, tmp_path):

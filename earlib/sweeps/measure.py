@@ -18,10 +18,12 @@ from .several import JOIN, added_up, opened_by_prompts
 if TYPE_CHECKING:
     from ..concepts import Concept
     from ..erasure.store import Erasure
+    from ..evaluate.judge import Judge
 
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
 LAST = 6  # erasures kept: rows of several strengths follow each other, and rows that are composed of the same parts
 _trained: dict = {}  # training key -> (erasure, seconds of one core)
+_oracles: dict = {}  # (oracle, prompts, seed) -> its codes, of the last concept and seed
 _benign: dict = {}  # codes of the last concept's and seed's benign pictures: rows that share them follow each other
 
 
@@ -152,6 +154,8 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"].value, 6), len(benign)]
         first, second = np.split(tools.features.features(drawn["twice", ""]), 2)
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
+    near = [prompt for (role, _), asked in rest.items() if role == "neighbour" for prompt in asked]
+    groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign}
     return {
         "rates": {"concept": rates, "neighbours": neighbours} | ({"parts": by_part} if len(parts) > 1 else {}),
         "judge": {
@@ -163,7 +167,35 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         "in_prompt": means.get("in_prompt_clip"),
         "kid": kid,
         "diversity": diversity,
-    }
+    } | (against_oracle(generator, row, groups, judges[row.concept], erasure) if row.oracle else {})
+
+
+def against_oracle(
+    generator, row: Row, groups: dict[str, list[str]], judge: Judge, erasure: Erasure | None
+) -> dict[str, list]:
+    """How far the row's model is from the oracle on each group of prompts, {"oracle_GROUP": [nats a code, prompts]},
+    and by KID on the concept's own, in the judge's features: `evaluate/oracle.py`."""
+    from ..evaluate.drift import Model
+    from ..evaluate.fidelity import LEAST
+    from ..evaluate.oracle import distance, kid, pictures
+
+    mine, its = Model(generator, erasure), Model(load_model(row.oracle))
+    found = {}
+    for group, asked in groups.items():
+        if not asked:
+            continue
+        which = (row.oracle, tuple(asked), row.seed)
+        if which not in _oracles:
+            while len(_oracles) >= LAST:
+                del _oracles[next(iter(_oracles))]
+            _oracles[which] = pictures(its, asked, row.seed)
+        drawn = pictures(mine, asked, row.seed), _oracles[which]
+        both = distance(mine, its, asked, row.seed, drawn=drawn).both
+        found[f"oracle_{group}"] = [round(both.value, 6), both.n]
+    if len(groups["concept"]) >= LEAST and hasattr(judge, "features"):
+        far = kid(mine, its, groups["concept"], judge, row.seed)
+        found["oracle_kid"] = [round(far.value, 6), far.n]
+    return found
 
 
 def guided_drift(generator, row: Row, benign: list[str], erasure: Erasure | None) -> float:

@@ -55,6 +55,7 @@ class Row:
     pictures: dict[str, int]  # as PICTURES
     fidelity: bool  # KID and diversity too
     model: str = PROFILE  # a mini profile, or a folder of such a model
+    oracle: str = ""  # a model that never saw the concept, to which the distance is measured; "" measures none
     sweep: str = ""  # in whose table it stands, and under which name: these decide no number
     label: str = ""
 
@@ -132,6 +133,7 @@ class Row:
         decides = [TABLE_VERSION, weights(self.model), prompts(self.concept, self.split), fields, self.seed]
         decides += [self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
+        decides += [{"oracle": weights(self.oracle)}] if self.oracle else []
         if recipe is not None:
             decides += [
                 value for name, value in ((FORM, self.form), (TRANSPORT, self.transport)) if value != VALUES[name][0]
@@ -168,6 +170,7 @@ class Sweep:
     pictures: dict = field(default_factory=dict)  # other numbers of pictures at size 1 than PICTURES has
     fidelity: bool = False
     model: str = PROFILE
+    oracle: str = ""  # a profile or folder
 
     def rows(self, effort: int = 1, model: str | None = None) -> list[Row]:
         """Every row of the table, those of one concept and seed together, the base model's first. `effort` multiplies
@@ -177,7 +180,7 @@ class Sweep:
         asked = (PICTURES | self.pictures).items()
         pictures = {kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in asked}
         shared = {"split": self.split, "pictures": pictures, "fidelity": self.fidelity}
-        shared |= {"model": model or self.model, "sweep": self.name}
+        shared |= {"model": model or self.model, "oracle": self.oracle, "sweep": self.name}
         return [
             Row(concept, recipe, settings, seed, label=label, **shared)
             for concept, seed, (recipe, label, settings) in itertools.product(self.concepts, seeds, self._cells())
@@ -250,6 +253,7 @@ def _check_types(sweep: Sweep) -> None:
         "cases": _list_of(dict, sweep.cases),
         "size": _number(sweep.size) and sweep.size > 0,
         "fidelity": isinstance(sweep.fidelity, bool),
+        "oracle": isinstance(sweep.oracle, str),
         "pictures": isinstance(sweep.pictures, dict) and all(_number(n) and n >= 0 for n in sweep.pictures.values()),
     }
     for part, fine in right.items():
@@ -268,10 +272,11 @@ def _check_names(sweep: Sweep) -> None:
         parts = concept.split(JOIN)
         if len(set(parts)) < len(parts):
             raise UserError(f"concept '{concept}' names one concept twice; name each once")
-        if len(parts) > 1 and sweep.fidelity:
-            raise UserError(
-                f"fidelity is measured for one concept at a time, and '{concept}' has {len(parts)}; leave fidelity out"
-            )
+        for what in ("fidelity", "oracle"):
+            if len(parts) > 1 and getattr(sweep, what):
+                raise UserError(
+                    f"{what} is measured for one concept at a time, and '{concept}' has {len(parts)}; leave {what} out"
+                )
 
 
 def _check_rows(sweep: Sweep) -> None:

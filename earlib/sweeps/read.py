@@ -12,6 +12,8 @@ only read: all sweeps together take half a day, and `python -m earlib sweep` mea
     kl_drift        KL(base || erased), nats a token, of the guided distributions on benign prompts
     clip, in_prompt, kid, diversity     [value, n]; null where not measured. diversity: mean distance of two pictures of
                     one benign prompt, in the judge's features
+    oracle_concept, oracle_neighbours, oracle_benign, oracle_kid    [value, n], where the sweep names an oracle: the
+                    distance to it in nats a code, both ways added, and KID to its pictures of the concept's prompts
     seconds, seconds_sampling, seconds_measuring    by the clock: training with drawing its trajectories, that drawing
                     alone, and measuring
     seconds_core    what training took of one core
@@ -48,6 +50,10 @@ MEANS = {
     "seconds": ("training_seconds", "erasure", "training"),
     "megabytes": ("megabytes", "erasure", "training"),
     "change_size": ("change_size", "erasure", "training"),
+    "oracle_concept": ("oracle_distance", None, "direct"),
+    "oracle_neighbours": ("oracle_distance", "neighbours", "neighbour"),
+    "oracle_benign": ("oracle_distance", "benign", "benign"),
+    "oracle_kid": ("oracle_kid", None, "direct"),
 }
 
 
@@ -138,7 +144,7 @@ def load(
         each_neighbour              {neighbour: Rate}
         parts                       {concept: {kind: Rate}}, of several concepts erased at once each by itself
         kept                        the neighbours' rate over the base model's, a float
-        kl_drift, clip, in_prompt, kid, diversity, seconds, megabytes, change_size
+        kl_drift, clip, in_prompt, kid, diversity, seconds, megabytes, change_size, oracle_concept, ...
                                     `Estimate`: the mean over seeds; low and high are the least and the greatest seed,
                                     n is the number of seeds; None where not measured. seconds: of one core, without
                                     drawing the trajectories, as rows share these
