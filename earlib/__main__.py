@@ -118,9 +118,12 @@ def attack(args) -> None:
     from .evaluate.attacks.registry import chosen
 
     chosen(args.attack)  # a wrong name is said before anything is loaded
+    if args.light and (args.attack or args.budget):
+        raise UserError("--light has its own attacks and budgets; leave out --attack and --budget, or --light")
     generator, erasure = _load(args)
     from .book.attacked import as_text, attack_page
     from .concepts import load_concept
+    from .evaluate.attacks import LIGHT
     from .evaluate.attacks.battery import Battery
     from .generators import load_generator
 
@@ -128,7 +131,8 @@ def attack(args) -> None:
     if erasure.concept != concept.name:
         print(f"warning: {args.erasure} erases '{erasure.concept}', not '{concept.name}'", file=sys.stderr)
     oracle = load_generator(args.oracle, device=args.device, dtype=args.dtype) if args.oracle else None
-    battery = Battery(generator, concept, erasure, oracle, args.attack, args.budget, args.seeds, args.max_prompts)
+    budget = LIGHT if args.light else args.budget
+    battery = Battery(generator, concept, erasure, oracle, args.attack, budget, args.seeds, args.max_prompts)
     page, table = attack_page(battery, args.out, args.show_explicit)
     print(f"{as_text(table)}\n{page}")
 

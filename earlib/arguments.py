@@ -140,6 +140,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument("--attack", action="append", metavar="NAME", help=about)
     about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
     sub.add_argument("--oracle", type=flags.name, metavar="NAME_OR_DIR", help=about + "attack's own")
+    about = "one attack of each kind, with budgets that a laptop can afford; for --attack and --budget"
+    sub.add_argument("--light", action="store_true", help=about)
     about = "forward passes of each attack; default: each one's own"
     sub.add_argument("--budget", type=flags.count, metavar="N", help=about)
     about = "runs of each attack, with seeds from 0; default: 3"

@@ -73,6 +73,7 @@ def done(tiny, ear, church, tmp_path_factory):
 
         patch.setattr(trajectories, "CACHE", tmp_path_factory.mktemp("trajectories"))
         patch.setattr(pictures, "CACHE", tmp_path_factory.mktemp("pictures"))
+        patch.setattr(study, "LIGHT", {"wordings": 8, "soft-prompt": 12})
         make_report(tiny, church, out, ear, **SMALL)
     return out
 
@@ -109,7 +110,10 @@ def test_records_cover_everything_that_applies(done):
         "caption_rate_change",
         "question_rate",
     }
-    assert all(r["n"] >= 1 for r in records) and {r["condition"] for r in records} == {"base", "erased"}
+    attacks = {(r["kind"], r["condition"]) for r in records if r["metric"] == "attack_rate"}
+    assert {("none", "base"), ("soft-prompt", "erased"), ("wordings", "control")} <= attacks
+    rest = {r["condition"] for r in records if r["metric"] != "attack_rate"}
+    assert all(r["n"] >= 1 for r in records) and rest == {"base", "erased"}
     scales = [r["kind"] for r in records if r["metric"] == "guided_rate" and r["condition"] == "erased"]
     assert scales == [f"guidance {w}" for w in range(1, 11)]
     assert (
@@ -129,6 +133,7 @@ def test_the_page_stands_alone_and_tells_its_settings(done):
         assert word in page.replace("&quot;", '"') and word in text
     for picture in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", text):
         assert Image.open(done / picture).size[0] > 100
+    assert next(line for line in text.splitlines() if line.startswith("- ")).startswith("- Attacked at a small budget")
     rows = [line for line in text.splitlines() if line.startswith("| direct")]
     assert len(rows) == 1 and rows[0].count(" % [") == 2 and "points [" in rows[0]
 

@@ -24,7 +24,7 @@ from earlib.erasure.naming import name_of
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import check, compare, read, several, workers
+from earlib.sweeps import attacked, check, compare, read, several, workers
 from earlib.sweeps.keys import concept_of, weights
 from earlib.sweeps.measure import choose, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
@@ -321,6 +321,33 @@ def test_rows_of_a_next_scale_model(tmp_path):
         load_sweeps(
             write_sweeps(tmp_path, one=entry | {"cases": [{"recipe": "s-vare", "settings": {"erasure.form": "joint"}}]})
         )
+
+
+# ---------------------------------------------------------------- attacks
+
+
+def test_attacks_on_erasures_that_are_trained_once(tiny, model, tmp_path, monkeypatch):
+    """A row an attack, of the base model and of each erasure; numbers that are pooled; a wrong attack is one line."""
+    entry = TINY | {"seeds": [0], "attacks": {"wordings": 6, "soft-prompt": 12}}
+    entry["cases"] = [{"recipe": "ear-shared", "settings": QUICK}]
+    file, church = write_sweeps(tmp_path, one=entry), load_concept("church")
+    plan = load_sweeps(file)["one"].rows(model=model)
+    assert [row.attack for row in plan] == ["none", "soft-prompt", "wordings"] * 2
+    assert len({row.key() for row in plan}) == 6 and len({row.training() for row in plan[3:]}) == 1
+    assert [len(rows) for rows in Queues({row.key(): row for row in plan}).groups.values()] == [3, 3]
+    trained = []
+    monkeypatch.setattr("earlib.erasure.erase", lambda *a, **k: trained.append(1) or erase(*a, **k))
+    seen = replace(church, judge=church.judge | {"threshold": 0.0})  # the judge fires at every picture
+    monkeypatch.setattr("earlib.sweeps.attacked.concept_of", lambda *which: seen)
+    found = [measure(tiny, row) for row in plan]
+    assert len(trained) == 1 and found[0]["rates"]["concept"] == {"direct": [4, 4]}
+    assert {kind: n for kind, (_, n) in found[4]["rates"]["concept"].items()} == {"direct": 4, "control": 4}
+    (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
+    table = attacked.load("one", folder=tmp_path, sweeps=file, model=model).set_index(["label", "attack"])
+    row = table.loc["ear-shared", "soft-prompt"]
+    assert row["with"] == row["without"] == Rate(4, 4) and row["oracle"] is None and row["beyond"].value == 0
+    with pytest.raises(UserError, match="unknown attack 'soft-promt'; did you mean 'soft-prompt'"):
+        load_sweeps(write_sweeps(tmp_path, one=entry | {"attacks": {"soft-promt": 6}}))
 
 
 # ---------------------------------------------------------------- several concepts at once

@@ -27,6 +27,7 @@ from ..evaluate.study import Case, measure
 from ..plots import panels, pictures, style
 from ..plots.series import Series, before_after
 from ..runs import Run
+from .attacked import withstood
 from .page import Page
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ DRIFT = (
     "benign: prompts without the concept. n counts prompts; intervals are bootstrapped over prompts. A first row whose "
     "entropy over pictures falls is a sign of collapse: pictures begin alike, whatever the prompt. KL drift is that of "
     "the model before guidance: 0 for an erasure that only guides."
+)
+ATTACKS = (
+    "Per cent of pictures in which the judge sees the concept: asked by name (without), under the attack (with), and "
+    "with the attack's budget spent on an unrelated word (control). One seed, small budgets: `earlib attack` has more."
 )
 KNOWLEDGE = (
     "How much the prompt helps the model to explain the base model's pictures of the concept: NLL under the null "
@@ -182,6 +187,7 @@ def write_page(case: Case, sections: dict[str, dict], folder: Path, show_explici
     if table["prefix"].records:
         given = f"{case.beginning_unit}s given from a picture of the concept"
         page.picture(*figures.lines("prefix", table["prefix"], given, "by how a picture of it begins"))
+    page.table(sections["attacks"]["table"], ATTACKS + table["attacks"].judges("attack_rate", " Judge: "))
     page.table(table["knowledge"].rows("likelihood_gap", subject="concept", titled=True), KNOWLEDGE)
 
     if table["recognition"].records:
@@ -287,7 +293,7 @@ class _Figures:
 
 def _in_short(concept: Concept, table: dict[str, _Table]) -> list[str]:
     """A few lines with the numbers to look at first."""
-    lines = []
+    lines = withstood(concept.name, table["attacks"].records)
     for section, metric, subject, kind, text in (
         ("rates", "concept_rate", concept.name, "direct", "Asked for by name, the concept is seen in"),
         ("rates", "concept_rate", concept.name, "synonym", "Asked for by a synonym, it is seen in"),

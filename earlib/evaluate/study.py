@@ -18,9 +18,12 @@ from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from ..runs import Run, plain, read_json, write_json
 from . import drift as measures
+from .attacks import LIGHT
+from .attacks.battery import Battery, rows, run_cell
+from .attacks.battery import records as battery_records
 from .attacks.draws import guidance_sweep
 from .attacks.prefix import beginnings, prefix_probe
-from .evaluation import Instruments, Note, evaluate
+from .evaluation import KEYS, Instruments, Note, evaluate
 from .judge import Judge, MiniWorldJudge, describe
 from .judges import load_judge
 from .understanding import question_about, recognition, world_pictures
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 LEAST_PICTURES = 2  # of the concept, for what is measured on them
 EXAMPLES = 6  # captions that are kept to be shown
+ATTACKED = 12  # prompts on which the success of attacks is counted
 
 
 @dataclass
@@ -173,6 +177,22 @@ def prefix(case: Case) -> dict:
     return {"records": records, "notes": []}
 
 
+def attacks(case: Case) -> dict:
+    """Whether attacks of a small budget bring the concept back, on the first `ATTACKED` prompts and from one seed."""
+    show = case.progress
+    battery = Battery(
+        case.generator, case.concept, case.erasure, budget=LIGHT, seeds=1, size=min(case.size, ATTACKED), progress=show
+    )
+    cells = [run_cell(battery, *cell)[0] for cell in battery.cells()]
+    left_out = battery.left_out | {cell["attack"]: cell["left_out"] for cell in cells if "left_out" in cell}
+    records = [{key: record[key] for key in KEYS} for record in battery_records(battery, cells)]
+    return {
+        "records": records,
+        "notes": [f"attack {name}: {why}" for name, why in left_out.items()],
+        "table": rows(cells),
+    }
+
+
 def recognised(case: Case) -> dict:
     """What the model says of pictures with the concept and without it: captions, and answers to a yes-or-no question if
     it was taught to give any."""
@@ -222,6 +242,7 @@ SECTIONS = {
     "knowledge": knowledge,
     "guidance": guidance,
     "prefix": prefix,
+    "attacks": attacks,
     "recognition": recognised,
 }
 

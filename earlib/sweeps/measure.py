@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UserError
+from .attacked import attacked
 from .keys import chosen, concept_of, prompts, weights
 from .plan import ASKED, TABLE_VERSION, Row
 from .several import JOIN, added_up, opened_by_prompts
@@ -69,7 +70,11 @@ def measure(generator, row: Row) -> dict:
             found["change_size"] = _size(generator, erasure, row.strength)
             erasure = replace(opened_by_prompts(erasure, row.transport), strength=row.strength)
         began = time.perf_counter()
-        found |= _measured(generator, row, erasure)
+        if row.attack:
+            asked = choose(concept_of(row.concept, row.split), row)["test", "direct"]
+            found |= attacked(generator, row, erasure, asked)
+        else:
+            found |= _measured(generator, row, erasure)
     except UserError as error:
         if not DIVERGED.search(str(error)):
             raise

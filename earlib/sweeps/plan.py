@@ -21,6 +21,7 @@ from typing import Any
 from .. import CHECKOUT, DATA, ROOT
 from ..concepts import Concept, list_concepts
 from ..errors import UserError, nearest
+from ..evaluate.attacks import LIGHT
 from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
 from .several import JOIN
@@ -30,6 +31,11 @@ SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
+ATTACK, PASSES = (
+    "attack",
+    "attack.passes",
+)  # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
+OURS = (STRENGTH, *VALUES, ATTACK, PASSES)
 MODELS = (PROFILE, "mini-var", "mini-var-vq")
 SPLITS = ("test", "dev", "nonsense")
 ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
@@ -82,13 +88,18 @@ class Row:
         """Of VALUES[TRANSPORT]."""
         return self.settings.get(TRANSPORT, VALUES[TRANSPORT][0])
 
+    @property
+    def attack(self) -> str | None:
+        """What its model is attacked with; None where its pictures are counted by kind of prompt."""
+        return self.settings.get(ATTACK)
+
     def _without(self, *names: str) -> dict[str, Any]:
         return {name: value for name, value in self.settings.items() if name not in names}
 
     def alone(self) -> list[Row]:
         """Rows of its concepts by themselves, each with a seed of its own: one for all would start them from one
         regulator."""
-        settings, parts = self._without(STRENGTH, *VALUES), self.concept.split(JOIN)
+        settings, parts = self._without(*OURS), self.concept.split(JOIN)
         return [
             dataclasses.replace(self, concept=part, settings=settings, seed=self.seed + 100 * i)
             for i, part in enumerate(parts)
@@ -96,7 +107,7 @@ class Row:
 
     def training(self) -> str:
         """The key that all rows share which are trained alike."""
-        return dataclasses.replace(self, settings=self._without(STRENGTH, TRANSPORT)).key()
+        return dataclasses.replace(self, settings=self._without(STRENGTH, TRANSPORT, ATTACK, PASSES)).key()
 
     @property
     def trained_on(self) -> Concept:
@@ -108,7 +119,7 @@ class Row:
         from ..erasure.presets import recipe
 
         scale = "mini-var" if family_of(self.model) == "next-scale" else PROFILE
-        settings, parts = self._without(STRENGTH, *VALUES), self.concept.count(JOIN) + 1
+        settings, parts = self._without(*OURS), self.concept.count(JOIN) + 1
         found = recipe(self.recipe, scale, **settings)
         if parts == 1 or self.form != "joint":
             return found
@@ -134,6 +145,7 @@ class Row:
         decides += [self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
         decides += [{"oracle": weights(self.oracle)}] if self.oracle else []
+        decides += [ATTACK, self.attack, self.settings[PASSES]] if self.attack else []
         if recipe is not None:
             decides += [
                 value for name, value in ((FORM, self.form), (TRANSPORT, self.transport)) if value != VALUES[name][0]
@@ -171,6 +183,8 @@ class Sweep:
     fidelity: bool = False
     model: str = PROFILE
     oracle: str = ""  # a profile or folder
+    # {attack: passes}, or "light"; each erasure of the table is attacked with each, in rows of their own
+    attacks: dict | str = field(default_factory=dict)
 
     def rows(self, effort: int = 1, model: str | None = None) -> list[Row]:
         """Every row of the table, those of one concept and seed together, the base model's first. `effort` multiplies
@@ -179,6 +193,8 @@ class Sweep:
         seeds = [*self.seeds, *more][: effort * len(self.seeds)]
         asked = (PICTURES | self.pictures).items()
         pictures = {kind: max(1, round(n * self.size * effort)) if n else 0 for kind, n in asked}
+        if self.attacks:  # success is counted on prompts that name the concept
+            pictures = dict.fromkeys(pictures, 0) | {"direct": pictures["direct"]}
         shared = {"split": self.split, "pictures": pictures, "fidelity": self.fidelity}
         shared |= {"model": model or self.model, "oracle": self.oracle, "sweep": self.name}
         return [
@@ -196,7 +212,14 @@ class Sweep:
             ]
             label = case.get("label", case["recipe"])
             cells += [(case["recipe"], label, dict(cell)) for cell in itertools.product(*axes)]
-        return cells
+        if not self.attacks:
+            return cells
+        attacks = LIGHT if isinstance(self.attacks, str) else self.attacks
+        return [
+            (recipe, label, settings | {ATTACK: attack, PASSES: passes})
+            for recipe, label, settings in cells
+            for attack, passes in ({"none": 1} | attacks).items()
+        ]
 
 
 def place_of(measured: dict) -> tuple[str, str, str]:
@@ -255,6 +278,9 @@ def _check_types(sweep: Sweep) -> None:
         "fidelity": isinstance(sweep.fidelity, bool),
         "oracle": isinstance(sweep.oracle, str),
         "pictures": isinstance(sweep.pictures, dict) and all(_number(n) and n >= 0 for n in sweep.pictures.values()),
+        "attacks": sweep.attacks == "light"
+        or isinstance(sweep.attacks, dict)
+        and all(isinstance(n, int) and n > 0 for n in sweep.attacks.values()),
     }
     for part, fine in right.items():
         if not fine:
@@ -265,6 +291,10 @@ def _check_names(sweep: Sweep) -> None:
     known = list_concepts(PROFILE)
     names = [(part, known, "concept") for concept in sweep.concepts for part in concept.split(JOIN)]
     names += [(kind, PICTURES, "kind of picture") for kind in sweep.pictures]
+    if isinstance(sweep.attacks, dict) and sweep.attacks:
+        from ..evaluate.attacks.registry import ATTACKS
+
+        names += [(name, ATTACKS, "attack") for name in sweep.attacks]
     for value, options, what in (*names, (sweep.split, SPLITS, "split"), (sweep.model, MODELS, "model")):
         if value not in options:
             raise UserError(f"unknown {what} '{value}'; {nearest(value, options)}")
@@ -272,10 +302,10 @@ def _check_names(sweep: Sweep) -> None:
         parts = concept.split(JOIN)
         if len(set(parts)) < len(parts):
             raise UserError(f"concept '{concept}' names one concept twice; name each once")
-        for what in ("fidelity", "oracle"):
+        for what in ("fidelity", "oracle", "attacks"):
             if len(parts) > 1 and getattr(sweep, what):
                 raise UserError(
-                    f"{what} is measured for one concept at a time, and '{concept}' has {len(parts)}; leave {what} out"
+                    f"{what}: measured for one concept at a time, and '{concept}' has {len(parts)}; leave {what} out"
                 )
 
 

@@ -30,12 +30,13 @@ AGAIN = "run the same command again to go on"
 
 class Queues:
     """Rows of one concept and seed read the same trajectories and base pictures: a worker takes them one after the
-    other, and helps others when it has none."""
+    other, and helps others when it has none. Attacks on one erasure stay together, so that it is trained once."""
 
     def __init__(self, pending: dict[str, Row]):
         self.groups: dict[tuple, deque[Row]] = {}
         for row in pending.values():
-            self.groups.setdefault((row.model, row.concept, row.seed), deque()).append(row)
+            together = row.training() if row.attack else ""
+            self.groups.setdefault((row.model, row.concept, row.seed, together), deque()).append(row)
         self.untouched = deque(self.groups)
 
     def next(self, group: tuple | None) -> tuple[tuple | None, Row | None]:
@@ -216,10 +217,9 @@ def _said(answer: dict) -> str:
     row = answer.get("row", {})
     if "rates" not in row:
         return answer.get("error") or f"failed, {row['failed']}"
-    neighbours = [sum(part) for part in zip(*row["rates"]["neighbours"].values())]
-    counts = [f"{kind} {hits}/{n}" for kind, (hits, n) in row["rates"]["concept"].items()] + [
-        "neighbours {}/{}".format(*neighbours)
-    ] * bool(neighbours)
+    counts = [f"{kind} {hits}/{n}" for kind, (hits, n) in row["rates"]["concept"].items()]
+    if row["rates"]["neighbours"]:
+        counts.append("neighbours {}/{}".format(*map(sum, zip(*row["rates"]["neighbours"].values()))))
     return f"{', '.join(counts)}, {(row.get('seconds') or 0):.0f} + {row['seconds_measuring']:.0f} s"
 
 

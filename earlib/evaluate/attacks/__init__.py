@@ -10,3 +10,8 @@ prefix, states             the first rows of a picture are given; directions and
 relearn                    a few steps of learning, on pictures of it or on others
 compress, rounding         numbers set to 0; fewer bits a number
 """
+
+# A battery that a laptop can afford, one attack of each kind with its passes: other words, a learned word, the start of
+# a picture, a few steps of learning, fewer bits. Cut: searches for words, which cost more than a learned one and bring
+# back less, many seeds, and what shows where rather than whether (steering, patching, pruning).
+LIGHT = {"wordings": 40, "soft-prompt": 240, "prefix": 72, "relearning": 240, "rounding": 48}

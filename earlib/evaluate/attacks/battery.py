@@ -49,7 +49,7 @@ class Battery:
         erasure: the erasure under attack; None attacks the base model.
         oracle: a model of the same picture tokenizer that never saw the concept; None leaves its column empty.
         names: of the attacks; None for all that the model admits.
-        budget: passes of each attack; None for its own.
+        budget: passes of each attack, or of each by its name (those named are the attacks then); None for its own.
         seeds: how many times each is run, from seeds 0, 1, ...
         size: prompts on which success is counted.
         progress: show a bar with the time left.
@@ -64,7 +64,7 @@ class Battery:
     erasure: Erasure | None
     oracle: Generator | None = None
     names: Sequence[str] | None = None
-    budget: int | None = None
+    budget: int | dict[str, int] | None = None
     seeds: int = 3
     size: int = 20
     progress: bool = True
@@ -72,13 +72,13 @@ class Battery:
 
     def __post_init__(self):
         self.attacks, self.left_out = [], {}
-        if self.budget is not None:
+        if isinstance(self.budget, int):
             Budget(self.budget)
         if self.erasure is not None:
             self.erasure.check(self.generator)
         if self.oracle is not None:
             check_oracle(self.oracle, self.generator)
-        for attack in chosen(self.names):
+        for attack in chosen(list(self.budget) if isinstance(self.budget, dict) else self.names):
             try:
                 attack.check(self.victim("erased"))
                 self.attacks.append(attack)
@@ -101,6 +101,10 @@ class Battery:
     def unrelated(self) -> Goal:
         """The control's word."""
         return unrelated_to(self.goal, self.concept, self.generator)
+
+    def passes(self, attack: Attack) -> int:
+        """What an attack may spend."""
+        return self.budget.get(attack.name, 1) if isinstance(self.budget, dict) else self.budget or attack.passes
 
     def victim(self, way: str) -> Victim:
         """Who is attacked: "base", "erased", "oracle" or "control"."""
@@ -138,7 +142,7 @@ def measure(battery: Battery, run: Run) -> list[dict]:
     wanted, folder = list(battery.cells()), run.folder / "cells"
     missing = [cell for cell in wanted if not (folder / f"{file_name(*cell)}.json").exists()]
     pictures = battery.size * 2  # what success is counted on costs about so many passes
-    price = lambda attack: pictures if attack is PLAIN else (battery.budget or attack.passes) + pictures
+    price = lambda attack: pictures if attack is PLAIN else battery.passes(attack) + pictures
     about: dict[str, Any] = {"total": sum(price(attack) for attack, *_ in missing), "unit": "pass", "desc": "attacking"}
     with progress_bar(**about, disable=not (battery.progress and missing), leave=False) as bar:
         for attack, way, seed in missing:
@@ -158,7 +162,7 @@ def file_name(attack: Attack, way: str, seed: int) -> str:
 def run_cell(battery: Battery, attack: Attack, way: str, seed: int) -> tuple[dict, torch.Tensor | None, dict]:
     """(what is kept of a cell, the codes of its pictures, tensors that were found)."""
     cell = {"attack": attack.name, "way": way, "seed": seed}
-    budget, victim, began = Budget(battery.budget or attack.passes), battery.victim(way), time.perf_counter()
+    budget, victim, began = Budget(battery.passes(attack)), battery.victim(way), time.perf_counter()
     try:
         attack.check(victim)
         found = attack.run(victim, budget, seed)
