@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from ..evaluate.attacks import LIGHT
 from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
 from .several import JOIN
+from .typed import checked_fields, is_list_of, is_number
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 # Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
@@ -154,7 +154,7 @@ class Row:
 
     def check(self) -> None:
         """Raise UserError, one line, for a recipe, field or value that cannot be."""
-        if not (_number(self.settings.get(STRENGTH, 1)) and self.strength >= 0):
+        if not (is_number(self.settings.get(STRENGTH, 1)) and self.strength >= 0):
             raise UserError(f"{STRENGTH} is a number from 0, not {self.settings[STRENGTH]!r}")
         for name, values in VALUES.items():
             if (value := self.settings.get(name, values[0])) not in values:
@@ -255,12 +255,12 @@ def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
 
 def _sweep(name: str, entry: object) -> Sweep:
     known = [f.name for f in dataclasses.fields(Sweep) if f.name != "name"]
-    sweep = Sweep(name, **_fields(entry, known, ("question", "concepts", "cases")))
+    sweep = Sweep(name, **checked_fields(entry, known, ("question", "concepts", "cases")))
     _check_types(sweep)
     _check_names(sweep)
     for number, case in enumerate(sweep.cases, 1):
         try:
-            settings = _fields(case, ("recipe", "label", "settings"), ("recipe",)).get("settings", {})
+            settings = checked_fields(case, ("recipe", "label", "settings"), ("recipe",)).get("settings", {})
             if not isinstance(settings, dict) or [] in settings.values():
                 raise UserError(f"settings are FIELD: VALUE or FIELD: [VALUES], not {settings!r}")
         except UserError as error:
@@ -271,13 +271,13 @@ def _sweep(name: str, entry: object) -> Sweep:
 
 def _check_types(sweep: Sweep) -> None:
     right = {
-        "concepts": _list_of(str, sweep.concepts),
-        "seeds": _list_of(int, sweep.seeds) and min(sweep.seeds) >= 0,
-        "cases": _list_of(dict, sweep.cases),
-        "size": _number(sweep.size) and sweep.size > 0,
+        "concepts": is_list_of(str, sweep.concepts),
+        "seeds": is_list_of(int, sweep.seeds) and min(sweep.seeds) >= 0,
+        "cases": is_list_of(dict, sweep.cases),
+        "size": is_number(sweep.size) and sweep.size > 0,
         "fidelity": isinstance(sweep.fidelity, bool),
         "oracle": isinstance(sweep.oracle, str),
-        "pictures": isinstance(sweep.pictures, dict) and all(_number(n) and n >= 0 for n in sweep.pictures.values()),
+        "pictures": isinstance(sweep.pictures, dict) and all(is_number(n) and n >= 0 for n in sweep.pictures.values()),
         "attacks": sweep.attacks == "light"
         or isinstance(sweep.attacks, dict)
         and all(isinstance(n, int) and n > 0 for n in sweep.attacks.values()),
@@ -321,24 +321,3 @@ def _check_rows(sweep: Sweep) -> None:
                 row.check()
             except UserError as error:
                 raise UserError(f"{row.label}: {error}") from None
-
-
-def _fields(value: object, known: Iterable[str], needed: Iterable[str]) -> dict:
-    if not isinstance(value, dict):
-        raise UserError(f"must hold {', '.join(known)}")
-    for name in value:
-        if name not in known:
-            raise UserError(f"unknown field '{name}'; {nearest(str(name), known)}")
-    for name in needed:
-        if name not in value:
-            raise UserError(f"field '{name}' is missing")
-    return value
-
-
-def _list_of(kind: type, value: object) -> bool:
-    fine = isinstance(value, list) and bool(value)
-    return fine and all(isinstance(item, kind) and not isinstance(item, bool) for item in value)
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
