@@ -43,6 +43,7 @@ ADAPTERS = [name for name in TRAINED if PRESETS[name].rank]
 # Methods that compare pictures drawn by chance, or push without comparing, move even where target and replacement are
 # one prompt; so do those that pull to no prompt at all, for which that is no null concept.
 MOVE_ANYWAY = ("ear", "ear-released", "concept-ablation-noise", "gradient-ascent", "npo", "dpo", "rmu", "forget-me-not")
+MOVE_ANYWAY += ("robust",)  # which goes on as if a picture that was begun had not been
 MOVE_ANYWAY += tuple(name for name in TRAINED if PRESETS[name].origin == "null")
 GUIDING = ("negative-prompt", "safe-guidance")
 

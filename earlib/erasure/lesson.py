@@ -83,6 +83,7 @@ class AllLessons(ABC):
         self.pairs = list(pairs)[: recipe.pairs] * recipe.pictures
         self.total, self.batch = len(self.pairs) * recipe.passes, recipe.batch
         self.counts = dict.fromkeys(self.counted, 0)
+        self.memory: dict[str, torch.Tensor] = {}  # what lessons leave to later ones; checkpoints hold it
         self.prepare(list(retain))
 
     @abstractmethod

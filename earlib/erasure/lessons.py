@@ -13,6 +13,7 @@ import torch
 
 from ..generators import picture_seeds
 from ..generators.base import NextToken
+from .hardened import Hardened, first_vectors
 from .inside import Inside
 from .lesson import AllLessons, Student
 from .matching import Likelihood, Matching, WindowLesson
@@ -40,6 +41,10 @@ class Lessons(AllLessons):
             self.kind, self.drawn = SingleToken, single_tokens(generator, self.pairs, recipe, self.seed)
         else:
             self.drawn = all_trajectories(generator, self.pairs, recipe, self.seed, self.progress)
+        if recipe.hardened:
+            self.kind = Hardened
+            if recipe.adversary:
+                self.memory["adversaries"] = first_vectors(generator, self.pairs, self.seed)
         self.retained = Retained(generator, retain, recipe, self.progress, self.pairs)
 
     def begin(self, i: int, student: Student) -> WindowLesson:
@@ -52,4 +57,7 @@ class Lessons(AllLessons):
             with student():
                 targets = [pair.target for pair in pairs]
                 prefix = {"prefix": self.generator.sample(targets, seeds, self.recipe.guidance)}
-        return self.kind(self, i, pairs, prefix)
+        lesson = self.kind(self, i, pairs, prefix)
+        if isinstance(lesson, Hardened) and self.recipe.adversary:
+            lesson.find_words(student)
+        return lesson

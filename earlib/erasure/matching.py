@@ -96,7 +96,11 @@ class Matching(WindowLesson):
             return token_loss(z_RWV, target_RWD)
         if self.recipe.divergence == "ce":
             return -log_likelihood(z_RWV, tokens_RW).mean(0)
-        return divergence(z_RWV, target_RWD, self.recipe.divergence).mean(0)
+        return self.over_rows(divergence(z_RWV, target_RWD, self.recipe.divergence), start, stop)
+
+    def over_rows(self, loss_RW: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        """One loss a token, of those of all rows."""
+        return loss_RW.mean(0)
 
     def _read(self, tokens_RA: torch.Tensor) -> Past:
         """What lies before a window, read anew with the student's present weights."""

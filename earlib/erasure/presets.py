@@ -115,8 +115,15 @@ ABLATION_AT_WORDS = replace(
     lr=1e-5,
 )
 
+# Ours against attacks: Concept Ablation's pull to the replacement, everywhere in the keys and values of all layers, as
+# an edit at a word is undone by another word; with an adversary's words in the loop (STEREO, arXiv 2408.16807;
+# AdvUnlearn, arXiv 2405.15234), with pictures that were begun, and with KL to the teacher on other prompts.
+ROBUST = replace(
+    ABLATION, name="robust", modules="kv", eta=1.0, adversary=8, begun=0.5, retain=Retain(1.0, pictures=8), lr=1e-5
+)
+
 TRAINED = [EAR, EAR_SHARED, EAR_RELEASED, ESD_X, ESD_U, CONCEPT_ABLATION, CONCEPT_ABLATION_NOISE, OBLIVIATE, SPM]
-TRAINED += [FORGET_ME_NOT, GRADIENT_ASCENT, NPO, DPO, RMU, ABLATION_AT_WORDS]
+TRAINED += [FORGET_ME_NOT, GRADIENT_ASCENT, NPO, DPO, RMU, ABLATION_AT_WORDS, ROBUST]
 
 # Without training: equations in `steering.py` (the first two) and `closed_form.py`; what had to change for a language
 # model stands here.
@@ -166,6 +173,7 @@ OF_MINI: dict[str, dict[str, Any]] = {
     "dpo": {"passes": 4, "lr": 1e-4},
     "rmu": {"eta": 3.0, "passes": 4, "lr": 3e-3},
     "ablation-at-words": {"passes": 4, "lr": 5e-4},
+    "robust": {"passes": 4, "lr": 2e-3},
     "safe-guidance": {"threshold": 3.0},
 }
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .settings import PAPER, ROW, WHOLE, AnyRecipe, Count, NotNegative, Positive, ShareBelow1, Span, Training
+from .settings import PAPER, ROW, WHOLE, AnyRecipe, Count, CountOr0, NotNegative, Positive, ShareBelow1, Span, Training
 
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
 LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of pictures
@@ -112,6 +112,11 @@ class Recipe(Training):
     windows: Windows = field(default_factory=Windows)
     gate: Gate = field(default_factory=Gate)
     retain: Retain = field(default_factory=Retain)
+    # steps that an adversary takes before each update, to find words that bring the concept back; the student learns
+    # from prompts with those too (`hardened.py`)
+    adversary: CountOr0 = 0
+    # up to so much of a picture of the concept is given, and the student learns not to finish it
+    begun: ShareBelow1 = 0.0
     masters: Literal["float32", "own"] = "float32"  # the released code trains bfloat16 as it is: "own"
 
     pictures: ClassVar[int] = 1  # that the teacher draws of each pair
@@ -155,12 +160,21 @@ class Recipe(Training):
             yield f"retain.alpha has no meaning for retain.kind={kind}; leave it at 1"
         if kind == "sparsity" and not self.rank:
             yield "retain.kind=sparsity keeps adapters shut; it needs a rank"
+        learns = matches and self.prefix == "replacement" and self.rows == "conditional" and not single
+        if self.hardened and not (learns and self.divergence in ("kl", "reverse-kl") and self.windows.length == WHOLE):
+            line = "adversary and begun need divergence=kl or reverse-kl, prefix=replacement, rows=conditional and "
+            yield line + "windows.length=whole"
         if (self.mlp_layers, self.mlp_every) != ((0.0, 1.0), 1) and self.modules in ("attention", "kv"):
             yield f"modules={self.modules} has no MLPs to choose with mlp_layers and mlp_every"
 
     @property
     def reads_others(self) -> bool:
         return self.retain.weight > 0
+
+    @property
+    def hardened(self) -> bool:
+        """Whether it is taught to withstand attacks."""
+        return self.adversary > 0 or self.begun > 0
 
     def optimizer(self, parameters: Iterable) -> Any:
         """Adam, as EAR has it."""

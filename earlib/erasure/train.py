@@ -73,7 +73,8 @@ def train(
     parameters = list(student.values())
     optimizer = recipe.optimizer(parameters)
     counts = ahead.counts
-    first, count = checkpoint.restore(run, student, optimizer, counts), len(ahead)
+    lasting = student | ahead.memory
+    first, count = checkpoint.restore(run, lasting, optimizer, counts), len(ahead)
     scale = FP16_SCALE if generator.dtype == torch.float16 else 1.0
 
     about = {"unit": ahead.unit, "desc": "erasing", "disable": not progress, "leave": False}
@@ -111,7 +112,7 @@ def train(
             for row in rows:
                 run.log(**row)
             if (i + 1) % checkpoint_every == 0 and i + 1 < count:
-                checkpoint.save(run, i + 1, student, optimizer, counts)
+                checkpoint.save(run, i + 1, lasting, optimizer, counts)
 
     done = time.perf_counter()
     info: dict[str, Any] = counts | ahead.summary(counts)

@@ -105,10 +105,11 @@ def all_trajectories(
         roles["replacement"] = replacement
     if recipe.teacher_states == "independent":
         roles["origin"] = replacement
-    if recipe.prefix == "target":
+    if recipe.prefix == "target" or recipe.hardened:
         roles["concept"] = target
     drawn = draw_trajectories(generator, roles, seed, recipe.guidance, progress)
     if recipe.prefix != "student":
         drawn["prefix"] = drawn["concept" if recipe.prefix == "target" else "replacement"]
-    drawn.pop("concept", None)
+    if not recipe.hardened:
+        drawn.pop("concept", None)
     return drawn

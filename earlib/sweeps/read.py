@@ -33,7 +33,7 @@ from ..errors import UserError, nearest
 from ..evaluate.rate import Estimate, Rate
 from ..runs import read_lines
 from .keys import short, weights
-from .plan import ASKED, SWEEPS, TABLE_VERSION, load_sweeps, place_of
+from .plan import ASKED, SWEEPS, TABLE_VERSION, find_sweeps, place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,7 +90,7 @@ def rows(
     Raises:
         UserError: an unknown name; a broken line; versions, weights or models mixed; rows missing, with the command.
     """
-    plan = load_sweeps(sweeps)
+    plan = find_sweeps([name], sweeps)
     if name not in plan:
         raise UserError(f"no sweep '{name}' in {short(sweeps)}; {nearest(name, plan)}")
     model = model or plan[name].model
