@@ -283,7 +283,9 @@ def parser() -> argparse.ArgumentParser:
         "measure the rows that the tables of results lack, as book/sweeps.yml asks; run again, it goes on",
         model=False,
     )
-    sub.add_argument("names", nargs="*", metavar="NAME", help="tables; default: all of book/sweeps.yml")
+    sub.add_argument(
+        "names", nargs="*", metavar="NAME", help="tables, those of sweeps-next.yml too; default: all of book/sweeps.yml"
+    )
     sub.add_argument(
         "--jobs",
         type=flags.count,

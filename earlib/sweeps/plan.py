@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,8 +241,12 @@ def find_sweeps(names: Iterable[str], file: Path = SWEEPS) -> dict[str, Sweep]:
 
 
 def load_sweeps(file: Path = SWEEPS, only: Iterable[str] | None = None) -> dict[str, Sweep]:
-    """The sweeps by name; `only` leaves out, unread, what is not among these names. UserError, one line, for what is unknown, missing, of a wrong type, or a recipe that is none:
-    before anything is measured."""
+    """The sweeps by name; `only` leaves out, unread, what is not among these names.
+
+    Raises:
+        UserError: one line for what is unknown, missing, of a wrong type, or a recipe that is none: before anything is
+            measured.
+    """
     import yaml
 
     where = short(file)
