@@ -190,7 +190,7 @@ class Estimate:
         """
         if self.value is None:
             return "–"
-        form = f"{'+' if sign else ''}{'.4g' if digits is None else f'.{digits}f'}"
+        form = f"{'+' if sign else ''}z{'.4g' if digits is None else f'.{digits}f'}"  # z: no -0
         value = format(scale * self.value, form) + unit
         if self.low is None or self.high is None:
             return value
