@@ -110,9 +110,10 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
 
     Args:
         recipe: its windows.length is a number of tokens; 0 ("paper") for the concept's own from the paper, in
-            proportion to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square.
+            proportion to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square;
+            less for what a rule of `windows.py` predicts.
         concept: what is erased.
-        generator: whatever has `num_codes`.
+        generator: whatever has `num_codes`; the model itself, where a rule is to predict.
 
     Returns:
         A number of tokens, or -1 for the whole picture.
@@ -120,11 +121,15 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
     Raises:
         UserError: the concept has none of its own, or a picture has fewer tokens.
     """
-    from .settings import PAPER, ROW
+    from .settings import PAPER, ROW, RULES
 
     total, length = generator.num_codes, recipe.windows.length
     if length == ROW:
         return math.isqrt(total)
+    if length < ROW:
+        from .windows import signals
+
+        return signals(generator, concept.pairs, recipe).window(RULES[ROW - 1 - length])
     if length == PAPER:
         paper = concept.paper.get("window")
         if not paper:

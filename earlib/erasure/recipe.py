@@ -10,14 +10,27 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
-from .settings import PAPER, ROW, WHOLE, AnyRecipe, Count, CountOr0, NotNegative, Positive, ShareBelow1, Span, Training
+from .settings import (
+    PAPER,
+    ROW,
+    RULES,
+    WHOLE,
+    AnyRecipe,
+    Count,
+    CountOr0,
+    NotNegative,
+    Positive,
+    ShareBelow1,
+    Span,
+    Training,
+)
 
 MATCHING = ("negated", "replacement")  # objectives that give the student states or logits to match
 LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of pictures
 INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
 Modules = Literal["attention", "mlp", "both", "kv", "no-kv", "down"]
 Positions = Literal["all", "words"]
-Length = Annotated[int, lambda n: n >= ROW]
+Length = Annotated[int, lambda n: n >= ROW - len(RULES)]
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,8 @@ class Windows:
 
     Args:
         length: tokens in a window; 0 ("paper") takes the concept's own length from the paper, in proportion to the
-            model's grid; -1 ("whole") the whole picture; -2 ("auto") one row of the picture.
+            model's grid; -1 ("whole") the whole picture; -2 ("auto") one row of the picture; -3 to -6 what a rule of
+            `windows.py` predicts ("decay", "correlation", "noise", "entropy").
         order: in which order the windows of a picture train. For "random" keys and values of earlier windows are read
             anew before each; in raster order they stay as the weights of their time computed them.
         tail: what happens to the last tokens when the length does not divide the grid.

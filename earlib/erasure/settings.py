@@ -21,7 +21,11 @@ CountOr0 = Annotated[int, lambda n: n >= 0]
 Span = tuple[float, float]  # two shares of a whole, the depth or the scales: 0 <= first < last <= 1
 
 PAPER, WHOLE, ROW = 0, -1, -2  # windows of the concept's own length; that are the whole picture, or one row of it
-WORDS = {"windows.length": {"paper": PAPER, "whole": WHOLE, "auto": ROW}}  # field -> what may stand for its numbers
+RULES = ("decay", "correlation", "noise", "entropy")  # by which windows are predicted (`windows.py`): from -3 downwards
+# field -> what may stand for its numbers; "auto" is what is best without a sweep
+WORDS = {
+    "windows.length": {"paper": PAPER, "whole": WHOLE, "auto": ROW} | {r: ROW - 1 - i for i, r in enumerate(RULES)}
+}
 
 R = TypeVar("R", bound="AnyRecipe")
 

@@ -132,10 +132,11 @@ class Row:
         picture has fewer."""
         from ..erasure import window_length
         from ..erasure.presets import with_settings
+        from ..erasure.settings import ROW
 
         recipe = self.preset()
-        if not hasattr(recipe, "windows"):  # methods that do not train, or train on scales
-            return recipe
+        if not hasattr(recipe, "windows") or recipe.windows.length < ROW:
+            return recipe  # methods that do not train, or train on scales; windows that the model itself is to predict
         grid = SimpleNamespace(num_codes=image_tokens(self.model))
         return with_settings(recipe, {"windows.length": window_length(recipe, concept_of(self.concept), grid)})
 
