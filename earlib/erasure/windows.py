@@ -131,10 +131,10 @@ def signals(generator: NextToken, pairs: Sequence[PromptPair], recipe: Recipe, s
         alike_T[lag] = np.mean([np.diagonal(each, lag // every).mean() for each in cosines])
     N = len(cosines[0]) * len(cosines)
     mean_F = torch.stack(sums).sum(0) / N
-    spread = (np.mean(squares) - mean_F.square().sum().item()) * N / (N - 1)
-    signal = max(np.mean(squares) - spread, 0.0)  # |G|^2 without what noise adds to it
-    noise = spread / signal if signal else math.inf
-    return Signals(reach_T / np.maximum(looks_T, 1), alike_T, float(noise), entropies)
+    square = sum(squares) / len(squares)
+    spread = (square - mean_F.square().sum().item()) * N / (N - 1)
+    noise = spread / (square - spread) if square > spread else math.inf  # |G|^2 without what noise adds to it
+    return Signals(reach_T / np.maximum(looks_T, 1), alike_T, noise, entropies)
 
 
 @contextmanager
