@@ -4,7 +4,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help book test test-slurm bench gpu-check rerun sweep serve clean clear lint lock setup
+.PHONY: help book test test-slurm test-colab test-lowest bench gpu-check rerun sweep serve clean clear lint lock setup
 
 PROFILE ?= mini
 PORT ?= 8000
@@ -12,6 +12,8 @@ MODEL ?= mini
 # the first Python that is new enough; `make PYTHON=/path/to/python3.12 book` chooses another
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo "$$p" && break; done)
+# for test-colab; uv fetches it where there is none: make test-colab COLAB_PYTHON=/path/to/python3.13
+COLAB_PYTHON ?= 3.13
 VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.ready
@@ -30,6 +32,12 @@ test: $(STAMP)  ## the tests, the notebooks with small parameters among them
 
 test-slurm: $(STAMP)  ## sweeps and notebooks through a real Slurm of one node, killed on the way
 	@OMP_NUM_THREADS=1 $(PY) -m tests.one_node_slurm $(LIMIT)
+
+test-colab: .venv-colab/.ready  ## the tests with the versions of Colab's image (tests/colab.txt), in .venv-colab
+	@OMP_NUM_THREADS=1 .venv-colab/bin/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
+
+test-lowest: .venv-lowest/.ready  ## the tests with the oldest versions that pyproject.toml allows, in .venv-lowest
+	@OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest -n $(JOBS) --dist worksteal $(TESTS)
 
 bench: $(STAMP)  ## seconds against rivals and a floor: make bench MODEL=janus-pro-7b-shape
 	@$(PY) -m benchmarks --model $(MODEL)
@@ -75,4 +83,16 @@ $(STAMP): pyproject.toml requirements.lock
 	@$(PY) -m pip install --quiet --disable-pip-version-check uv
 	@lock=$$($(PY) -c 'import sys; print("--constraint requirements.lock" if sys.version_info < (3, 14) else "")'); \
 		$(VENV)/bin/uv pip install --quiet --python $(PY) -r pyproject.toml --all-extras $$lock
+	@touch $@
+
+.venv-colab/.ready: $(STAMP) tests/colab.txt
+	@echo "setting up .venv-colab with Python $(COLAB_PYTHON) ..."
+	@$(VENV)/bin/uv venv --quiet --clear --seed --python $(COLAB_PYTHON) .venv-colab
+	@$(VENV)/bin/uv pip install --quiet --python .venv-colab -r pyproject.toml --all-extras --constraint tests/colab.txt
+	@touch $@
+
+.venv-lowest/.ready: $(STAMP)
+	@echo "setting up .venv-lowest with $$($(PY) --version) ..."
+	@$(VENV)/bin/uv venv --quiet --clear --seed --python $(PY) .venv-lowest
+	@$(VENV)/bin/uv pip install --quiet --python .venv-lowest -r pyproject.toml --all-extras --resolution lowest-direct
 	@touch $@

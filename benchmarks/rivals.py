@@ -116,9 +116,18 @@ def released_loop(generator, pairs, recipe, seed: int) -> tuple[dict[str, torch.
     return {n: p.detach() for n, p in student.items()}, losses
 
 
+def own_cache(generator, prompts) -> dict:
+    """Keys and values for `generate`, as it makes them itself; transformers 5.15 forgets an argument when it does."""
+    from transformers import StaticCache
+
+    config = generator.model.config.get_text_config()
+    return {"past_key_values": StaticCache(config=config, max_cache_len=prompts.ids_BP.shape[1] + generator.num_codes)}
+
+
 @torch.no_grad()
-def transformers_generate(generator, prompts: list[str], guidance: float) -> torch.Tensor:
+def transformers_generate(generator, prompts: list[str], guidance: float, do_sample: bool = True) -> torch.Tensor:
     """Image tokens [B, T] from `JanusForConditionalGeneration.generate`, all prompts in one batch."""
     batch = generator.encode(prompts)
-    more = dict(generation_mode="image", guidance_scale=guidance, do_sample=True, top_k=0)
+    more = dict(generation_mode="image", guidance_scale=guidance, **own_cache(generator, batch))
+    more |= dict(do_sample=True, top_k=0) if do_sample else dict(do_sample=False)
     return generator.model.generate(batch.ids_BP, attention_mask=batch.mask_BP, **more)

@@ -115,15 +115,9 @@ def _room() -> list[tuple[str, str]]:
                 if free is None
                 else f" (here: {'draws and trains' if train <= free else 'draws' if draw <= free else 'too large'})"
             )
-            rows.append(
-                (
-                    name,
-                    (
-                        f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; draws in {size(draw)}, trains in "
-                        f"{size(train)}{fits}"
-                    ),
-                )
-            )
+            spare = size(memory.kernel_bytes(sizes, dtype))
+            takes = f"draws in {size(draw)}, trains in {size(train)}, up to {spare} of it for kernels"
+            rows.append((name, f"{size(memory.weight_bytes(sizes, dtype))} in {dtype}; {takes}{fits}"))
         return rows
     except Exception as error:  # torch may be missing
         return [("sizes", f"cannot be told ({type(error).__name__}: {' '.join(str(error).split())})")]

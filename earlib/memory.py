@@ -22,9 +22,8 @@ PROMPT = 64  # positions of a prompt where its length is not known yet
 WINDOW = 48  # the paper's window for objects
 BUCKET = 128  # slots by which a recorded step sees more keys and values; reading wastes at most as many
 SPARE = 4  # slots that the steps before a recording may write to
-# full-size feature maps at the peak of the picture decoder: three are a residual block's, the others the convolutions'
-# workspace, which differs from GPU to GPU
-PIXEL_COPIES = 8
+PIXEL_COPIES = 8  # full-size feature maps at the peak of the picture decoder
+PIXEL_TENSORS = 3  # of them a residual block's; the others are the convolutions' workspace, which differs by GPU
 
 
 @dataclass(frozen=True)
@@ -129,6 +128,12 @@ def decode_bytes(sizes: Sizes, dtype: Any) -> int:
 def draw_bytes(sizes: Sizes, dtype: Any, pictures: int = 1, prompt: int = PROMPT, guided: bool = True) -> int:
     """Drawing `pictures` at a time, beside the weights; pixels are decoded one by one if need be."""
     return pictures * picture_bytes(sizes, dtype, prompt, guided) + decode_bytes(sizes, dtype) + RESERVE
+
+
+def kernel_bytes(sizes: Sizes, dtype: Any) -> int:
+    """What of `draw_bytes` no tensor takes: it is kept for the kernels, whose need no arithmetic tells. Of
+    `train_bytes` that is `RESERVE`."""
+    return RESERVE + decode_bytes(sizes, dtype) * (PIXEL_COPIES - PIXEL_TENSORS) // PIXEL_COPIES
 
 
 def train_bytes(

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.rivals import own_cache
 from earlib.__main__ import main
 from earlib.erasure.trajectories import both_rows
 from earlib.errors import UserError
@@ -96,7 +97,12 @@ def test_ours_and_transformers_own_draw_the_same_tokens(generator, plain_transfo
     batch = generator.encode(prompts)
     ours = generator.sample(prompts, [0, 0], guidance=5.0, temperature=0.0)
     theirs = plain_transformers.generate(
-        batch.ids_BP, attention_mask=batch.mask_BP, generation_mode="image", guidance_scale=5.0, do_sample=False
+        batch.ids_BP,
+        attention_mask=batch.mask_BP,
+        generation_mode="image",
+        guidance_scale=5.0,
+        do_sample=False,
+        **own_cache(generator, batch),
     )
     assert torch.equal(ours, theirs) and not torch.equal(ours[0], ours[1])
 

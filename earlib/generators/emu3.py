@@ -50,8 +50,10 @@ class Emu3Generator(NextToken):
         self.tokenizer.padding_side = "left"
         self.trunk = model.model.text_model
         self.decoder_layers = self.trunk.layers
-        processor.image_area = getattr(model.config, "image_area", processor.image_area)
-        self.grid = processor.calculate_generate_size(processor.ratio, processor.image_area, processor.downsample_ratio)
+        # older transformers keep neither with the processor
+        self.ratio = getattr(processor, "ratio", "1:1")
+        self.area = processor.image_area = getattr(model.config, "image_area", getattr(processor, "image_area", 720**2))
+        self.grid = processor.calculate_generate_size(self.ratio, self.area, processor.downsample_ratio)
         self.codebook_size = model.config.vq_config.codebook_size
         self.guidance = float(model.generation_config.guidance_scale or 3.0)
         model.requires_grad_(False)
@@ -75,7 +77,8 @@ class Emu3Generator(NextToken):
     def _header(self, prompts: list[str]):
         """Prompts as Emu3 wants them, unadorned, each with the header of an image: its beginning, `rows*columns`, and
         where the tokens follow."""
-        return self.processor(text=prompts, return_for_image_generation=True, padding=True, return_tensors="pt")
+        asked = dict(return_for_image_generation=True, ratio=self.ratio, image_area=self.area)
+        return self.processor(text=prompts, padding=True, return_tensors="pt", **asked)
 
     def _encode(self, prompts):
         out = self._header(prompts)
