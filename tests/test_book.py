@@ -11,8 +11,9 @@ import yaml
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
-from earlib.book.build import CLAIMS_MARK, build, claims_page, clear, colab_url, render, stage, verdict_of
+from earlib.book.build import build, clear, colab_url, render, stage
 from earlib.book.cards import CARDS_MARK, cards_table
+from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.words import HEADING, by_interval, compared, listed, went
@@ -56,10 +57,10 @@ def root(tmp_path):
     shutil.copy(ROOT / "book" / "api.md", tmp_path / "book")
     (tmp_path / "book" / "claims.yml").write_text(
         yaml.safe_dump(
-            [{"claim": "It is erased", "run": "04", "select": {"condition": "erased"}, "verdict": {"at_most": 0.05}}]
+            [{"claim": "It is erased", "run": "one", "select": {"condition": "erased"}, "verdict": {"at_most": 0.05}}]
         )
     )
-    write_json(tmp_path / "runs" / "mini" / "04" / "results.json", [ERASED])
+    write_json(tmp_path / "runs" / "mini" / "one" / "results.json", [ERASED | {"run": "one"}])
     return tmp_path
 
 
@@ -150,10 +151,7 @@ def test_stage(root):
     executed(root)
     folder = stage(root=root)
     assert "hello 3" in (folder / "notebooks" / "one.ipynb").read_text()
-    assert (
-        '| It is erased | – | <span class="whole">2.0 % [0.9–4.3]</span> <br>n = 300 | reproduced (at most 0.05) |'
-        in (folder / "book" / "claims.md").read_text()
-    )
+    assert "✓ holds</span> **It is erased**" in (folder / "book" / "claims.md").read_text()
     (root / "book" / "claims.md").write_text("# No mark")
     with pytest.raises(UserError, match="has no line"):
         stage(root=root)
@@ -161,31 +159,46 @@ def test_stage(root):
 
 def test_claims():
     erased = {"claim": "Gone", "source": "Table 1", "paper": "9 %", "run": "04", "select": {"condition": "erased"}}
-    table = claims_page(
+    page = claims_list(
         [ERASED, BASE],
         [
-            erased | {"verdict": {"at_most": 0.01}, "before": {"condition": "base"}, "note": "Nearly."},
+            erased
+            | {"part": "EAR", "verdict": {"expect": "lower"}, "before": {"condition": "base"}, "note": "Nearly."},
             erased | {"verdict": {"at_least": 0.5}, "run": "05"},
-            {"claim": "At scale | too", "verdict": "not testable without the weights"},
+            {"claim": "At scale", "verdict": "not testable without the weights"},
         ],
-    ).splitlines()[2:]
-    assert (
-        table[0] == '| Gone (Table 1) | 9 % | <span class="whole">98.0 % [95.7–99.1]</span> <br>→ '
-        '<span class="whole">2.0 % [0.9–4.3]</span> <br>n = 300 | not reproduced (at most 0.01). Nearly. |'
     )
-    assert table[1] == "| Gone (Table 1) | 9 % | no record yet | not measured yet |"
-    assert table[2] == "| At scale \\| too | – | – | not testable without the weights |"
+    counts, first, second, third = page.split(":::::{container} claim\n")
+    assert [f"{mark} 1" in counts for mark, *_ in BADGES.values()] == [True, False, False, True, True]
+    assert counts.endswith("## EAR\n\n") and "**3 in all**" in counts
+    assert "✓ holds</span> **Gone** (Table 1)" in first and "In the paper: 9 %." in first
+    assert '98.0 % [95.7–99.1]</span> → <span class="whole">2.0 % [0.9–4.3]</span>, n\u00a0=\u00a0300.' in first
+    assert "Expected: lower." in first and "-96 points" in first and "Nearly. [The chapter]" in first
+    assert "not measured yet" in second and "not tested here" in third and "Not testable without the weights." in third
 
 
 def test_verdicts_by_the_interval_of_a_difference():
-    rule = {"lower": "it falls", "higher": "it rises", "else": "no difference"}
-    verdict = lambda hits, before: verdict_of(rule, Rate(hits, 90).flat(), before and Rate(before, 90).flat())
-    assert [verdict(10, 80), verdict(80, 10), verdict(40, 42)] == ["it falls", "it rises", "no difference"]
-    gain = {"value": 0.28, "n": 32, "low": 0.12, "high": 0.44}
-    assert verdict_of(rule, gain, None) == "it rises"
-    assert verdict_of(rule, gain | {"low": -0.03}, None) == "no difference"
-    assert verdict_of({"lower": "it falls", "else": "no difference"}, gain, None) == "no difference"
-    assert verdict_of(rule, None, None) == "not measured yet"
+    of = lambda rate: rate.flat() | {"metric": "concept_rate"}
+    kind = lambda rule, hits, before: verdict_of(rule, of(Rate(hits, 90)), of(Rate(before, 90))).kind
+    lower = {"expect": "lower"}
+    assert [kind(lower, 10, 80), kind(lower, 80, 10), kind(lower, 40, 42)] == ["holds", "fails", "open"]
+    assert kind({"expect": "different"}, 80, 10) == "holds" and kind({"expect": "different"}, 40, 42) == "open"
+    same = {"expect": "same"}
+    assert [kind(same, 10, 80), kind(same, 40, 42), kind(same, 90, 90)] == ["fails", "open", "holds"]
+    assert [kind({"keeps": 0.9}, hits, 88) for hits in (20, 80, 90)] == ["fails", "open", "holds"]
+    gain = {"value": 0.28, "n": 32, "low": 0.12, "high": 0.44, "metric": "mended_rate_change"}
+    assert verdict_of({"expect": "higher"}, gain).kind == "holds"
+    assert verdict_of({"expect": "higher"}, gain | {"low": -0.03}).kind == "open"
+    assert verdict_of({"expect": "higher"}, None).kind == "missing"
+
+
+def test_a_bar_is_decided_by_the_whole_interval():
+    of = lambda hits: Rate(hits, 100).flat() | {"metric": "concept_rate"}
+    kinds = [verdict_of({"at_most": 0.1}, of(hits)).kind for hits in (1, 8, 40)]
+    assert kinds == ["holds", "open", "fails"]
+    assert "Our bar: at most 10 %" in verdict_of({"at_most": 0.1}, of(1)).why
+    assert verdict_of({"at_most": 0.5}, of(1), of(30)).kind == "open", "it never reached the bar"
+    assert verdict_of({"tested": "tests/test_erasure.py"}, None).kind == "holds"
 
 
 def test_verdicts_of_what_is_measured_are_computed():
@@ -198,13 +211,13 @@ def test_verdicts_of_what_is_measured_are_computed():
     [
         ({"claim": "x", "verdcit": "y"}, "did you mean 'verdict'"),
         ({"claim": "x", "run": "04", "verdict": {"at_msot": 1}}, "did you mean 'at_most'"),
-        ({"claim": "x", "run": "04", "verdict": {"lower": "it falls"}}, "has no 'else'"),
+        ({"claim": "x", "run": "04", "verdict": {"expect": "lowr"}}, "did you mean 'lower'"),
         ({"claim": "x", "run": "04", "select": {"subject": "church"}}, "fits 2 quantities, which differ in condition"),
     ],
 )
 def test_claims_that_are_wrong(claim, message):
     with pytest.raises(UserError, match=message):
-        claims_page([ERASED, BASE] if "select" in claim else [ERASED], [claim])
+        claims_list([ERASED, BASE] if "select" in claim else [ERASED], [claim])
 
 
 def test_a_failing_notebook_stops_the_book_and_is_named(root):
@@ -241,7 +254,8 @@ def test_build(root):
     assert page.count("<figcaption>") == 1 and page.count('alt="A dot."') == 2 and "<b>2 of 3</b>" in page
     assert "Churches fall." in page.split("hello 3")[0] and "in_short()" not in page
     assert faults(index.parent) == []
-    assert "reproduced" in (root / "_build" / "html" / "book" / "claims.html").read_text()
+    claims = (root / "_build" / "html" / "book" / "claims.html").read_text()
+    assert '<span class="verdict holds">✓ holds</span>' in claims and "<details" in claims
     assert "earlib.load_generator" in (root / "_build" / "html" / "book" / "api.html").read_text()
 
     (root / "_toc.yml").write_text("format: jb-book\nroot: book/index\n")
@@ -302,7 +316,7 @@ def test_every_chapter_exists_and_every_notebook_is_a_chapter():
 
 
 def test_claims_of_the_book_are_well_formed():
-    assert claims_page([], yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or [])
+    assert claims_list([], yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or [])
 
 
 def test_every_recipe_has_its_source():

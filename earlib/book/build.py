@@ -15,17 +15,16 @@ import sys
 from pathlib import Path
 
 from .. import ROOT
-from ..errors import UserError, nearest
+from ..errors import UserError
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
+from .claims import CLAIMS_MARK, claims_list
 from .manifest import load_manifest, select
-from .merge import merge, whole
+from .merge import merge
 from .reading import faults
 from .rerun import broken, default_jobs, rerun
-from .words import by_interval
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
-CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the table goes
 
 
 def colab_url(path: str, root: Path = ROOT) -> str:
@@ -59,105 +58,6 @@ def clear(root: Path = ROOT) -> list[Path]:
     return changed
 
 
-def measured(results: list[dict], run: str, fields: dict) -> dict | None:
-    """The one quantity of notebook `run` whose records have these `fields`, pooled over its runs as
-    `evaluate.evaluation.pool` does; None without a record.
-
-    Raises UserError if the fields fit more than one quantity.
-    """
-    from ..evaluate.evaluation import KEYS, format_value, pool
-
-    here = [r for r in results if r["run"] == run or r["run"].startswith(f"{run}/")]
-    here = [
-        {**dict.fromkeys(KEYS), **r}
-        for r in here
-        if r.get("value") is not None and all(r.get(k) == v for k, v in fields.items())
-    ]
-    found = pool(here)
-    if len(found) > 1:
-        told = [
-            k
-            for k in ("metric", "subject", "kind", "condition", "recipe", "judge", "profile", "paper")
-            if len({str(r[k]) for r in found}) > 1
-        ]
-        raise UserError(
-            f"book/claims.yml: {fields} in '{run}' fits {len(found)} quantities, which differ in {', '.join(told)}: "
-            "add that to `select`"
-        )
-    return found[0] | {"text": format_value(found[0])} if found else None
-
-
-def claims_page(results: list[dict], claims: list[dict]) -> str:
-    """The table of claims, in Markdown: the claim, the paper's number, ours with its interval, the verdict.
-
-    Args:
-        results: records as `earlib.runs.collect` gives them.
-        claims: each {claim, source, paper, verdict, note} and, where it is measured, {run, select, before}: `run` is
-            the notebook's name, `select` the fields that its records must have, `before` the fields to change for the
-            number before erasure. What a `verdict` may be says `verdict_of`.
-
-    Raises:
-        UserError: for a field or a rule that it does not know.
-    """
-    known = ("claim", "source", "paper", "run", "select", "before", "verdict", "note")
-    rows = ["| Claim | In the paper | Here, on mini | Verdict |", "|---|---|---|---|"]
-    for claim in claims:
-        if unknown := set(claim) - set(known):
-            raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), known)}")
-        run, fields = claim.get("run"), claim.get("select", {})
-        ours = measured(results, run, fields) if run else None
-        text = "no record yet" if run else "–"
-        before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
-        if ours:
-            counts = dict.fromkeys(str(record["n"]) for record in (before, ours) if record)
-            shown = " <br>→ ".join(whole(record["text"]) for record in (before, ours) if record)
-            text = f"{shown} <br>n = {', '.join(counts)}"
-        verdict = verdict_of(claim.get("verdict", "–"), ours, before)
-        if claim.get("note"):
-            verdict += f". {claim['note']}"
-        said = f"{claim['claim']} ({claim['source']})" if claim.get("source") else claim["claim"]
-        cells = (" ".join(str(t).split()).replace("|", "\\|") for t in (said, claim.get("paper", "–"), text, verdict))
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows) + "\n"
-
-
-def verdict_of(rule: str | dict, ours: dict | None, before: dict | None) -> str:
-    """A claim's verdict, in words.
-
-    Args:
-        rule: the words themselves, of what is not measured; {at_most: x} or {at_least: x}, which compares our value:
-            "reproduced" or "not reproduced"; or {higher: words, lower: words, else: words}, by the 95 % interval of the
-            difference from before, or of the value itself where there is no before.
-        ours: the record measured, if there is one.
-        before: that before erasure, likewise.
-
-    Raises:
-        UserError: for a rule of another form.
-    """
-    from ..evaluate.rate import Estimate
-
-    if not isinstance(rule, dict):
-        return rule
-    limits, ways = ("at_most", "at_least"), ("higher", "lower", "else")
-    if unknown := set(rule) - {*limits, *ways}:
-        line = f"unknown verdict rule '{min(unknown)}': {nearest(min(unknown), [*limits, *ways])}"
-        raise UserError(f"book/claims.yml: {line}")
-    by_difference = not set(rule) & set(limits)
-    if by_difference and "else" not in rule:
-        raise UserError(f"book/claims.yml: the verdict {rule} has no 'else': say what holds if no difference is seen")
-    if ours is None:
-        return "not measured yet"
-    if by_difference:
-        now, then = (r and Estimate(*(r[key] for key in ("value", "n", "low", "high"))) for r in (ours, before))
-        change = now.minus(then) if then else now
-        return by_interval(change, *(rule.get(way, rule["else"]) for way in ways))
-    ((name, limit),) = rule.items()
-    holds = lambda value: value <= limit if name == "at_most" else value >= limit
-    if before and (holds(before["value"]) if name == "at_most" else not holds(before["value"])):
-        return f"cannot be told: the model does not reach {limit:g} even before erasure"
-    return f"{'reproduced' if holds(ours['value']) else 'not reproduced'} ({name.replace('_', ' ')} {limit:g})"
-
-
 def stage(profile: str = "mini", root: Path = ROOT) -> Path:
     """Make _build/stage anew: prose, settings, executed notebooks, generated pages. Raises UserError for a notebook
     that was not executed."""
@@ -184,9 +84,9 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
     if claims_file.exists() and page_file.exists():
         page = page_file.read_text(encoding="utf-8")
         if CLAIMS_MARK not in page:
-            raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the table goes")
+            raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the list goes")
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
-        write_text(page_file, page.replace(CLAIMS_MARK, claims_page(collect(root / "runs" / profile), claims)))
+        write_text(page_file, page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims)))
     if (cards_file := folder / "book" / "janus_pro.md").exists():
         write_text(cards_file, cards_file.read_text(encoding="utf-8").replace(CARDS_MARK, cards_table()))
     return folder
