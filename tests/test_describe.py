@@ -70,8 +70,8 @@ def test_one_saved_over_another(names, generator, tmp_path):
 
 def test_what_others_made(tmp_path):
     """peft's folders and the authors' files do not say for which model they were made; their sizes do."""
-    around = "base_model.model.language_model.layers.{}.self_attn.v_proj.lora_{}.weight"
-    idle = "base_model.model.vision_model.encoder.layers.0.self_attn.v_proj.lora_{}.weight"
+    around = "base_model.model.model.language_model.layers.{}.self_attn.v_proj.lora_{}.weight"
+    idle = "base_model.model.model.vision_model.encoder.layers.0.self_attn.v_proj.lora_{}.weight"
     tensors = {around.format(i, "A"): torch.ones(4, 2048) for i in range(24)}
     tensors |= {around.format(i, "B"): torch.ones(2048, 4) for i in range(24)}
     tensors |= {idle.format("A"): torch.ones(4, 1024), idle.format("B"): torch.zeros(1024, 4)}
@@ -95,7 +95,7 @@ def test_what_others_made(tmp_path):
 @pytest.mark.parametrize("part", ["generation_head.proj_out", "vision_model.encoder.layers.0.self_attn.q_proj"])
 def test_what_cannot_be_loaded_is_not_said_to_fit(part, generator, tmp_path):
     """Adapters that learned beside other parts than the language model, with others beside it or without."""
-    learned = {f"base_model.model.{part}.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
+    learned = {f"base_model.model.model.{part}.lora_{side}.weight": torch.ones(4, 4) for side in "AB"}
     write(tmp_path / "both", generator, "model.language_model.", more=learned)
     (tmp_path / "alone").mkdir()
     (tmp_path / "alone" / "adapter_config.json").write_text(json.dumps(CONFIG))

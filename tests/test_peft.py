@@ -84,7 +84,7 @@ def test_whatever_was_wrapped(make, tmp_path):
     """The whole model, with adapters beside the vision tower that never learned; the authors' class; the trunk; an
     adapter with a name, in a folder of its own."""
     generator = make()
-    vision = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_"
+    vision = "base_model.model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_"
     idle = {f"{vision}A.weight": torch.randn(4, 64), f"{vision}B.weight": torch.zeros(64, 4)}
     by_layer = {r"layers\.0\.self_attn\.q_proj": 12}
     for around in (AROUND[make], AROUND[make].removeprefix("model."), "language_model.model.", "model.", ""):
@@ -100,7 +100,7 @@ def test_whatever_was_wrapped(make, tmp_path):
 
 
 KEY = "base_model.model.layers.0.self_attn.q_proj"
-HEAD = "base_model.model.generation_head.proj_out.lora_"
+HEAD = "base_model.model.model.generation_head.proj_out.lora_"
 REFUSED = [  # what is written, what the line says
     ({"use_dora": True}, "use_dora=true cannot be read"),
     ({"bias": "lora_only"}, 'bias="lora_only" cannot be read'),
@@ -117,7 +117,7 @@ REFUSED = [  # what is written, what the line says
     ({"alpha_pattern": {"(": 3}}, "lora_alpha and alpha_pattern must be a number"),
     ({"more": {f"{KEY}.lora_magnitude_vector": torch.ones(64)}}, "lora_magnitude_vector is no adapter"),
     ({"more": {f"{KEY}.lora_A.other.weight": torch.ones(4, 64)}}, "holds the adapters"),
-    ({"more": {"base_model.model.gen_head.weight": torch.ones(4, 4)}}, "gen_head.weight is no adapter"),
+    ({"more": {"base_model.model.model.gen_head.weight": torch.ones(4, 4)}}, "gen_head.weight is no adapter"),
     (
         {"more": {f"{HEAD}A.weight": torch.ones(1, 64), f"{HEAD}B.weight": torch.ones(64, 1)}},
         "generation_head.proj_out",
