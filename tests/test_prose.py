@@ -14,9 +14,7 @@ from earlib.book.words import SHORT, in_short
 
 ENTRIES = {entry.name: nbformat.read(ROOT / entry.path, as_version=4).cells for entry in load_manifest()}
 # chapters that are still to be rewritten, by the beginnings of their names: these lists only get shorter
-NO_ANSWER_YET = {
-    *("18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28"),
-}
+NO_ANSWER_YET = {*("18", "19", "20", "21", "22", "23", "24", "25", "26", "27", "28")}
 TYPED_YET = {*("18", "19", "20", "21", "22", "23", "24", "25", "26", "28")}
 SHOWN = ("say(", "in_short(", "Markdown(")  # code whose strings are prose
 # no prose: code, equations, addresses, marks of items
