@@ -19,10 +19,12 @@ from ..errors import UserError
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
 from .claims import CLAIMS_MARK, claims_list
+from .leaderboard import LEADERBOARD_MARK, leaderboard
 from .manifest import load_manifest, select
 from .merge import merge
 from .reading import faults
 from .rerun import broken, default_jobs, rerun
+from .results import RESULTS_MARK, results
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
 
@@ -87,8 +89,14 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
             raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the list goes")
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
         write_text(page_file, page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims)))
-    if (cards_file := folder / "book" / "janus_pro.md").exists():
-        write_text(cards_file, cards_file.read_text(encoding="utf-8").replace(CARDS_MARK, cards_table()))
+    generated = {
+        "janus_pro": (CARDS_MARK, cards_table),
+        "leaderboard": (LEADERBOARD_MARK, leaderboard),
+        "results": (RESULTS_MARK, lambda: results(profile, root)),
+    }
+    for name, (mark, made) in generated.items():
+        if (file := folder / "book" / f"{name}.md").exists():
+            write_text(file, file.read_text(encoding="utf-8").replace(mark, made()))
     return folder
 
 

@@ -86,4 +86,4 @@ def in_short(*sentences: str, figure: str) -> None:
 
     if not 2 <= len(sentences) <= 4:
         raise ValueError(f"a chapter's answer has two to four sentences, this one {len(sentences)}")
-    display(Markdown(f"{HEADING}\n\n{' '.join(sentences)}"), metadata={"figure": figure})
+    display(Markdown(f"{HEADING}\n\n{' '.join(sentences)}"), metadata={"figure": figure, "first": sentences[0]})

@@ -1,0 +1,100 @@
+"""The leaderboard: every method on every concept, from the tables that ship, with the commit and the date of each."""
+
+from __future__ import annotations
+
+import html
+import subprocess
+from typing import TYPE_CHECKING
+
+from .. import ROOT
+from ..evaluate.rate import Estimate, Rate
+from ..sweeps import attacked, read
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LEADERBOARD_MARK = "<!-- leaderboard -->"  # book/leaderboard.md has this line where the tables go
+TABLES = {  # table of methods -> title, table of attacks on them
+    "main": ("Next-token: MiniJanus", "attacks"),
+    "var-main": ("Next-scale: MiniVAR", "var-attacks"),
+}
+COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
+    "direct": "shows it, %",
+    "synonym": "by a synonym, %",
+    "neighbours": "neighbours, %",
+    "worst": "worst attack, %",
+    "oracle_concept": "from the oracle, nats",
+    "kl_drift": "drift, nats",
+    "seconds": "s",
+    "megabytes": "MB",
+}
+
+
+def made(name: str) -> str:
+    """Where table `name` comes from: the commit and the date at which it last changed, and the models it is of."""
+    command = ["git", "log", "-1", "--format=%h of %cs", "--", f"data/sweeps/{name}.jsonl"]
+    try:
+        done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    except OSError:  # no git on this machine
+        done = None
+    commit = f"commit {done.stdout.strip()}" if done and done.stdout.strip() else "commit not known"
+    return f"`data/sweeps/{name}.jsonl`, {commit} ({read.rows(name, complete=False)[0]['weights']})"
+
+
+def worst_attacks(name: str) -> dict[tuple[str, str], Rate]:
+    """(concept, label) -> the rate under the attack that brings most back; empty where the table is not there."""
+    if not (read.table_folder() / f"{name}.jsonl").exists():
+        return {}
+    worst: dict[tuple[str, str], Rate] = {}
+    for row in attacked.load(name, complete=False).to_dict("records"):
+        rate, key = row["with"], (row["concept"], row["label"])
+        if rate and (key not in worst or rate.value > worst[key].value):
+            worst[key] = rate
+    return worst
+
+
+def leaderboard() -> str:
+    """The page's tables in HTML, one for each family, each in a scrolling frame; `_static/tables.js` sorts and filters.
+
+    Returns:
+        str: MyST Markdown with a heading, a caption and a table each.
+    """
+    parts = []
+    for name, (title, attacks) in TABLES.items():
+        frame, worst = read.load(name, complete=False), worst_attacks(attacks)
+        frame["worst"] = [worst.get((row.concept, row.label)) for row in frame.itertuples()]
+        frame["erased"] = frame.recipe.notna()
+        parts += [f"## {title}", "", _caption(name, frame), "", _table(frame), ""]
+    return "\n".join(parts)
+
+
+def _caption(name: str, frame: pd.DataFrame) -> str:
+    counts = lambda column: ", ".join(str(n) for n in sorted({rate.n for rate in frame[column] if rate}))
+    seeds = ", ".join(str(n) for n in sorted(set(frame.seeds)))
+    return (
+        f"n = {counts('direct')} pictures that are asked for by name, {counts('synonym')} by a synonym, "
+        f"{counts('neighbours')} of neighbours; {seeds} trainings a row. {made(name)}."
+    )
+
+
+def _table(frame: pd.DataFrame) -> str:
+    shown = {column: said for column, said in COLUMNS.items() if column in frame and any(v for v in frame[column])}
+    head = "".join(f"<th>{said}</th>" for said in ("method", "concept", *shown.values()))
+    lines = ['<div class="board"><table class="table sortable">', f"<thead><tr>{head}</tr></thead><tbody>"]
+    order = lambda row: (row["concept"], row["erased"], row["direct"].value if row["direct"] else 2)
+    for row in sorted(frame.to_dict("records"), key=order):
+        name = html.escape(row["label"]) if row["erased"] else "before"
+        cells = [f"<td><code>{name}</code></td>" if row["erased"] else f"<td><i>{name}</i></td>"]
+        cells += [f"<td>{html.escape(row['concept'])}</td>", *(_cell(row[column]) for column in shown)]
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    return "\n".join([*lines, "</tbody></table></div>"])
+
+
+def _cell(value: Rate | Estimate | None) -> str:
+    """A number to sort by, and as it is shown: a rate with its interval, anything else with two digits."""
+    if value is None or value.value is None:
+        return "<td>–</td>"
+    shown = (
+        value.text() if isinstance(value, Rate) else f"{value.value:.2g}" if value.value < 100 else f"{value.value:.0f}"
+    )
+    return f'<td data-value="{value.value:.6g}"><span class="whole">{shown}</span></td>'
