@@ -14,8 +14,10 @@ from earlib import ROOT
 from earlib.book.build import build, clear, colab_url, render, stage
 from earlib.book.cards import CARDS_MARK, cards_table
 from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
+from earlib.book.leaderboard import leaderboard, worst_attacks
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
+from earlib.book.results import answer
 from earlib.book.words import HEADING, by_interval, compared, listed, went
 from earlib.erasure import presets
 from earlib.errors import UserError
@@ -317,6 +319,29 @@ def test_every_chapter_exists_and_every_notebook_is_a_chapter():
 
 def test_claims_of_the_book_are_well_formed():
     assert claims_list([], yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or [])
+
+
+def test_leaderboard_is_read_from_the_tables():
+    page = leaderboard()
+    main, var = page.split("## Next-scale")
+    for recipe in ("ear", "uce", "recommended"):
+        assert main.count(f"<td><code>{recipe}</code></td>") == 3, "a row a concept"
+    assert "<code>s-vare</code>" in var and main.count("<i>before</i>") == 3
+    assert re.search(r"main\.jsonl`, commit (\w{7,} of \d{4}-\d\d-\d\d|not known) \(model ", main)
+    assert re.search(r'data-value="0\.\d+"><span class="whole">\d+ \[\d+–\d+\]', main)
+    heads = re.findall("<th>(.*?)</th>", main)
+    assert ("worst attack, %" in heads) == bool(worst_attacks("attacks")), "no column without a number"
+    assert all(row.count("<td") == len(heads) for row in main.split("<tr>")[2:])
+
+
+def test_an_answer_on_the_page_of_results():
+    words = {"text/markdown": f"{HEADING}\n\nFew stay, e.g. [cars](15_pareto.ipynb). See [claims](../book/claims.md)."}
+    cell = new_code_cell("", outputs=[new_output("display_data", words)], metadata={"tags": ["in-short"]})
+    shown = cell.outputs[0]
+    assert answer(nbformat.v4.new_notebook(cells=[cell])) == "Few stay, e.g. [cars](../notebooks/15_pareto.ipynb)."
+    shown.metadata["first"] = "See [claims](../book/claims.md), e.g. A."
+    assert answer(nbformat.v4.new_notebook(cells=[cell])) == "See [claims](claims.md), e.g. A."
+    assert answer(nbformat.v4.new_notebook(cells=[])) == ""
 
 
 def test_every_recipe_has_its_source():
