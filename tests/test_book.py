@@ -17,7 +17,7 @@ from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
 from earlib.book.leaderboard import leaderboard, worst_attacks
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
-from earlib.book.results import answer
+from earlib.book.results import RESULTS_MARK, answer, figure
 from earlib.book.words import HEADING, by_interval, compared, listed, went
 from earlib.erasure import presets
 from earlib.errors import UserError
@@ -151,6 +151,7 @@ def test_stage(root):
     with pytest.raises(UserError, match=r"notebooks/one\.ipynb: has not been run on 'mini'"):
         stage(root=root)
     executed(root)
+    (root / "book" / "results.md").write_text(f"# Results\n\n{RESULTS_MARK}\n")
     folder = stage(root=root)
     assert "hello 3" in (folder / "notebooks" / "one.ipynb").read_text()
     assert "✓ holds</span> **It is erased**" in (folder / "book" / "claims.md").read_text()
@@ -342,6 +343,17 @@ def test_an_answer_on_the_page_of_results():
     shown.metadata["first"] = "See [claims](../book/claims.md), e.g. A."
     assert answer(nbformat.v4.new_notebook(cells=[cell])) == "See [claims](claims.md), e.g. A."
     assert answer(nbformat.v4.new_notebook(cells=[])) == ""
+
+
+def test_the_figure_of_the_page_of_results(tmp_path):
+    about = {"figure": {"name": "fig-a", "caption": "Rates."}, "image": {"alt": "Dots."}}
+    drawn = new_code_cell("", outputs=[new_output("display_data", {"image/png": "AAAA"})], metadata={"mystnb": about})
+    shown = new_output("display_data", {"text/markdown": "x"}, metadata={"figure": "fig-a"})
+    notebook = nbformat.v4.new_notebook(cells=[drawn, new_code_cell("", outputs=[shown])])
+    nbformat.write(notebook, tmp_path / "one.ipynb")
+    assert figure(tmp_path / "one.ipynb", tmp_path).splitlines()[1:2] == [":alt: Dots."]
+    assert (tmp_path / "results.png").read_bytes() == bytes(3)
+    assert figure(tmp_path / "two.ipynb", tmp_path) == ""
 
 
 def test_every_recipe_has_its_source():

@@ -92,7 +92,7 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
     generated = {
         "janus_pro": (CARDS_MARK, cards_table),
         "leaderboard": (LEADERBOARD_MARK, leaderboard),
-        "results": (RESULTS_MARK, lambda: results(profile, root)),
+        "results": (RESULTS_MARK, lambda: results(profile, folder / "book", root)),
     }
     for name, (mark, made) in generated.items():
         if (file := folder / "book" / f"{name}.md").exists():
