@@ -22,7 +22,7 @@ from earlib.runs import write_json
 
 
 def timed(work, device):
-    """(result, seconds, peak bytes on the GPU or None) of one call."""
+    """The result of one call and what it took: seconds, on a CPU seconds of cores, on a GPU bytes at the peak."""
     import torch
 
     from .floor import synchronize
@@ -31,10 +31,18 @@ def timed(work, device):
     if gpu:
         torch.cuda.reset_peak_memory_stats(device)
     synchronize(device)
-    began = time.perf_counter()
+    began, cores = time.perf_counter(), time.process_time()
     result = work()
     synchronize(device)
-    return result, time.perf_counter() - began, torch.cuda.max_memory_allocated(device) if gpu else None
+    took = {"seconds": time.perf_counter() - began, "cores": None if gpu else time.process_time() - cores}
+    return result, took | {"memory": torch.cuda.max_memory_allocated(device) if gpu else None}
+
+
+def against(floor_of, machine, core, took: dict) -> dict:
+    """The floor of some work, and how many times it the work took; on a CPU by the clock of its cores, too."""
+    least = floor_of(machine)
+    ratios = {"floor": least, "times_floor": took["seconds"] / least}
+    return ratios | ({"times_floor_of_cores": took["cores"] / floor_of(core)} if core else {})
 
 
 def some_prompts(generator, n: int) -> list[str]:
@@ -57,45 +65,42 @@ def drawing(generator, counts: list[int], rival: bool) -> list[dict]:
 
     from . import floor, rivals
 
-    machine, sizes = floor.measure(generator.device, generator.dtype), floor.Sizes.of(generator)
+    machine, core, sizes = machines(generator)
     draw(generator, some_prompts(generator, 1), progress=False)  # libraries set themselves up
     rows = []
 
-    def add(case, n, seconds, memory=None):
+    def add(case, n, took):
         length = generator.encode(some_prompts(generator, n)).ids_BP.shape[1]
-        least = floor.drawing_seconds(sizes, machine, n, length, generator.num_codes)
-        rows.append(
-            {
-                "what": "drawing",
-                "case": case,
-                "n": n,
-                "seconds": seconds,
-                "each": seconds / n,
-                "floor": least,
-                "times_floor": seconds / least,
-                "memory": memory,
-            }
-        )
+        least = lambda m: floor.drawing_seconds(sizes, m, n, length, generator.num_codes) + n * sizes.decode / m.flops
+        row = {"what": "drawing", "case": case, "n": n, "each": took["seconds"] / n}
+        rows.append(row | took | against(least, machine, core, took))
 
     for n in counts:
-        _, seconds, memory = timed(
+        _, took = timed(
             lambda n=n: draw(generator, some_prompts(generator, n), batch_size=n, progress=False), generator.device
         )
-        add("earlib", n, seconds, memory)
+        add("earlib", n, took)
     *fewer, n = sorted(counts)
     few = fewer[-1] if fewer else n
     if generator.device.type == "cpu" and few > 1:
-        _, seconds, memory = timed(
+        _, took = timed(
             lambda: draw(generator, some_prompts(generator, few), batch_size=1, progress=False), generator.device
         )
-        add("earlib, one by one", few, seconds, memory)
+        add("earlib, one by one", few, took)
     if rival:
         work = lambda: generator.decode(
             rivals.transformers_generate(generator, some_prompts(generator, n), generator.guidance)
         )
-        _, seconds, memory = timed(work, generator.device)
-        add("transformers generate", n, seconds, memory)
+        add("transformers generate", n, timed(work, generator.device)[1])
     return rows
+
+
+def machines(generator):
+    """Rates of the machine, of one of its cores where that is what computes, and what is counted of the model."""
+    from . import floor
+
+    core = floor.measure_core(generator.dtype) if generator.device.type == "cpu" else None
+    return floor.measure(generator.device, generator.dtype), core, floor.Sizes.of(generator)
 
 
 def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[dict]:
@@ -114,25 +119,17 @@ def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[d
     concept = load_concept("church", "mini")
     r = recipe(recipe_name, profile)
     r = recipe(recipe_name, profile, **{"windows.length": window_length(r, concept, generator)})
-    machine, sizes = floor.measure(generator.device, generator.dtype), floor.Sizes.of(generator)
+    machine, core, sizes = machines(generator)
     rows = []
     own_cache = trajectories.CACHE
 
-    def add(case, n, seconds, trained, memory=None, agree=None):
+    def add(case, n, took, trained, agree=None):
         length = generator.encode([concept.pairs[0].target]).ids_BP.shape[1]
-        least = floor.erasing_seconds(sizes, machine, n, length, generator.num_codes, r.windows.length, trained)
-        row = {
-            "what": f"erasing, {recipe_name}",
-            "case": case,
-            "n": n,
-            "seconds": seconds,
-            "each": seconds / n,
-            "memory": memory,
-            "agree": agree,
-        }
+        least = lambda m: floor.erasing_seconds(sizes, m, n, length, generator.num_codes, r.windows.length, trained)
+        row = {"what": f"erasing, {recipe_name}", "case": case, "n": n, "each": took["seconds"] / n, "agree": agree}
         if recipe_name == "ear":  # the released loop does other work: that floor is not its own
-            row |= {"floor": least, "times_floor": seconds / least}
-        rows.append(row)
+            row |= against(least, machine, core, took)
+        rows.append(row | took)
 
     def ours(n):
         with tempfile.TemporaryDirectory() as empty:
@@ -143,22 +140,21 @@ def erasing(generator, pairs: int, rival_pairs: int, recipe_name: str) -> list[d
                 trajectories.CACHE = own_cache
 
     ours(1)
-    (tensors, info), seconds, memory = timed(lambda: ours(pairs), generator.device)
-    add("earlib", len(concept.pairs[:pairs]), seconds, info["parameters"], memory)
+    (_, info), took = timed(lambda: ours(pairs), generator.device)
+    add("earlib", len(concept.pairs[:pairs]), took, info["parameters"])
     if rival_pairs:
-        (few, info), seconds_few, memory = timed(lambda: ours(rival_pairs), generator.device)
+        (few, info), took = timed(lambda: ours(rival_pairs), generator.device)
         loop = rivals.plain_ear if recipe_name == "ear" else rivals.released_loop
-        theirs, seconds, more = timed(lambda: loop(generator, concept.pairs[:rival_pairs], r, 0), generator.device)
+        theirs, longer = timed(lambda: loop(generator, concept.pairs[:rival_pairs], r, 0), generator.device)
         theirs = theirs[0] if isinstance(theirs, tuple) else theirs
         moved = lambda t, n: (t[n].float() - generator.trunk.get_parameter(n).float()).flatten()
         alike = min(torch.cosine_similarity(moved(few, n), moved(theirs, n), 0).item() for n in few if "v_proj" in n)
-        add("earlib, the rival's pairs", rival_pairs, seconds_few, info["parameters"], memory)
+        add("earlib, the rival's pairs", rival_pairs, took, info["parameters"])
         add(
             "token by token" if recipe_name == "ear" else "released loop",
             rival_pairs,
-            seconds,
+            longer,
             info["parameters"],
-            more,
             alike,
         )
     return rows
@@ -179,6 +175,7 @@ def versions(generator) -> dict:
         "dtype": str(generator.dtype).removeprefix("torch."),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "model": generator.name,
     }
 
@@ -204,6 +201,7 @@ def table(rows: list[dict]):
         "seconds": "seconds",
         "each": "seconds each",
         "times_floor": "x floor",
+        "times_floor_of_cores": "by its cores",
         "agree": "cosine",
         "against earlib": "x earlib",
     }

@@ -1,16 +1,21 @@
 """What the work cannot be faster than: bytes and multiplications counted, bandwidth and rate measured on the same
 machine in the same run.
 
-Counted are the weights' matrix products, attention, and the bytes of weights, keys and values that a step reads; norms,
-softmax and noise are not.
+Counted are the weights' matrix products, attention, the decoding to pixels, and the bytes of weights, keys and values
+that a step reads; norms, softmax and noise are not.
+
+Where other processes share the machine, seconds on the wall say nothing, of the work as of its floor. So on a CPU there
+is a second ratio: seconds of cores, by the process's own clock, over the floor at the rates of one core by that clock.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 
 @dataclass(frozen=True)
@@ -24,27 +29,37 @@ def synchronize(device) -> None:
         torch.cuda.synchronize(device)
 
 
-def best_seconds(work, device, repeats: int = 5) -> float:
+def best_seconds(work, device, clock: Callable[[], float] = time.perf_counter, repeats: int = 5) -> float:
     """The fastest of some repetitions."""
     times = []
     for _ in range(repeats + 1):
         synchronize(device)
-        began = time.perf_counter()
+        began = clock()
         work()
         synchronize(device)
-        times.append(time.perf_counter() - began)
+        times.append(clock() - began)
     return min(times[1:])
 
 
-def measure(device, dtype) -> Machine:
+def measure(device, dtype, clock: Callable[[], float] = time.perf_counter) -> Machine:
     """The rate of a large matrix product and the bandwidth of a large copy."""
     side, size = (8192, 2**29) if torch.device(device).type == "cuda" else (2048, 2**26)
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     out = torch.empty_like(a)
-    flops = 2 * side**3 / best_seconds(lambda: torch.mm(a, b, out=out), device)
+    flops = 2 * side**3 / best_seconds(lambda: torch.mm(a, b, out=out), device, clock)
     x = torch.zeros(size, dtype=torch.float32, device=device)
     y = torch.empty_like(x)
-    return Machine(flops, 2 * 4 * size / best_seconds(lambda: y.copy_(x), device))
+    return Machine(flops, 2 * 4 * size / best_seconds(lambda: y.copy_(x), device, clock))
+
+
+def measure_core(dtype) -> Machine:
+    """The same of one core of the CPU, by the clock that runs only while this process computes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return measure("cpu", dtype, time.process_time)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True)
@@ -56,6 +71,7 @@ class Sizes:
     depth: int
     width: int
     element: int  # bytes of a number
+    decode: int  # multiplications and additions that turn one picture's codes into pixels
 
     @classmethod
     def of(cls, generator) -> Sizes:
@@ -67,7 +83,10 @@ class Sizes:
         )
         width = generator.decoder_layers[0].self_attn.q_proj.in_features
         element = torch.empty((), dtype=generator.dtype).element_size()
-        return cls(count(generator.decoder_layers), head, len(generator.decoder_layers), width, element)
+        with FlopCounterMode(display=False) as counter:
+            generator.decode(torch.zeros(1, generator.num_codes, dtype=torch.long))
+        depth = len(generator.decoder_layers)
+        return cls(count(generator.decoder_layers), head, depth, width, element, counter.get_total_flops())
 
     def pass_flops(self, row_tokens: int, context: float, heads: int | None = None) -> float:
         """A forward pass over `row_tokens` (rows x tokens) with a mean context; the head for `heads` of them (default:
@@ -82,7 +101,7 @@ class Sizes:
 def drawing_seconds(
     sizes: Sizes, machine: Machine, pictures: int, prompt: int, tokens: int, guided: bool = True
 ) -> float:
-    """The floor of drawing: for each token the larger of arithmetic and reading."""
+    """The floor of drawing codes: for each the larger of arithmetic and reading."""
     rows = pictures * (2 if guided else 1)
     total = max(
         sizes.pass_flops(rows * prompt, prompt / 2, rows) / machine.flops,

@@ -82,7 +82,7 @@ def parser() -> argparse.ArgumentParser:
         "--batch-size",
         type=flags.count,
         metavar="N",
-        help="pictures drawn at a time, which changes speed and memory only; default: 64, on a GPU what fits",
+        help="pictures drawn at a time, which changes speed and memory only; default: what fits, at most 128",
     )
     sub.add_argument(
         "--shard",

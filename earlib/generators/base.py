@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ..errors import UserError
-from ..memory import batch_that_fits
+from ..memory import batch_that_fits, picture_bytes, sizes_of_generator
 from .batch import Past, PromptBatch
 from .protocol import Generator, Steering
 
@@ -163,8 +163,11 @@ class NextToken(Generator):
         return sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
 
     def fitting_batch(self) -> int:
-        """64 pictures on a CPU; on a GPU as many as fit into its free memory, at most 128."""
-        return 64 if self.device.type == "cpu" else batch_that_fits(self, largest=128)
+        """On a GPU as many pictures as fit into its free memory, at most 128; on a CPU 128 of a model whose pictures
+        take less than 8 MiB each, else 64."""
+        if self.device.type == "cpu":
+            return 128 if picture_bytes(sizes_of_generator(self), self.dtype) < 2**23 else 64
+        return batch_that_fits(self, largest=128)
 
     def drawer(self, whole: bool) -> Callable[..., torch.Tensor]:
         from .sampling import draw_batch
