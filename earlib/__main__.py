@@ -37,8 +37,17 @@ def generate(args) -> None:
         raise UserError("--by-prompt switches erasures on prompt by prompt, and none is given; add --erasure DIR")
     generator, erasure = _load(args)
     _warn_of_unknown_words(generator, plan.texts)
-    drawn = draw_pictures(plan, generator, erasure, args.seed or 0, args.guidance, args.batch_size)
-    n = len(plan.prompts)
+    odd = None
+    if args.inspect or args.unsure:
+        from .evaluate.fallback import HOTTER, set_apart
+
+        plan, odd, lines = set_apart(plan, generator, erasure if args.erasure else None, args.unsure)
+        print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
+    how = args.seed or 0, args.guidance, args.batch_size
+    drawn, n = draw_pictures(plan, generator, erasure, *how), len(plan.prompts)
+    if odd:
+        drawn += draw_pictures(odd, generator, erasure, *how, HOTTER * generator.temperature)
+        n += len(odd.prompts)
     print(f"{n} picture{'s' if n != 1 else ''} in {args.out} ({drawn} drawn now, {n - drawn} there already)")
 
 

@@ -64,6 +64,7 @@ def draw_pictures(
     seed: int = 0,
     guidance: float | None = None,
     batch_size: int | None = None,
+    temperature: float | None = None,
 ) -> int:
     """Draw what `plan` still lacks.
 
@@ -78,6 +79,7 @@ def draw_pictures(
         seed: of the run, for prompts that bring none of their own.
         guidance: None for the model's own.
         batch_size: pictures at a time; None for as many as there is room for.
+        temperature: None for the model's own; another stands in the index.
 
     Returns:
         How many pictures were drawn now.
@@ -94,6 +96,7 @@ def draw_pictures(
         "guidance": guidance,
         "fingerprint": "+".join(filter(None, (generator.fingerprint, change_hash(erasure)))),
     }
+    same |= {"temperature": temperature} if temperature is not None else {}
     of_prompt = {file: p for file, p in zip(plan.files, plan.prompts)}
     seed_of = lambda p: {"seed": seed} if p.seed is None else {"seed": None, "picture_seed": p.seed}
     wanted = {f: {"key": p.key, "prompt": p.text, "file": f, **seed_of(p), **same} for f, p in of_prompt.items()}
@@ -104,7 +107,7 @@ def draw_pictures(
     texts, by_key = [p.text for p in todo], picture_seeds(seed, [p.key for p in todo])
     seeds = [made if p.seed is None else p.seed for p, made in zip(todo, by_key)]
     with erasure.on(generator):
-        for batch, codes in generator.sample_batches(texts, seeds, guidance, batch_size=batch_size, progress=True):
+        for batch, codes in generator.sample_batches(texts, seeds, guidance, temperature, batch_size, True):
             files = [missing[i] for i in batch]
             if any(file in plan.rows for file in files):  # no row may speak for a picture that is being replaced
                 with locked(plan.folder):

@@ -7,6 +7,7 @@ without a prompt. No picture is shown twice: they are drawn and tokenized a chun
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,14 @@ class Sizes:
     chunk: int = 32
 
 
+def scenes_without(n: int, rng: np.random.Generator, without=None):
+    """`n` scenes of which none is what `without` says must not be shown; those that are, are replaced."""
+    scenes = sample_scenes(n, rng, seen=True)
+    while without is not None and (bad := np.flatnonzero(without(scenes))).size:
+        scenes = scenes.replaced(bad, sample_scenes(len(bad), rng, seen=True))
+    return scenes
+
+
 class Pictures:
     """The scenes of every lesson, always new, and their image tokens.
 
@@ -58,10 +67,7 @@ class Pictures:
 
     def scenes(self, n: int, rng: np.random.Generator):
         """`n` scenes that may be shown."""
-        scenes = sample_scenes(n, rng, seen=True)
-        while self.without is not None and (bad := np.flatnonzero(self.without(scenes))).size:
-            scenes = scenes.replaced(bad, sample_scenes(len(bad), rng, seen=True))
-        return scenes
+        return scenes_without(n, rng, self.without)
 
     @torch.no_grad()
     def tokens(self, images: np.ndarray, part: int = 64) -> torch.Tensor:
@@ -83,6 +89,16 @@ class Pictures:
             self.number, self.ready = number, (scenes, self.tokens(render(scenes)))
         rows = np.arange(place * n, (place + 1) * n)
         return self.ready[0][rows], self.ready[1][rows]
+
+
+def trained_on(steps: int, seed: int = 0, sizes: Sizes | None = None, without=None) -> Iterator[np.ndarray]:
+    """The pictures that MiniJanus was shown in its first `steps` steps of drawing, made anew, in parts uint8 [N, 48, 48,
+    3]."""
+    sizes = sizes or Sizes()
+    for number in range(-(-steps // sizes.chunk)):
+        here = min(sizes.chunk, steps - number * sizes.chunk) * sizes.drawing
+        scenes = scenes_without(sizes.chunk * sizes.drawing, np.random.default_rng([seed, 21, number]), without)
+        yield render(scenes[np.arange(here)])
 
 
 class Batches(Pictures):

@@ -1,0 +1,59 @@
+"""Prompts that a model does not understand are told, warned of, drawn hotter or declined; the nearest training picture is
+the nearest."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from earlib.__main__ import main
+from earlib.errors import UserError
+from earlib.evaluate.fallback import Told, inspect, nearest, unsure
+from earlib.miniworld.two.trunk import Sizes, trained_on
+from tests.conftest import tiny_janus
+
+FINE = Told("a church", (), (), 1.0, 2.0, 0.1, 0.2)
+
+
+@pytest.mark.parametrize("family", ["next-token", "next-scale"])
+def test_signals_of_prompts(family):
+    from tests.test_nextscale import tiny as tiny_scales
+
+    g = tiny_janus() if family == "next-token" else tiny_scales(text_length=24)
+    told = inspect(g, ["a red church", "a red church", "zork zork"])
+    assert told[2].unknown == ("zork",) and not told[0].unknown and told[0].pull >= 0 and told[0].entropy > 0
+    assert 0 <= told[0].agreement <= 1 and np.isfinite(told[0].margin)
+
+
+def test_who_is_unsure_and_why():
+    known = [replace(FINE, pull=pull) for pull in np.linspace(0.5, 1, 20)]
+    why = unsure([FINE, replace(FINE, unknown=("zork",)), replace(FINE, pull=0.1)], known)
+    assert why[0] == "" and why[1] == "never seen: zork" and why[2].startswith("says little: 0.100 nats")
+
+
+def test_the_nearest_training_picture_is_found_in_any_part():
+    parts = [part for part in trained_on(3, sizes=Sizes(drawing=4, chunk=2))]
+    assert [len(part) for part in parts] == [8, 4] and parts[0].shape[1:] == (48, 48, 3)
+    images = np.stack([parts[1][2], 255 - parts[0][0]])
+    images[0, 0, 0] ^= 1
+    first, other = nearest(images, parts)
+    assert first.index == 10 and 0 < first.distance < 0.1 < other.distance
+    with pytest.raises(UserError, match="no training pictures"):
+        nearest(images, [])
+
+
+def test_generate_inspects_and_declines(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("earlib.generators.load_generator", lambda *a, **k: tiny_janus())
+    monkeypatch.setattr("earlib.evaluate.fallback.known_prompts", lambda profile: ["a red church", "a boat"])
+    (tmp_path / "p.txt").write_text("a red church\nzork zork\n")
+    command = ["generate", "--model", "mini", "--prompts", str(tmp_path / "p.txt"), "--out"]
+    assert main([*command, str(tmp_path / "a"), "--unsure", "decline"]) == 0
+    assert "declined: 'zork zork': never seen: zork" in capsys.readouterr().err
+    assert not any("zork" in file.name for file in (tmp_path / "a").glob("*.png"))
+    assert main([*command, str(tmp_path / "b"), "--unsure", "hotter"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "b" / "index.jsonl").read_text().splitlines()]
+    hot = [row for row in rows if "temperature" in row]
+    assert any("zork" in row["prompt"] for row in hot) and len(rows) == 2 and hot[0]["temperature"] == 1.3
