@@ -30,24 +30,20 @@ def generate(args) -> None:
 
     plan = plan_pictures(args.prompts, args.out, args.shard)
     if args.seed is not None and any(prompt.seed is not None for prompt in plan.prompts):
-        raise UserError(
-            f"{args.prompts}: has a column with a seed for each picture, and --seed is given too; leave out one of them"
-        )
+        line = f"{args.prompts}: has a column with a seed for each picture, and --seed is given too"
+        raise UserError(f"{line}; leave out one of them")
     if args.by_prompt and not args.erasure:
         raise UserError("--by-prompt switches erasures on prompt by prompt, and none is given; add --erasure DIR")
     generator, erasure = _load(args)
     _warn_of_unknown_words(generator, plan.texts)
-    odd = None
+    parts = [(plan, None)]
     if args.inspect or args.unsure:
-        from .evaluate.fallback import HOTTER, set_apart
+        from .evaluate.fallback import set_apart
 
-        plan, odd, lines = set_apart(plan, generator, erasure if args.erasure else None, args.unsure)
-        print("".join(f"{line}\n" for line in lines), end="", file=sys.stderr)
+        parts = set_apart(plan, generator, erasure if args.erasure else None, args.unsure)
     how = args.seed or 0, args.guidance, args.batch_size
-    drawn, n = draw_pictures(plan, generator, erasure, *how), len(plan.prompts)
-    if odd:
-        drawn += draw_pictures(odd, generator, erasure, *how, HOTTER * generator.temperature)
-        n += len(odd.prompts)
+    drawn = sum(draw_pictures(part, generator, erasure, *how, temperature) for part, temperature in parts)
+    n = sum(len(part.prompts) for part, _ in parts)
     print(f"{n} picture{'s' if n != 1 else ''} in {args.out} ({drawn} drawn now, {n - drawn} there already)")
 
 
@@ -140,8 +136,8 @@ def attack(args) -> None:
     if erasure.concept != concept.name:
         print(f"warning: {args.erasure} erases '{erasure.concept}', not '{concept.name}'", file=sys.stderr)
     oracle = load_generator(args.oracle, device=args.device, dtype=args.dtype) if args.oracle else None
-    budget = LIGHT if args.light else args.budget
-    battery = Battery(generator, concept, erasure, oracle, args.attack, budget, args.seeds, args.max_prompts)
+    how = args.attack, LIGHT if args.light else args.budget, args.seeds, args.max_prompts
+    battery = Battery(generator, concept, erasure, oracle, *how)
     page, table = attack_page(battery, args.out, args.show_explicit)
     print(f"{as_text(table)}\n{page}")
 

@@ -77,10 +77,8 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="switch each erasure on only for prompts that have words of its concept",
     )
-    about = (
-        "say which prompts the model may not understand: words that it has never seen or cuts into many pieces, and "
-    )
-    sub.add_argument("--inspect", action="store_true", help=about + "prompts that hardly move what it draws")
+    about = "say which prompts the model may not understand: words that it has never seen or cuts into many pieces, "
+    sub.add_argument("--inspect", action="store_true", help=about + "and prompts that hardly move what it draws")
     about = "what is done with those: drawn at a higher temperature, or not at all"
     sub.add_argument("--unsure", choices=("hotter", "decline"), help=about)
     sub.add_argument("--guidance", type=flags.guidance, metavar="SCALE", help="default: the model's own")

@@ -1,5 +1,4 @@
-"""Prompts that a model does not understand are told, warned of, drawn hotter or declined; the nearest training picture is
-the nearest."""
+"""Prompts that a model does not understand are told, drawn hotter or declined; training pictures are found."""
 
 from __future__ import annotations
 

@@ -15,9 +15,10 @@ likelihood a model's own samples look like members (arXiv 2606.23872).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,7 @@ from .drift import draw_tokens
 
 if TYPE_CHECKING:
     from ..erasure.store import Erasure
+    from ..generators.album import Plan
     from .judge import Judge
 
 MANY = 4  # pieces of one word, from which on it is odd
@@ -102,6 +104,32 @@ def unsure(told: Sequence[Told], known: Sequence[Told]) -> list[str]:
         weak = f"says little: {one.pull:.3f} nats a code, where known prompts say {least:.3f} or more"
         why.append("; ".join([*parts, *([weak] if one.pull < least else [])]))
     return why
+
+
+def set_apart(
+    plan: Plan, generator: Generator, erasure: Erasure | None, how: str | None
+) -> list[tuple[Plan, float | None]]:
+    """What `generate` does with prompts that the model may not understand; says a line for each on stderr.
+
+    Args:
+        plan: all pictures.
+        generator, erasure: who draws.
+        how: "hotter", "decline", or None to warn only.
+
+    Returns:
+        Pictures, and the temperature at which they are drawn (None for the model's own).
+    """
+    known = inspect(generator, known_prompts(generator.profile), erasure)
+    why = unsure(inspect(generator, plan.texts, erasure), known)
+    said = {"decline": "declined", "hotter": "drawn hotter"}.get(how or "", "warning")
+    for text, reason in zip(plan.texts, why):
+        if reason:
+            print(f"{said}: '{text}': {reason}", file=sys.stderr)
+    if how is None or not any(why):
+        return [(plan, None)]
+    some = lambda each, odd: [one for one, reason in zip(each, why) if bool(reason) == odd]
+    part = lambda odd: replace(plan, prompts=some(plan.prompts, odd), files=some(plan.files, odd))
+    return [(part(False), None), *([(part(True), HOTTER * generator.temperature)] if how == "hotter" else [])]
 
 
 @dataclass(frozen=True)

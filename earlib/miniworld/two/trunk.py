@@ -92,8 +92,8 @@ class Pictures:
 
 
 def trained_on(steps: int, seed: int = 0, sizes: Sizes | None = None, without=None) -> Iterator[np.ndarray]:
-    """The pictures that MiniJanus was shown in its first `steps` steps of drawing, made anew, in parts uint8 [N, 48, 48,
-    3]."""
+    """The pictures that MiniJanus was shown in its first `steps` steps of drawing, made anew: in parts, uint8 [N, 48,
+    48, 3]."""
     sizes = sizes or Sizes()
     for number in range(-(-steps // sizes.chunk)):
         here = min(sizes.chunk, steps - number * sizes.chunk) * sizes.drawing
