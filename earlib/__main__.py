@@ -152,10 +152,8 @@ def convert(args) -> None:
 
 def report(args) -> None:
     if args.erasure and (args.recipe or args.set):
-        raise UserError(
-            "--erasure names an erasure that is trained already, while --recipe and --set are for training one; "
-            "leave out either"
-        )
+        line = "--erasure names an erasure that is trained already, while --recipe and --set are for training one"
+        raise UserError(f"{line}; leave out either")
     concept = _concept_of_mini(args)
     check_folder(args.out)
     from .erasure.presets import recipe, with_settings
@@ -267,10 +265,8 @@ def _load(args, parts=None):
     folders = folders if isinstance(folders, list) else [folders]
     for folder in folders:
         if not (folder.is_file() if folder.suffix == ".pt" else folder.is_dir()):
-            raise UserError(
-                f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote, or a .pt "
-                "file of the EAR authors"
-            )
+            line = f"{folder}: there is no such folder; --erasure takes what `{PROGRAM} erase --out DIR` wrote"
+            raise UserError(f"{line}, or a .pt file of the EAR authors")
     from .device import decide
 
     decide(args.device, args.dtype)  # a wrong one is said before anything is loaded
@@ -283,10 +279,8 @@ def _load(args, parts=None):
     generator = load_generator(args.model, device=args.device, dtype=args.dtype, parts=parts)
     by_prompt = getattr(args, "by_prompt", False)
     if by_prompt and not isinstance(generator, NextToken):
-        raise UserError(
-            f"--by-prompt works with next-token models only (mini, janus-pro-1b), and {args.model} is a next-scale "
-            "model"
-        )
+        line = f"--by-prompt works with next-token models only (mini, janus-pro-1b), and {args.model}"
+        raise UserError(f"{line} is a next-scale model")
     gc.set_threshold(*GARBAGE)
     erasures = [Erasure.load(folder, generator) for folder in folders]
     if len(erasures) < 2 and not by_prompt:
