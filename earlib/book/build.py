@@ -25,6 +25,7 @@ from .merge import merge
 from .reading import faults
 from .rerun import broken, default_jobs, rerun
 from .results import RESULTS_MARK, results
+from .work import WORK_MARK, work_table
 
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
 
@@ -89,14 +90,16 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
             raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the list goes")
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
         write_text(page_file, page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims)))
-    generated = {
-        "janus_pro": (CARDS_MARK, cards_table),
-        "leaderboard": (LEADERBOARD_MARK, leaderboard),
-        "results": (RESULTS_MARK, lambda: results(profile, folder / "book", root)),
-    }
-    for name, (mark, made) in generated.items():
-        if (file := folder / "book" / f"{name}.md").exists():
-            write_text(file, file.read_text(encoding="utf-8").replace(mark, made()))
+    generated = [
+        ("janus_pro", CARDS_MARK, cards_table),
+        ("janus_pro", WORK_MARK, lambda: work_table(root)),
+        ("leaderboard", LEADERBOARD_MARK, leaderboard),
+        ("results", RESULTS_MARK, lambda: results(profile, folder / "book", root)),
+    ]
+    for name, mark, made in generated:
+        file = folder / "book" / f"{name}.md"
+        if file.exists() and mark in (text := file.read_text(encoding="utf-8")):
+            write_text(file, text.replace(mark, made()))
     return folder
 
 

@@ -7,7 +7,8 @@ from ..erasure import presets
 from ..memory import KNOWN, bytes_of, gigabytes, matrices, to_draw, to_train, trained_parameters, weight_bytes
 
 CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the table goes
-CARDS = {"T4": (16, 320), "L4": (24, 300), "A100": (40, 1555)}  # name: GB of memory, GB/s of its data sheet
+# name: GB of memory, GB/s and TFLOPS in 16-bit numbers of its data sheet
+CARDS = {"T4": (16, 320, 65), "L4": (24, 300, 121), "A100": (40, 1555, 312)}
 
 
 def ear_parameters(name: str) -> int:
@@ -23,7 +24,7 @@ def cards_table() -> str:
     each, and the least seconds that one picture can take on every card: the layers' weights, read once a token."""
 
     def fits(count: int) -> str:
-        return next((name for name, (room, _) in CARDS.items() if count < room * 1e9), "none of these")
+        return next((name for name, (room, *_) in CARDS.items() if count < room * 1e9), "none of these")
 
     seconds = " / ".join(CARDS)
     rows = [
@@ -34,7 +35,7 @@ def cards_table() -> str:
         layer = sum(out * into for out, into in matrices(sizes).values())
         read = sizes.image_tokens * sizes.layers * layer * bytes_of("float16")
         draw, train = to_draw(sizes, "float16"), to_train(sizes, "float16", ear_parameters(name))
-        least = " / ".join(f"{read / (speed * 1e9):.0f}" for _, speed in CARDS.values())
+        least = " / ".join(f"{read / (speed * 1e9):.0f}" for _, speed, _ in CARDS.values())
         rows.append(
             f"| `{name}` | {gigabytes(weight_bytes(sizes, 'float16'))} | {gigabytes(draw)} ({fits(draw)}) "
             f"| {gigabytes(train)} ({fits(train)}) | {least} |"

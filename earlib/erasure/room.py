@@ -13,6 +13,20 @@ def trained_parameters(sizes: memory.Sizes, recipe: Recipe) -> int:
     return memory.trained_parameters(sizes, tensor_names(recipe, sizes.layers), recipe.rank)
 
 
+def _rows_and_logits(recipe: Recipe) -> tuple[int, bool]:
+    """Sequences of an update, and whether logits are compared."""
+    both = recipe.rows == "both" or recipe.objective == "dpo"  # with unconditional rows, or the replacement's picture
+    rows = (2 if both else 1) * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
+    return rows, recipe.space == "logits" or recipe.retain.weight > 0
+
+
+def training_bytes(sizes: memory.Sizes, dtype: str, recipe: Recipe) -> int:
+    """What training with `recipe` takes beside the weights; its windows have their length in tokens, or are whole
+    pictures (-1)."""
+    length = sizes.image_tokens if recipe.windows.length < 0 else recipe.windows.length
+    return memory.train_bytes(sizes, dtype, trained_parameters(sizes, recipe), length, *_rows_and_logits(recipe))
+
+
 def check_training(generator: NextToken, recipe: Recipe) -> None:
     """Refuse a recipe for whose training the generator's device has no room now.
 
@@ -23,8 +37,5 @@ def check_training(generator: NextToken, recipe: Recipe) -> None:
     Raises:
         UserError: with what would fit.
     """
-    both = recipe.rows == "both" or recipe.objective == "dpo"  # with unconditional rows, or the replacement's picture
-    rows = (2 if both else 1) * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
-    logits = recipe.space == "logits" or recipe.retain.weight > 0
     trained = trained_parameters(memory.sizes_of_generator(generator), recipe)
-    memory.check_training(generator, recipe.name, trained, recipe.windows.length, rows, logits)
+    memory.check_training(generator, recipe.name, trained, recipe.windows.length, *_rows_and_logits(recipe))
