@@ -31,6 +31,13 @@ from tests.conftest import tiny_janus
 SMALL = {"seeds": (0,), "size": 4, "progress": False}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_attacks():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(study, "LIGHT", {"wordings": 8, "soft-prompt": 12})
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny():
     return tiny_janus()
@@ -73,7 +80,6 @@ def done(tiny, ear, church, tmp_path_factory):
 
         patch.setattr(trajectories, "CACHE", tmp_path_factory.mktemp("trajectories"))
         patch.setattr(pictures, "CACHE", tmp_path_factory.mktemp("pictures"))
-        patch.setattr(study, "LIGHT", {"wordings": 8, "soft-prompt": 12})
         make_report(tiny, church, out, ear, **SMALL)
     return out
 
