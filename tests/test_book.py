@@ -19,7 +19,7 @@ from earlib.book.manifest import load_manifest, parameters
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
-from earlib.book.words import HEADING, by_interval, compared, listed, went
+from earlib.book.words import HEADING, between, by_interval, compared, listed, sorted_out, went
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import presets
 from earlib.errors import UserError
@@ -146,6 +146,8 @@ def test_words_of_direction_come_from_intervals():
     assert went(one, near) == "go 80 → 78 %, not told apart" and went(one, near, "rises", "falls").startswith("goes")
     assert compared(one, other) == "80 %, more than 10 %" and compared(near, one) == "78 %, not told apart from 80 %"
     assert by_interval(one.minus(Rate(0, 0)), "more", "fewer", "not measured") == "not measured"
+    assert sorted_out({"a": one.minus(other), "b": one.minus(near)}) == "more for a, not told apart for b"
+    assert between([one, near, None, other]) == "10 to 80 %" and between([one]) == "80 %" and between([]) == "–"
     assert [listed("abc"), listed(["a"], code=True), listed([])] == ["a, b and c", "`a`", "none"]
 
 

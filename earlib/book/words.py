@@ -10,7 +10,7 @@ otherwise. A sentence made so stays true when the tables are measured again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ..evaluate.rate import Estimate, Rate
 
@@ -54,6 +54,28 @@ def compared(one: Rate, other: Rate, more: str = "more than", fewer: str = "fewe
     """One rate beside another: `41 %, more than 19 %`, or `21 %, not told apart from 19 %`."""
     words = by_interval(one.minus(other), more, fewer, f"{NOT_TOLD} from")
     return f"{per_cent(one)}, {words} {per_cent(other)}"
+
+
+def between(rates: Iterable[Rate | None]) -> str:
+    """`0 to 14 %`: the least and the greatest of several rates; one number where both are written alike."""
+    known = [rate for rate in rates if rate is not None and rate.value is not None]
+    if not known:
+        return "–"
+    least, most = (per_cent(end(known, key=lambda rate: rate.value)) for end in (min, max))
+    return least if least == most else f"{least.removesuffix(' %')} to {most}"
+
+
+def sorted_out(differences: Mapping[str, Estimate], more: str = "more", fewer: str = "fewer") -> str:
+    """What differences say, with the names of each: `fewer for naive and vare, not told apart for uce`.
+
+    Args:
+        differences: name -> a difference, as `Rate.minus` gives it.
+        more, fewer: the words for one above 0 and below.
+    """
+    of: dict[str, list[str]] = {more: [], fewer: [], NOT_TOLD: []}
+    for name, difference in differences.items():
+        of[by_interval(difference, more, fewer, NOT_TOLD)].append(name)
+    return ", ".join(f"{words} for {listed(names)}" for words, names in of.items() if names) or NOT_TOLD
 
 
 def listed(names: Iterable[str], none: str = "none", code: bool = False) -> str:
