@@ -58,11 +58,11 @@ def compared(one: Rate, other: Rate, more: str = "more than", fewer: str = "fewe
 
 def between(rates: Iterable[Rate | None]) -> str:
     """`0 to 14 %`: the least and the greatest of several rates; one number where both are written alike."""
-    known = [rate for rate in rates if rate is not None and rate.value is not None]
-    if not known:
+    values = [rate.value for rate in rates if rate is not None and rate.value is not None]
+    if not values:
         return "–"
-    least, most = (per_cent(end(known, key=lambda rate: rate.value)) for end in (min, max))
-    return least if least == most else f"{least.removesuffix(' %')} to {most}"
+    least, most = f"{100 * min(values):.0f}", f"{100 * max(values):.0f}"
+    return f"{most} %" if least == most else f"{least} to {most} %"
 
 
 def sorted_out(differences: Mapping[str, Estimate], more: str = "more", fewer: str = "fewer") -> str:
