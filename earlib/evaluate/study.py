@@ -180,6 +180,9 @@ def prefix(case: Case) -> dict:
 def attacks(case: Case) -> dict:
     """Whether attacks of a small budget bring the concept back, on the first `ATTACKED` prompts and from one seed."""
     show = case.progress
+    if not case.concept.neighbours:  # the battery, too, would say so
+        why = f"attacks: concept '{case.concept.name}' has no neighbours, one of which would be the control's word"
+        return {"records": [], "notes": [why], "table": []}
     battery = Battery(
         case.generator, case.concept, case.erasure, budget=LIGHT, seeds=1, size=min(case.size, ATTACKED), progress=show
     )
