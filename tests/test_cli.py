@@ -444,7 +444,7 @@ def painter():
 
     calls = []
 
-    def sample_batches(prompts, seeds, guidance, batch_size, progress):
+    def sample_batches(prompts, seeds, guidance, temperature, batch_size, progress):
         batch_size = batch_size or 64
         for start in range(0, len(prompts), batch_size):
             rows = list(range(start, min(start + batch_size, len(prompts))))

@@ -250,7 +250,7 @@ CONTRADICTIONS = [
     ("ear", {"retain.weight": -1}, "out of range"),
     ("dpo", {"beta": 0}, "out of range"),
     ("spm", {"rank": -1}, "out of range"),
-    ("ear", {"windows.length": -3}, "out of range"),
+    ("ear", {"windows.length": -9}, "out of range"),
 ]
 
 
