@@ -35,9 +35,10 @@ def generate(args) -> None:
     if args.by_prompt and not args.erasure:
         raise UserError("--by-prompt switches erasures on prompt by prompt, and none is given; add --erasure DIR")
     generator, erasure = _load(args)
-    _warn_of_unknown_words(generator, plan.texts)
     parts = [(plan, None)]
-    if args.inspect or args.unsure:
+    if not (args.inspect or args.unsure):
+        _warn_of_unknown_words(generator, plan.texts)
+    else:
         from .evaluate.fallback import set_apart
 
         parts = set_apart(plan, generator, erasure if args.erasure else None, args.unsure)

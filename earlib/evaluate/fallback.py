@@ -1,23 +1,22 @@
 """Prompts that a model does not understand: what it falls back to, how that is told, and what to do about it.
 
-Signals of a prompt c, of pictures x that the model draws for it, in nats a code:
+Signals of a prompt c, of a picture x that the model draws for it, in nats a code:
 
     pull        1/L sum_t KL( p(. | x_<t, c) || p(. | x_<t, 0) ): how much the prompt says; words that are unknown or
                 contradict each other pull little
     entropy     1/L sum_t H( p(. | x_<t, c) ): how sure the model is
     margin      1/L log p(x | c) less the mean of 1/L log p(x | c') over other prompts: whether another prompt would
-                have done as well
-    agreement   the share of equal codes in two pictures of other noise: 1 of a picture that is always the same
+                have done as well (`margins`)
 
-That the model knows such a picture by heart is told by the training pictures only (`nearest`): to every test by
-likelihood a model's own samples look like members (arXiv 2606.23872).
+How alike two pictures of other noise come out is `drift.token_agreement`. That the model knows a picture by heart is
+told by the training pictures only (`nearest`): to every test by likelihood a model's own samples look like members
+(arXiv 2606.23872).
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ from ..concepts import list_concepts, load_concept
 from ..erasure.objective import entropy, kl
 from ..errors import UserError
 from ..generators.base import Generator
-from .drift import draw_tokens
+from .drift import distributions, draw_tokens, nll
 
 if TYPE_CHECKING:
     from ..erasure.store import Erasure
@@ -44,41 +43,39 @@ HOTTER = 1.3  # times the temperature, where unsure prompts are drawn hotter
 @dataclass(frozen=True)
 class Told:
     """What is told of one prompt: see the head of this file. `unknown` are words that the vocabulary lacks, `pieces`
-    words that it cuts into many; `margin` is NaN of one prompt alone."""
+    words that it cuts into many."""
 
     prompt: str
     unknown: tuple[str, ...]
     pieces: tuple[str, ...]
     pull: float
     entropy: float
-    margin: float
-    agreement: float
 
 
 def inspect(generator: Generator, prompts: Sequence[str], erasure: Erasure | None = None, seed: int = 0) -> list[Told]:
-    """Read prompts as the model's tokenizer does, draw each twice, and look at what the model says along the first."""
+    """Read prompts as the model's tokenizer does, draw a picture of each, and look at what the model says along it."""
     prompts = list(prompts)
-    codes, again = (draw_tokens(generator, prompts, seed + i, erasure) for i in (0, 1))
-    same = (codes == again).flatten(2).all(-1) if codes.dim() > 2 else codes == again
-    found = []
-    with erasure.on(generator) if erasure is not None else nullcontext():
-        of = lambda text, x, null=False: generator.log_probabilities([text], x, 1.0, null)
-        for i, prompt in enumerate(prompts):
-            x = codes[i : i + 1]
-            p, q = of(prompt, x), of(prompt, x, True)
-            others = [other for other in dict.fromkeys(prompts) if other != prompt][:KNOWN]
-            rival = [likelihood(of(other, x), x) for other in others]
-            margin = likelihood(p, x) - float(np.mean(rival)) if rival else float("nan")
-            pull, free = kl(p, q).sum(-1).mean().item(), entropy(p).sum(-1).mean().item()
-            unknown, pieces = tuple(generator.unknown_words([prompt])), odd_pieces(generator, prompt)
-            found.append(Told(prompt, unknown, pieces, pull, free, margin, same[i].float().mean().item()))
-    return found
+    codes = draw_tokens(generator, prompts, seed, erasure)
+    pull_N, entropy_N = np.zeros(len(prompts)), np.zeros(len(prompts))
+    of = lambda null: distributions(generator, prompts, codes, erasure, null=null)
+    for (rows, p_BLCV), (_, free_BLCV) in zip(of(False), of(True)):
+        pull_N[rows] = kl(p_BLCV, free_BLCV).sum(-1).mean(1).numpy()
+        entropy_N[rows] = entropy(p_BLCV).sum(-1).mean(1).numpy()
+    words = [(tuple(generator.unknown_words([prompt])), odd_pieces(generator, prompt)) for prompt in prompts]
+    return [Told(*told) for told in zip(prompts, *zip(*words), pull_N.tolist(), entropy_N.tolist())]
 
 
-def likelihood(log_p_1LCV: torch.Tensor, x: torch.Tensor) -> float:
-    """1/L log p(x | c) of one picture, in nats a code."""
-    x_1LC1 = x.reshape(*log_p_1LCV.shape[:3], 1)
-    return log_p_1LCV.gather(-1, x_1LC1).sum((2, 3)).mean().item()
+def margins(
+    generator: Generator, prompts: Sequence[str], codes: torch.Tensor, erasure: Erasure | None = None
+) -> np.ndarray:
+    """The margin of each of N pictures `codes`, drawn for `prompts`, over at most `KNOWN` of the other prompts: float64
+    [N]; NaN where all prompts are one."""
+    prompts = list(prompts)
+    rivals = [[other for other in dict.fromkeys(prompts) if other != prompt][:KNOWN] for prompt in prompts]
+    if not all(rivals):
+        return np.full(len(prompts), np.nan)
+    others = [nll(generator, list(those), codes, erasure) for those in zip(*rivals)]
+    return np.mean(others, 0) - nll(generator, prompts, codes, erasure)
 
 
 def odd_pieces(generator: Generator, prompt: str) -> tuple[str, ...]:
@@ -119,10 +116,12 @@ def set_apart(
     Returns:
         Pictures, and the temperature at which they are drawn (None for the model's own).
     """
+    texts = list(dict.fromkeys(plan.texts))
     known = inspect(generator, known_prompts(generator.profile), erasure)
-    why = unsure(inspect(generator, plan.texts, erasure), known)
+    why_of = dict(zip(texts, unsure(inspect(generator, texts, erasure), known)))
+    why = [why_of[text] for text in plan.texts]
     said = {"decline": "declined", "hotter": "drawn hotter"}.get(how or "", "warning")
-    for text, reason in zip(plan.texts, why):
+    for text, reason in why_of.items():
         if reason:
             print(f"{said}: '{text}': {reason}", file=sys.stderr)
     if how is None or not any(why):

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,11 +27,8 @@ from ..concepts import Concept
 from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from .drift import Model, draw_tokens, kl_by_code
-from .fidelity import Inception, distances
-from .judge import Judge
 from .rate import Estimate
 
-OTHER = 1000  # added to a seed for pictures with other noise
 PICTURES = 2e-2  # a share of the codes of two models' pictures that may differ by rounding
 
 
@@ -136,18 +134,12 @@ def distance(
     return Distance(tuple(prompts), missed_NL.mean(1).numpy(), strange_NL.mean(1).numpy())
 
 
-def kid(erased: Model, oracle: Model, prompts: Sequence[str], judge: Judge | Inception, seed: int = 0) -> Estimate:
-    """KID between what both draw for the prompts, in a judge's features (`fidelity.distances`).
+@lru_cache(maxsize=1)
+def load_oracle(where: str) -> Generator:
+    """An oracle by profile or folder, on the CPU; the last one stays loaded."""
+    from ..generators import load_generator
 
-    The oracle draws with another seed, as KID supposes independent pictures. It is blind to what single codes say, and
-    sees what a picture looks like.
-
-    Raises:
-        UserError: fewer than 8 prompts.
-    """
-    mine = erased.generator.decode(pictures(erased, list(prompts), seed))
-    its = oracle.generator.decode(pictures(oracle, list(prompts), seed + OTHER))
-    return distances(mine, its, judge)["kid"]
+    return load_generator(where, device="cpu")
 
 
 def pictures(model: Model, prompts: list[str], seed: int = 0, guidance: float | None = None) -> torch.Tensor:

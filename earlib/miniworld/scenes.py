@@ -13,7 +13,8 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from .art import COLOURS, OBJECTS, PATCH, PLACES, SIZE, SPRITE_H, SPRITE_W, STYLES, VARIANTS, backgrounds, sprites
+from .art import PATCH, PLACES, SIZE, STYLES, VARIANTS, backgrounds, sprites
+from .objects import COLOURS, OBJECTS, SPRITE_H, SPRITE_W
 
 __all__ = ["COLOURS", "OBJECTS", "PATCH", "PLACES", "SIZE", "STYLES", "VARIANTS", "Scenes", "render", "sample_scenes"]
 

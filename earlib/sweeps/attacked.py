@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 KINDS = {"base": "direct", "erased": "direct", "control": "control", "oracle": "oracle"}  # who is attacked -> kind
 _shared: dict[tuple, dict] = {}  # the base model's pictures of the last concept and seed, for the next attack
-_oracles: dict[str, Any] = {}  # the last oracle
 
 
 def attacked(generator, row: Row, erasure: Erasure | None, asked: list[str]) -> dict:
@@ -38,23 +37,18 @@ def attacked(generator, row: Row, erasure: Erasure | None, asked: list[str]) -> 
     from ..evaluate.attacks.battery import Battery, run_cell
     from ..evaluate.attacks.registry import EVERY
     from ..evaluate.judge import describe
-    from ..generators import load_generator
+    from ..evaluate.oracle import load_oracle
 
     concept = concept_of(row.concept, row.split)
     concept = dataclasses.replace(concept, tests=concept.tests | {"direct": tuple(asked)})
-    where = row.oracle if erasure is None else ""
-    if where and where not in _oracles:
-        _oracles.clear()
-        _oracles[where] = load_generator(where, device="cpu")
+    oracle = load_oracle(row.oracle) if row.oracle and erasure is None else None
     key = (generator.fingerprint, row.concept, row.split, row.seed)
     if key not in _shared:
         _shared.clear()
     names = [row.attack] if row.attack != "none" else []
-    battery = Battery(
-        generator, concept, erasure, _oracles.get(where), names, row.settings[PASSES], 1, len(asked), False
-    )
+    battery = Battery(generator, concept, erasure, oracle, names, row.settings[PASSES], 1, len(asked), False)
     battery.shared = _shared.setdefault(key, battery.shared)
-    ways = ("erased", "control") if erasure is not None else ("base", *(["oracle"] if where else []))
+    ways = ("erased", "control") if erasure is not None else ("base", *(["oracle"] if oracle else []))
     found: dict[str, Any] = {"rates": {"concept": {}, "neighbours": {}}, "told": {}, "passes": {}}
     for way in ways:
         cell, *_ = run_cell(battery, EVERY[row.attack], way, row.seed)

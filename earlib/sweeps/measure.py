@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from ..evaluate.judge import Judge
 
 DIVERGED = re.compile(r"the loss is (nan|-?inf)|infinite or not a number")
+OTHER = 1000  # added to a seed for an oracle's pictures with other noise: KID supposes independent ones
 LAST = 6  # erasures kept: rows of several strengths follow each other, and rows that are composed of the same parts
 _trained: dict = {}  # training key -> (erasure, seconds of one core)
-_oracles: dict = {}  # (oracle, prompts, seed) -> its codes, of the last concept and seed
+_oracle_codes: dict = {}  # (oracle, prompts, seed) -> what it drew; rows that share them follow each other
 _benign: dict = {}  # codes of the last concept's and seed's benign pictures: rows that share them follow each other
 
 
@@ -161,7 +162,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
     near = [prompt for (role, _), asked in rest.items() if role == "neighbour" for prompt in asked]
     groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign}
-    return {
+    measured = {
         "rates": {"concept": rates, "neighbours": neighbours} | ({"parts": by_part} if len(parts) > 1 else {}),
         "judge": {
             "concept": describe(judges[row.concept]) if len(parts) == 1 else describe_all(judges.values()),
@@ -172,33 +173,41 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         "in_prompt": means.get("in_prompt_clip"),
         "kid": kid,
         "diversity": diversity,
-    } | (against_oracle(generator, row, groups, judges[row.concept], erasure) if row.oracle else {})
+    }
+    if row.oracle:
+        images = shown.get(("test", "direct"))
+        measured |= against_oracle(generator, row, groups, images, judges[row.concept], erasure)
+    return measured
 
 
 def against_oracle(
-    generator, row: Row, groups: dict[str, list[str]], judge: Judge, erasure: Erasure | None
+    generator, row: Row, groups: dict[str, list[str]], images: np.ndarray | None, judge: Judge, erasure: Erasure | None
 ) -> dict[str, list]:
     """How far the row's model is from the oracle on each group of prompts, {"oracle_GROUP": [nats a code, prompts]},
-    and by KID on the concept's own, in the judge's features: `evaluate/oracle.py`."""
+    and by KID of its pictures `images` of the concept, in the judge's features: `evaluate/oracle.py`."""
     from ..evaluate.drift import Model
-    from ..evaluate.fidelity import LEAST
-    from ..evaluate.oracle import distance, kid, pictures
+    from ..evaluate.fidelity import LEAST, distances
+    from ..evaluate.oracle import distance, load_oracle, pictures
 
-    mine, its = Model(generator, erasure), Model(load_model(row.oracle))
+    mine, its = Model(generator, erasure), Model(load_oracle(row.oracle))
+
+    def drawn_by_oracle(asked: list[str], seed: int):
+        which = (row.oracle, tuple(asked), seed)
+        if which not in _oracle_codes:
+            while len(_oracle_codes) >= LAST:
+                del _oracle_codes[next(iter(_oracle_codes))]
+            _oracle_codes[which] = pictures(its, asked, seed)
+        return _oracle_codes[which]
+
     found = {}
     for group, asked in groups.items():
-        if not asked:
-            continue
-        which = (row.oracle, tuple(asked), row.seed)
-        if which not in _oracles:
-            while len(_oracles) >= LAST:
-                del _oracles[next(iter(_oracles))]
-            _oracles[which] = pictures(its, asked, row.seed)
-        drawn = pictures(mine, asked, row.seed), _oracles[which]
-        both = distance(mine, its, asked, row.seed, drawn=drawn).both
-        found[f"oracle_{group}"] = [round(both.value, 6), both.n]
-    if len(groups["concept"]) >= LEAST and hasattr(judge, "features"):
-        far = kid(mine, its, groups["concept"], judge, row.seed)
+        if asked:
+            drawn = pictures(mine, asked, row.seed), drawn_by_oracle(asked, row.seed)
+            both = distance(mine, its, asked, row.seed, drawn=drawn).both
+            found[f"oracle_{group}"] = [round(both.value, 6), both.n]
+    if images is not None and len(images) >= LEAST and hasattr(judge, "features"):
+        others = its.generator.decode(drawn_by_oracle(groups["concept"], row.seed + OTHER))
+        far = distances(images, others, judge)["kid"]
         found["oracle_kid"] = [round(far.value, 6), far.n]
     return found
 

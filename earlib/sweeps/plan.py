@@ -33,10 +33,8 @@ NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where 
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
-ATTACK, PASSES = (
-    "attack",
-    "attack.passes",
-)  # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
+# set by a sweep's `attacks`: what a row's model is attacked with, at what cost
+ATTACK, PASSES = "attack", "attack.passes"
 OURS = (STRENGTH, *VALUES, ATTACK, PASSES)
 MODELS = (PROFILE, "mini-var", "mini-var-vq")
 SPLITS = ("test", "dev", "nonsense")
