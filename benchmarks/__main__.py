@@ -13,6 +13,7 @@ import platform
 import sys
 import tempfile
 import time
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
@@ -95,6 +96,7 @@ def drawing(generator, counts: list[int], rival: bool) -> list[dict]:
     return rows
 
 
+@lru_cache(maxsize=1)
 def machines(generator):
     """Rates of the machine, of one of its cores where that is what computes, and what is counted of the model."""
     from . import floor

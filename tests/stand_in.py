@@ -17,32 +17,45 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 
 from earlib import ROOT, memory
 from earlib.book.manifest import Entry, load_manifest, parameters, select
-from earlib.book.work import WORK
+from earlib.book.words import SHORT
+from earlib.book.work import DTYPE, WORK
 from earlib.runs import read_json, write_json
 
 from .conftest import tiny_janus
+
+
+def code_of(entry: Entry) -> str:
+    """Eight hex digits that change with the code that asks the model, but for a chapter's closing sentences."""
+    import nbformat
+
+    cells = nbformat.read(ROOT / entry.path, 4).cells
+    code = [cell.source for cell in cells if cell.cell_type == "code" and SHORT not in cell.metadata.get("tags", [])]
+    return hashlib.sha256("\n".join(code).encode()).hexdigest()[:8]
 
 
 class Meter:
     """What the model was asked for since the last `reset`."""
 
     def __init__(self, profile: str):
-        self.profile, self.reset = profile, self._reset
-        self._reset()
+        self.profile = profile
+        self.reset()
 
-    def _reset(self):
-        self.drawn, self.read, self.learned, self.drawing = Counter(), 0.0, 0.0, False
+    def reset(self):
+        self.window, self.drawn, self.read, self.learned, self.drawing = 0, Counter(), 0.0, 0.0, False
         self.trained, self.dtypes = [], set()
 
     def patches(self):
         import earlib.generators as load
+        from earlib import erasure
         from earlib.erasure import room
+        from earlib.erasure.presets import with_settings
         from earlib.generators.janus import JanusGenerator
 
         batches, states = JanusGenerator.sample_batches, JanusGenerator.hidden_states
@@ -72,14 +85,22 @@ class Meter:
                     self.read += pictures
             return out
 
+        def length_of(recipe, concept, generator):
+            """The window on the stand-in; the longest on the model that it stands for is kept."""
+            if getattr(generator, "profile", None) == self.profile:  # else the plan of a table, of its own model
+                true = SimpleNamespace(num_codes=memory.KNOWN[self.profile].image_tokens)
+                self.window = max(self.window, length(recipe, concept, true))
+            return length(recipe, concept, generator)
+
         def check(generator, recipe):
             if generator.profile == self.profile:
-                self.trained.append(room.training_bytes(memory.KNOWN[self.profile], "float16", recipe))
+                recipe = with_settings(recipe, {"windows.length": self.window}) if self.window else recipe
+                self.trained.append(room.training_bytes(memory.KNOWN[self.profile], DTYPE, recipe))
 
         def loaded(model="mini", device=None, dtype=None, parts=None):
             if model != self.profile:
                 return real(model, device, dtype, parts)
-            self.dtypes.add(dtype or "float16")
+            self.dtypes.add(dtype or DTYPE)
             g = tiny_janus(layers=6)
             g.profile = g.name = self.profile
             if dtype:
@@ -88,7 +109,8 @@ class Meter:
                 g.model.to(getattr(torch, dtype))
             return g
 
-        real = load.load_generator
+        real, length = load.load_generator, erasure.window_length
+        yield patch.object(erasure, "window_length", length_of)
         yield patch.object(JanusGenerator, "sample_batches", sample_batches)
         yield patch.object(JanusGenerator, "hidden_states", hidden_states)
         yield patch.object(room, "check_training", check)
@@ -140,7 +162,7 @@ def run(entry: Entry, profile: str, meter: Meter) -> dict:
             exec(compile(ast.parse(cell.source), f"{entry.name}, cell {cell.id}", "exec"), scope)
         if "parameters" in tags:
             scope |= values
-    return {"parameters": values, **meter.found()}
+    return {"parameters": values, "code": code_of(entry), **meter.found()}
 
 
 def main(argv: list[str] | None = None) -> int:

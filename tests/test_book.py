@@ -6,6 +6,7 @@ import re
 import shutil
 
 import nbformat
+import pandas as pd
 import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_output
@@ -26,6 +27,7 @@ from earlib.errors import UserError
 from earlib.evaluate.rate import Rate
 from earlib.runs import read_json, write_json
 
+from .stand_in import code_of
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
 
 RECORD = {
@@ -339,10 +341,21 @@ def test_leaderboard_is_read_from_the_tables():
     assert all(row.count("<td") == len(heads) for row in main.split("<tr>")[2:])
 
 
+def test_the_worst_attack_of_each_row(monkeypatch, tmp_path):
+    rows = [("none", Rate(1, 20)), ("prefix", Rate(9, 20)), ("soft-prompt", Rate(4, 20)), ("rounding", None)]
+    table = pd.DataFrame([{"concept": "church", "label": "uce", "attack": a, "with": rate} for a, rate in rows])
+    monkeypatch.setattr("earlib.sweeps.attacked.load", lambda name, complete: table)
+    monkeypatch.setattr("earlib.sweeps.read.table_folder", lambda: tmp_path)
+    assert worst_attacks("attacks") == {}, "no such table"
+    (tmp_path / "attacks.jsonl").touch()
+    assert worst_attacks("attacks") == {("church", "uce"): Rate(9, 20)}
+
+
 def test_an_answer_on_the_page_of_results():
     words = {"text/markdown": f"{HEADING}\n\nFew stay, e.g. [cars](15_pareto.ipynb). See [claims](../book/claims.md)."}
     cell = new_code_cell("", outputs=[new_output("display_data", words)], metadata={"tags": ["in-short"]})
     shown = cell.outputs[0]
+    shown.metadata["first"] = "Few stay, e.g. [cars](15_pareto.ipynb)."
     assert answer(nbformat.v4.new_notebook(cells=[cell])) == "Few stay, e.g. [cars](../notebooks/15_pareto.ipynb)."
     shown.metadata["first"] = "See [claims](../book/claims.md), e.g. A."
     assert answer(nbformat.v4.new_notebook(cells=[cell])) == "See [claims](claims.md), e.g. A."
@@ -355,9 +368,12 @@ def test_the_figure_of_the_page_of_results(tmp_path):
     shown = new_output("display_data", {"text/markdown": "x"}, metadata={"figure": "fig-a"})
     notebook = nbformat.v4.new_notebook(cells=[drawn, new_code_cell("", outputs=[shown])])
     nbformat.write(notebook, tmp_path / "one.ipynb")
-    assert figure(tmp_path / "one.ipynb", tmp_path).splitlines()[1:2] == [":alt: Dots."]
+    drawn.metadata["mystnb"]["figure"]["caption"] = "Rates, by recipe."  # edited since it ran
+    nbformat.write(notebook, tmp_path / "now.ipynb")
+    found = figure(tmp_path / "one.ipynb", tmp_path / "now.ipynb", tmp_path)
+    assert ":alt: Dots." in found and "Rates, by recipe." in found
     assert (tmp_path / "results.png").read_bytes() == bytes(3)
-    assert figure(tmp_path / "two.ipynb", tmp_path) == ""
+    assert figure(tmp_path / "two.ipynb", tmp_path / "now.ipynb", tmp_path) == ""
 
 
 def test_every_recipe_has_its_source():
@@ -382,6 +398,7 @@ def test_notebooks_on_janus_pro():
     for entry in there:
         again = f"python -m tests.stand_in --only {entry.name}"
         assert known[entry.name]["parameters"] == parameters(entry, profile), again
+        assert known[entry.name]["code"] == code_of(entry), again
         assert most_bytes(memory.KNOWN[profile], known[entry.name]) < 15e9
     rows = work_table().splitlines()
     assert len(there) >= 8 and WORK_MARK in (ROOT / "book" / "janus_pro.md").read_text()

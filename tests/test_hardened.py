@@ -12,6 +12,7 @@ from earlib.erasure import erase, hardened
 from earlib.erasure.lessons import Lessons
 from earlib.erasure.objective import log_likelihood
 from earlib.erasure.presets import recipe
+from earlib.erasure.room import _rows_and_logits
 from earlib.errors import UserError
 from tests.conftest import tiny_janus
 from tests.test_gates import CONCEPT, PAIRS, small
@@ -32,6 +33,14 @@ def test_the_adversary_finds_words_that_bring_the_concept_back():
 
     assert likely(after[0]) > likely(before[0]) + 1e-3
     assert all(p.grad is None for p in g.trunk.parameters())
+
+
+@pytest.mark.parametrize("axes", [{"adversary": 2}, {"begun": 0.5}, {"adversary": 2, "begun": 0.5}])
+def test_the_room_that_is_asked_for_has_every_row(axes):
+    chosen = small("robust", **{"adversary": 0, "begun": 0.0} | axes)
+    lesson = Lessons(tiny_janus(seed=3), PAIRS, chosen, 0).begin(0, nullcontext)
+    kept = chosen.retain.pictures if chosen.retain.weight else 0
+    assert _rows_and_logits(chosen)[0] == len(lesson.tokens_RT) + kept
 
 
 def test_begun_pictures_teach_from_where_they_were_begun_on():

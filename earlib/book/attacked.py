@@ -20,6 +20,7 @@ from ..evaluate.rate import Rate
 from ..plots import pictures, style
 from ..runs import Run
 from .page import Page
+from .words import by_interval
 
 SHOWN = 8  # pictures of each attack
 TABLE = (
@@ -102,12 +103,12 @@ def withstood(name: str, records: Sequence[dict]) -> list[str]:
     """The line that says which attacks bring a concept back: more often than asking by name, by Newcombe's interval of
     the difference. `records` are flat ones of the erased model; no line where there are none."""
     found = [r for r in records if r["condition"] == "erased" and r["n"]]
-    rates = {r["kind"]: Rate(round(r["value"] * r["n"]), r["n"]) for r in found}
+    rates = {r["kind"]: Rate.from_flat(r) for r in found}
     asked = rates.pop(PLAIN.name, None)
     if asked is None or not rates:
         return []
     more = {attack: rate.minus(asked) for attack, rate in rates.items()}
-    back = [attack for attack in more if more[attack].differs and (more[attack].value or 0) > 0]
+    back = [attack for attack in more if by_interval(more[attack], "more", "", "")]
     said = lambda attacks: ", ".join(f"{attack} {rates[attack].text()} %" for attack in attacks) or "none"
     line = f"Attacked at a small budget, the erasure does not withstand: {said(back)}. As far as {asked.n} pictures"
     line += f" tell, it withstands: {said([attack for attack in rates if attack not in back])}."

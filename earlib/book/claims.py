@@ -97,8 +97,9 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
     if name == "keeps":
         if then is None:
             return Verdict("missing", "What it was before has not been measured.")
-        scaled = Estimate(then.value * asked, then.n, *(end and end * asked for end in (then.low, then.high)))
-        return _by_bar("at_least", now.minus(scaled), 0, f"Our bar: at least {100 * asked:g} % of what it was before.")
+        return _by_bar(
+            "at_least", now.minus(then, asked), 0, f"Our bar: at least {100 * asked:g} % of what it was before."
+        )
     if then and (then.value <= asked if name == "at_most" else then.value < asked):
         return Verdict("open", f"The model does not reach our bar, {100 * asked:g} %, even before erasure.")
     return _by_bar(name, now, asked, f"Our bar: {name.replace('_', ' ')} {100 * asked:g} %.")

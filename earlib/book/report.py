@@ -279,7 +279,7 @@ class _Figures:
             x = next(float(word) for word in r["kind"].split() if word.replace(".", "", 1).isdigit())
             called = {"base": "before", "erased": "after"}[r["condition"]]
             called = "the beginning alone" if r["metric"] == "rows_alone_rate" else called
-            points.setdefault(called, {})[x] = Rate(round(r["value"] * r["n"]), r["n"])
+            points.setdefault(called, {})[x] = Rate.from_flat(r)
         quiet = {"the beginning alone": {"colour": style.QUIET, "line": ":", "marker": "s"}}
         series = [Series(called, rates, **quiet.get(called, {})) for called, rates in points.items()]
         ticks = {x: f"{x:g}" for x in sorted({x for rates in points.values() for x in rates})}

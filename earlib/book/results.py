@@ -22,35 +22,36 @@ def results(profile: str, folder: Path, root: Path = ROOT) -> str:
     import yaml
 
     contents = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
-    lines = [figure(root / "_build" / "executed" / profile / "notebooks" / f"{FIGURE}.ipynb", folder)]
+    of = lambda file, there: there / f"{file}.ipynb"
+    executed, shown = root / "_build" / "executed" / profile, f"notebooks/{FIGURE}"
+    lines = [figure(of(shown, executed), of(shown, root), folder)]
     for part in contents.get("parts", [contents]):
         found = []
         for chapter in part.get("chapters", []):
-            path = root / "_build" / "executed" / profile / f"{chapter['file']}.ipynb"
+            path = of(chapter["file"], executed)
             if path.exists() and (sentence := answer(nbformat.read(path, as_version=4))):
-                title = _title(nbformat.read(root / f"{chapter['file']}.ipynb", as_version=4))
+                title = _title(nbformat.read(of(chapter["file"], root), as_version=4))
                 found.append(f"- {sentence} [{title}](../{chapter['file']}.ipynb)")
         lines += [f"## {part['caption']}", "", *found, ""] if found and "caption" in part else found
     return "\n".join(lines) + "\n"
 
 
-def figure(executed: Path, folder: Path) -> str:
-    """A figure directive with the picture that the answer of a notebook names, its own alternative text and caption; ""
-    where there is none."""
+def figure(executed: Path, source: Path, folder: Path) -> str:
+    """A figure directive with the picture that the answer of a notebook names; its alternative text and caption are the
+    source's, which may have been edited since it ran. "" where there is none."""
     import nbformat
 
-    cells = nbformat.read(executed, as_version=4).cells if executed.exists() else []
-    shown = [output for cell in cells for output in cell.get("outputs", []) if "figure" in output.get("metadata", {})]
-    for cell in cells:
-        about = cell.metadata.get("mystnb", {})
-        for output in cell.get("outputs", []) if "figure" in about else []:
-            png = output.get("data", {}).get("image/png")
-            if png and shown and about["figure"].get("name") == shown[-1].metadata["figure"]:
-                (folder / "results.png").write_bytes(base64.b64decode(png))
-                alt = about["image"]["alt"].replace("\n", " ")
-                caption = about["figure"]["caption"]
-                return f"```{{figure}} results.png\n:alt: {alt}\n:width: 100%\n\n{caption}\n```\n"
-    return ""
+    if not executed.exists():
+        return ""
+    ran, now = (nbformat.read(file, as_version=4).cells for file in (executed, source))
+    names = [o.metadata["figure"] for cell in ran for o in cell.get("outputs", []) if "figure" in o.get("metadata", {})]
+    of_it = lambda cells: [c for c in cells if c.metadata.get("mystnb", {}).get("figure", {}).get("name") in names[-1:]]
+    pictures = [o.data["image/png"] for c in of_it(ran) for o in c.outputs if "image/png" in o.get("data", {})]
+    if not pictures or not (about := [cell.metadata["mystnb"] for cell in of_it(now)]):
+        return ""
+    (folder / "results.png").write_bytes(base64.b64decode(pictures[0]))
+    alt, caption = about[0]["image"]["alt"].replace("\n", " "), about[0]["figure"]["caption"]
+    return f"```{{figure}} results.png\n:alt: {alt}\n:width: 100%\n\n{caption}\n```\n"
 
 
 def answer(executed) -> str:
@@ -61,8 +62,7 @@ def answer(executed) -> str:
             for output in cell.get("outputs", []):
                 text = output.get("data", {}).get("text/markdown", "").removeprefix(HEADING).strip()
                 if text:
-                    first = output.metadata.get("first") or re.split(r"(?<=[.!?])\s+(?=[A-Z`*])", text)[0]
-                    return LINK.sub(_from_book, first)
+                    return LINK.sub(_from_book, output.metadata["first"])
     return ""
 
 

@@ -72,7 +72,7 @@ def quality_table(measured: dict[str, dict]) -> pd.DataFrame:
     for title, content in measured.items():
         for row in content["rows"]:
             if row["what"] in asks and row["low"] is not None:
-                rate = Rate(round(row["value"] * row["n"]), row["n"])
+                rate = Rate.from_flat(row)
                 rows.setdefault((asks[row["what"]], row["part"]), {})[title] = rate.text(1)
     return pd.DataFrame(rows).T.rename_axis(["pictures", "right"])
 

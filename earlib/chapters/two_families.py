@@ -76,7 +76,7 @@ def quality(generator: Generator) -> dict[str, Rate]:
     if measured.get("fingerprint") != generator.fingerprint:
         return {}
     drawn = [row for row in measured["rows"] if row["what"] == "drawn"]
-    return {row["part"]: Rate(round(row["value"] * row["n"]), row["n"]) for row in drawn}
+    return {row["part"]: Rate.from_flat(row) for row in drawn}
 
 
 # ---------------------------------------------------------------- a picture that changes hands

@@ -16,7 +16,8 @@ def trained_parameters(sizes: memory.Sizes, recipe: Recipe) -> int:
 def _rows_and_logits(recipe: Recipe) -> tuple[int, bool]:
     """Sequences of an update, and whether logits are compared."""
     both = recipe.rows == "both" or recipe.objective == "dpo"  # with unconditional rows, or the replacement's picture
-    rows = (2 if both else 1) * recipe.batch + (recipe.retain.pictures if recipe.retain.weight else 0)
+    rows = (2 if both else 1) * recipe.batch * (1 + bool(recipe.adversary) + bool(recipe.begun))  # `hardened.py`
+    rows += recipe.retain.pictures if recipe.retain.weight else 0
     return rows, recipe.space == "logits" or recipe.retain.weight > 0
 
 

@@ -286,7 +286,7 @@ def pool(records: list[dict]) -> list[dict]:
     for rows in groups.values():
         n = sum(r["n"] for r in rows)
         if rows[0]["metric"].endswith("_rate"):
-            found: Rate | Estimate = Rate(sum(round((r["value"] or 0) * r["n"]) for r in rows), n)
+            found: Rate | Estimate = Rate.pooled(map(Rate.from_flat, rows))
         else:
             values = [r["value"] for r in rows]
             ends = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))

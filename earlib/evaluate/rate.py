@@ -9,8 +9,9 @@ numbers are seeded: the same data give the same interval.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,6 +48,11 @@ class Rate:
         rates = list(rates)
         return cls(sum(r.hits for r in rates), sum(r.n for r in rates))
 
+    @classmethod
+    def from_flat(cls, record: Mapping[str, Any]) -> Rate:
+        """Of a record with `value` and `n`, as `flat` gives them."""
+        return cls(round((record["value"] or 0) * record["n"]), record["n"])
+
     @property
     def value(self) -> float | None:
         """Share from 0 to 1; None of no pictures."""
@@ -72,8 +78,8 @@ class Rate:
         """Upper end of `interval`."""
         return self.interval[1]
 
-    def minus(self, other: Rate) -> Estimate:
-        """This rate less `other`, of independent pictures; Newcombe's interval (1998, method 10).
+    def minus(self, other: Rate, share: float = 1.0) -> Estimate:
+        """This rate less a `share` of `other`, of independent pictures; Newcombe's interval (1998, method 10).
 
         Pictures of one training are not independent of each other: compare seeds too. For the same prompts and seeds
         drawn twice, `Estimate.paired` is sharper.
@@ -81,9 +87,9 @@ class Rate:
         if not (self.n and other.n):
             return Estimate(None, 0)
         mine, its = self.hits / self.n, other.hits / other.n
-        value = mine - its
-        low = value - math.hypot(mine - self.low, other.high - its)
-        high = value + math.hypot(self.high - mine, its - other.low)
+        value = mine - share * its
+        low = value - math.hypot(mine - self.low, share * (other.high - its))
+        high = value + math.hypot(self.high - mine, share * (its - other.low))
         return Estimate(value, min(self.n, other.n), low, high)
 
     def json(self) -> list[int]:
@@ -158,16 +164,17 @@ class Estimate:
         half = Z * float(np.std(values, ddof=1)) / n**0.5
         return cls(mean, n, mean - half, mean + half)
 
-    def minus(self, other: Estimate) -> Estimate:
-        """This estimate less `other`, an independent one, with the interval that theirs give (Zou and Donner 2008)."""
+    def minus(self, other: Estimate, share: float = 1.0) -> Estimate:
+        """This estimate less a `share` of `other`, an independent one, with the interval that theirs give (Zou and
+        Donner 2008)."""
         n = min(self.n, other.n)
         if self.value is None or other.value is None:
             return Estimate(None, n)
-        value = self.value - other.value
+        value = self.value - share * other.value
         if self.low is None or self.high is None or other.low is None or other.high is None:
             return Estimate(value, n)
-        low = value - math.hypot(self.value - self.low, other.high - other.value)
-        high = value + math.hypot(self.high - self.value, other.value - other.low)
+        low = value - math.hypot(self.value - self.low, share * (other.high - other.value))
+        high = value + math.hypot(self.high - self.value, share * (other.value - other.low))
         return Estimate(value, n, low, high)
 
     @property

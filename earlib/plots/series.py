@@ -124,7 +124,7 @@ def before_after(records: list[dict], subjects: Sequence[str] | None = None) -> 
             plain = r.get("kind") in (None, "direct", "neighbour")
             called = r["subject"] if plain else f"{r['subject']}, {r['kind']}"
             # the base model may stand in the records of several recipes, with the same pictures: once a seed
-            rates.setdefault((called, r["condition"]), {})[r.get("seed")] = Rate(round(r["value"] * r["n"]), r["n"])
+            rates.setdefault((called, r["condition"]), {})[r.get("seed")] = Rate.from_flat(r)
     names = list(subjects or dict.fromkeys(called for called, _ in rates))
     if missing := [name for name in names if not any(called == name for called, _ in rates)]:
         raise UserError(f"no rate of '{missing[0]}' in these records")

@@ -42,7 +42,8 @@ class Batches(Pictures):
 
         super().__init__(model.model.vqmodel, seed, sizes, without)
         self.processor, self.tok = processor, processor.tokenizer
-        ids, self.line_end = model.model.vocabulary_mapping.img2bpe, model.vocabulary_mapping.eol_token_id
+        mapping = model.model.vocabulary_mapping
+        ids, self.line_end = mapping.img2bpe, mapping.eol_token_id
         self.code_ids_V = torch.tensor([ids[code] for code in range(len(ids))])
         self.question_P = question_ids(processor, (GRID, GRID), QUESTION)
 

@@ -85,10 +85,15 @@ class Pictures:
         number, place = divmod(step, self.sizes.chunk)
         n = self.sizes.drawing
         if self.number != number:
-            scenes = self.scenes(self.sizes.chunk * n, np.random.default_rng([self.seed, 21, number]))
+            scenes = chunk_of(self.seed, number, self.sizes, self.without)
             self.number, self.ready = number, (scenes, self.tokens(render(scenes)))
         rows = np.arange(place * n, (place + 1) * n)
         return self.ready[0][rows], self.ready[1][rows]
+
+
+def chunk_of(seed: int, number: int, sizes: Sizes, without=None):
+    """The scenes that a model is shown in its `number`-th chunk of steps."""
+    return scenes_without(sizes.chunk * sizes.drawing, np.random.default_rng([seed, 21, number]), without)
 
 
 def trained_on(steps: int, seed: int = 0, sizes: Sizes | None = None, without=None) -> Iterator[np.ndarray]:
@@ -97,8 +102,7 @@ def trained_on(steps: int, seed: int = 0, sizes: Sizes | None = None, without=No
     sizes = sizes or Sizes()
     for number in range(-(-steps // sizes.chunk)):
         here = min(sizes.chunk, steps - number * sizes.chunk) * sizes.drawing
-        scenes = scenes_without(sizes.chunk * sizes.drawing, np.random.default_rng([seed, 21, number]), without)
-        yield render(scenes[np.arange(here)])
+        yield render(chunk_of(seed, number, sizes, without)[np.arange(here)])
 
 
 class Batches(Pictures):
