@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from pathlib import Path
 
@@ -54,10 +55,11 @@ class Ledger:
         record |= self.shared | more | found
         if record not in self.records:
             self.records.append(record)
+        form = form if "z" in form else re.sub(r"^([+ -]?)", r"\1z", form)  # z: no -0
         value, low, high = (
-            None if found[key] is None else f"{scale * found[key]:{form}}" for key in ("value", "low", "high")
+            None if found[key] is None else f"{float(scale * found[key]):{form}}" for key in ("value", "low", "high")
         )
-        between = " to " if low is not None and found["low"] < 0 else "–"
+        between = " to " if form.startswith("+") or (low is not None and found["low"] < 0) else "–"
         self.words[name] = str(value) if low is None else f"{value} [{low}{between}{high}]"
         return self.words[name]
 

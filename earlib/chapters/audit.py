@@ -261,7 +261,8 @@ def control(
         (records of `rates`, with `trained_on`; rows; erasures by set and seed). A row tells of one erasure: trained_on,
         seed, `losses` of its windows, how many of them were `skipped`, the slope and share of `unlearned` along
         `streams_NT`, and cosines of its change of weights with two others: of the same seed trained on the concept
-        (`cosine_concept`), and of the same set with the first seed (`cosine_seed`); None where there is none.
+        (`cosine_concept`), and of the same set with the first seed (`cosine_seed`); None where there is none, or
+        no change.
     """
     records, rows, erasures = [], [], {}
     for name, trained in sets.items():
@@ -311,9 +312,11 @@ def change_of(generator: NextToken, erasure: Erasure) -> torch.Tensor:
     return torch.cat([(t.cpu() - own(name)).float().flatten() for name, t in erasure.tensors.items()])
 
 
-def alike(generator: NextToken, a: Erasure, b: Erasure) -> float:
-    """Cosine of the changes of weights that two erasures made: 1 for the same change, 0 for unrelated ones, or none."""
-    return float(F.cosine_similarity(change_of(generator, a), change_of(generator, b), 0))
+def alike(generator: NextToken, a: Erasure, b: Erasure) -> float | None:
+    """Cosine of the changes of weights that two erasures made: 1 for the same change, 0 for unrelated ones; None where
+    one of them changed nothing."""
+    mine, its = change_of(generator, a), change_of(generator, b)
+    return float(F.cosine_similarity(mine, its, 0)) if mine.any() and its.any() else None
 
 
 def unlearned(generator: NextToken, erasure: Erasure, tokens_NT: torch.Tensor) -> dict[str, float]:

@@ -305,7 +305,7 @@ def draw_bars(axis, series: Sequence[Series], groups: Sequence[str], horizontal=
             spot = (max(high, value), at) if horizontal else (at, max(high, value))
             place_of_text = {"ha": "left", "va": "center"} if horizontal else {"ha": "center", "va": "bottom"}
             shift = (3, 0) if horizontal else (0, 1)
-            text = f"{value:.{digits}f}"
+            text = f"{value:z.{digits}f}"
             axis.annotate(text, spot, shift, textcoords="offset points", fontsize=8, color=INK, **place_of_text)
     (axis.set_yticks if horizontal else axis.set_xticks)(range(len(groups)), groups)
     axis.grid(axis="y" if horizontal else "x", visible=False)
