@@ -256,8 +256,9 @@ def _concept_of_mini(args):
     """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when
     they are loaded."""
     from .concepts import load_concept
+    from .generators.profiles import MAKERS
 
-    return load_concept(args.concept, "mini") if args.model in ("mini", "mini-var", "mini-var-vq") else None
+    return load_concept(args.concept, "mini") if args.model in MAKERS else None
 
 
 def _load(args, parts=None):

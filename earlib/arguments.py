@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
                 "--model",
                 type=flags.name,
                 default="mini",
-                help="mini, mini-var, mini-var-vq, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
+                help="mini, mini-var, mini-emu3, janus-pro-1b, janus-pro-7b, a hub id or a folder; default: mini",
             )
             sub.add_argument("--device", help="cpu, cuda, cuda:1 or mps; default: a GPU if there is one")
             sub.add_argument(

@@ -56,7 +56,8 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=16000 State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
-PICTURES = {"direct": 4, "synonym": 2, "compositional": 2, "indirect": 2, "neighbours": 9, "benign": 3}
+PICTURES = {"direct": 4, "synonym": 2, "description": 0, "held-out": 0, "compositional": 2, "indirect": 2}
+PICTURES |= {"neighbours": 9, "benign": 3}
 SETTINGS = {"pairs": 2, "windows.length": 8, "gate.threshold": 0.0, "erasure.strength": [0.5, 1.0]}
 SWEEP = {  # 6 rows, 4 trainings: two strengths share one
     "question": "Does a cluster measure what one machine does?",

@@ -18,7 +18,7 @@ from earlib.erasure.lessons import Lessons
 from earlib.erasure.presets import EAR, EAR_RELEASED, EAR_SHARED, recipe, with_settings
 from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
-from earlib.miniworld.captions import describe
+from earlib.miniworld.captions import plain_caption
 from earlib.miniworld.scenes import render, sample_scenes
 
 from .conftest import tiny_janus
@@ -145,7 +145,7 @@ def test_control_in_small(mini, tmp_path, monkeypatch):
 
 def test_scores_fall_when_pictures_stand_beside_other_prompts():
     scenes = sample_scenes(24, [3], pairs=0.0)
-    images, prompts = render(scenes), describe(scenes, 0, plain=True)
+    images, prompts = render(scenes), [plain_caption(scenes.record(i)) for i in range(len(scenes))]
     chance = np.random.default_rng(0)
     mixed = audit.pairings(images, prompts, np.stack([chance.permutation(len(images)) for _ in range(200)]))
     in_order = audit.pairings(images, prompts, np.arange(len(images))[None])

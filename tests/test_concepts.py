@@ -8,24 +8,17 @@ import pytest
 
 from earlib.concepts import FOLDER, holds_word, list_concepts, load_concept, normal
 from earlib.errors import UserError
-from earlib.miniworld.captions import STYLE_PHRASES, vocabulary, words
-from earlib.miniworld.concepts import mini_concepts, write_mini_concepts
-from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES
+from earlib.miniworld.concepts import VALUES
+from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES
+from earlib.miniworld.words import CONCEPTS, NAMES
 
 MINI = ("church", "nudity", "vangogh")
-PLAIN = {"church": "church", "nudity": "nude figure", "vangogh": ", in the style of van gogh"}
-BETRAYS = {  # words that name or describe the concept: none may stand in a prompt that is meant to be without it
-    "church": ("church", "chapel", "cathedral", "worship", "cross", "pray"),
-    "nudity": ("nude", "naked", "undressed", "unclothed", "bare", "nothing"),
-    "vangogh": ("gogh", "swirling"),
-}
-MORE_MINI = ("boat", "car", "lighthouse", "night", "pixel", "sea", "sketch")
 FULL = ("church", "cyberpunk", "forest", "night", "nudity", "portrait", "vangogh", "watercolor")
-RAW = {concept["name"]: concept for concept in mini_concepts()}
+RAW = {name: json.loads((FOLDER / "mini" / f"{name}.json").read_text(encoding="utf-8")) for name in MINI}
 HAND = json.loads((FOLDER / "church.json").read_text(encoding="utf-8"))
 
 
-@pytest.fixture(params=MINI)
+@pytest.fixture(params=CONCEPTS)
 def concept(request):
     return load_concept(request.param)
 
@@ -38,68 +31,32 @@ def prompts_of(concept):
     yield from (("benign", prompt) for prompt in concept.benign)
 
 
-@pytest.fixture(params=[*MINI, *MORE_MINI])
-def mini_concept(request):
-    return load_concept(request.param)
-
-
 @pytest.fixture(params=FULL)
 def full_concept(request):
     return load_concept(request.param, "janus-pro-7b")
 
 
-def test_minis_concepts_are_there_and_can_be_written_again(tmp_path):
-    assert list_concepts() == sorted([*MINI, *MORE_MINI])
-    for path in write_mini_concepts(tmp_path):
-        assert path.read_bytes() == (FOLDER / "mini" / path.name).read_bytes(), (
-            "run python -m earlib.miniworld.concepts"
-        )
+def test_minis_concepts_are_there():
+    """What their prompts hold is tested in `test_miniworld.py`."""
+    assert list_concepts() == sorted(CONCEPTS)
 
 
-def test_there_are_enough_prompts(concept):
-    least = {"direct": 100, "synonym": 30, "compositional": 30, "indirect": 15, "odd": 5}
-    assert len(concept.pairs) >= 50 and len(concept.benign) >= 200
-    assert {kind: len(group) >= least[kind] for kind, group in concept.tests.items()} == dict.fromkeys(least, True)
-    expected = (
-        [s for s in STYLES if s != "vangogh"]
-        if concept.kind == "style"
-        else [o for o in OBJECTS if o != concept.judge["label"]]
-    )
-    assert list(concept.neighbours) == expected == list(concept.neighbour_judges)
-    assert min(map(len, concept.neighbours.values())) >= (30 if concept.kind == "style" else 20)
+def test_there_are_neighbours_to_keep(concept):
+    attribute, value = CONCEPTS[concept.name]
+    assert len(concept.benign) == 200 and min(map(len, concept.neighbours.values())) >= 24
+    if attribute not in ("time", "framing"):
+        assert list(concept.neighbours) == [other for other in VALUES[attribute] if other != value]
+    assert list(concept.neighbours) == list(concept.neighbour_judges)
 
 
 @pytest.mark.parametrize(
-    "name, profile", [*((name, "mini") for name in (*MINI, *MORE_MINI)), *((name, "janus-pro-1b") for name in FULL)]
+    "name, profile", [*((name, "mini") for name in CONCEPTS), *((name, "janus-pro-1b") for name in FULL)]
 )
 def test_no_prompt_stands_in_two_places(name, profile):
     places = {}
     for where, prompt in prompts_of(load_concept(name, profile)):
         assert normal(prompt) not in places, f"{prompt!r} stands in {places[normal(prompt)]} and in {where}"
         places[normal(prompt)] = where
-
-
-def test_the_mini_model_knows_every_word(mini_concept):
-    known = set(vocabulary())
-    assert {word for _, prompt in prompts_of(mini_concept) for word in words(prompt)} <= known
-
-
-@pytest.mark.parametrize("name", MORE_MINI)
-def test_minis_further_concepts_hold_what_the_first_three_do(name):
-    concept = load_concept(name)
-    assert len(concept.pairs) == 50 and len(concept.benign) == 200 and concept.paper["window"] is None
-    groups = {"object": OBJECTS, "style": STYLES, "scene": PLACES}[concept.kind]
-    assert list(concept.neighbours) == [other for other in groups if other != name] == list(concept.neighbour_judges)
-    assert {"direct", "synonym", "compositional", "odd"} <= set(concept.tests) and len(concept.tests["direct"]) == 120
-    train = {word for pair in concept.pairs for word in concept.words if holds_word(pair.target, [word])}
-    assert len(train) == 1  # the plain name; the others are left to the tests
-    synonyms = concept.words[1:]
-    assert not [
-        prompt
-        for prompt in concept.tests["synonym"]
-        if name in ("boat", "car", "lighthouse") and not holds_word(prompt, synonyms)
-    ]
-    assert not [prompt for prompt in concept.tests.get("indirect", ()) if holds_word(prompt, concept.words)]
 
 
 def test_the_full_size_concepts_are_there():
@@ -184,48 +141,28 @@ def test_the_papers_settings_stand_in_both_sizes(full_concept):
         )
 
 
-def test_a_replacement_differs_by_the_concept_alone(concept):
-    for pair in concept.pairs:
-        plain = PLAIN[concept.name]
-        assert pair.target.count(plain) == 1
-        if concept.name == "church":
-            before, after = pair.target.split(plain)
-            assert pair.replacement.startswith(before) and pair.replacement.endswith(after)
-            assert pair.replacement[len(before) : len(pair.replacement) - len(after)] in OBJECTS
-        elif concept.name == "nudity":
-            expected = pair.target.replace(plain, "person")
-            for colour in COLOURS:
-                expected = expected.replace(f"with a {colour} parasol", f"in {colour} clothes")
-            assert pair.replacement == expected
-        else:
-            assert pair.replacement.removesuffix(" , as a sketch") + " " + plain == pair.target
+def test_a_replacement_differs_by_the_concept_alone():
+    for pair in load_concept("church").pairs:
+        before, after = pair.target.split("church")
+        instead = pair.replacement[len(before) : len(pair.replacement) - len(after)]
+        assert pair.replacement == before + instead + after and instead in OBJECTS
+    for pair in load_concept("nudity").pairs:
+        expected = pair.target.replace("nude figure", "person")
+        for colour in COLOURS:
+            expected = expected.replace(f"with a {colour} parasol", f"in {colour} clothes")
+        assert pair.replacement == expected
+    for name, (attribute, value) in CONCEPTS.items():
+        if attribute in ("place", "time"):
+            plain = NAMES[attribute][value][0]
+            sides = [(pair.target.split(plain), pair.replacement) for pair in load_concept(name).pairs]
+            assert all(other.startswith(before) and other.endswith(after) for (before, after), other in sides)
 
 
 def test_training_names_the_concept_plainly_and_never_in_replacements(concept):
-    allowed = set(words(PLAIN[concept.name]))
-    for pair in concept.pairs:
-        assert not [word for word in words(pair.target) if word in BETRAYS[concept.name] and word not in allowed]
-        assert not [word for word in words(pair.replacement) if word in BETRAYS[concept.name]]
-
-
-def test_neighbours_and_benign_prompts_are_without_the_concept(concept):
-    for where, prompt in prompts_of(concept):
-        if where == "benign" or where.startswith("neighbours"):
-            assert not [word for word in words(prompt) if word in BETRAYS[concept.name]], (where, prompt)
-
-
-def test_kinds_of_test_prompts_are_what_they_are_called(concept):
-    plain = PLAIN[concept.name]
-    assert all(plain in prompt for kind in ("direct", "compositional") for prompt in concept.tests[kind])
-    assert all(" and a" in prompt for prompt in concept.tests["compositional"])
-    assert not any(plain in prompt for kind in ("synonym", "indirect") for prompt in concept.tests[kind])
-    direct = " ".join(concept.tests["direct"])
-    assert all(colour in direct for colour in COLOURS)
-    if concept.kind != "style":
-        assert all(
-            any(phrase.replace("{x}", "").strip(" ,") in direct for phrase in STYLE_PHRASES[style][2:])
-            for style in STYLES
-        )
+    attribute, value = CONCEPTS[concept.name]
+    others = [word for word in concept.words if word not in NAMES[attribute][value][0]]  # are left to the tests
+    assert not [pair for pair in concept.pairs if holds_word(pair.replacement, concept.words)]
+    assert not [pair for pair in concept.pairs if holds_word(pair.target, others)]
 
 
 def test_its_judges_exist(concept):
@@ -238,9 +175,8 @@ def test_its_judges_exist(concept):
 def test_pairs_cover_every_place_and_colour():
     for name in ("church", "nudity"):
         targets = " ".join(pair.target for pair in load_concept(name).pairs)
-        assert all(f" {colour} " in targets for colour in COLOURS) and len(load_concept(name).pairs) == 2 * len(
-            COLOURS
-        ) * len(PLACES)
+        assert all(f" {colour} " in targets for colour in COLOURS)
+        assert all(any(place in targets for place in NAMES["place"][where]) for where in PLACES)
 
 
 def test_the_papers_numbers():

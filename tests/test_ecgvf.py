@@ -7,15 +7,15 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import numpy as np
 import pytest
 
 import earlib.generators.files.fetch as fetching
 from earlib.__main__ import main
 from earlib.concepts import FOLDER, holds_word, load_concept, normal
 from earlib.errors import UserError
-from earlib.miniworld.captions import NOUNS, PLACE_PHRASES, vocabulary, words
-from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES, Scenes, render
+from earlib.miniworld.captions import vocabulary, words
+from earlib.miniworld.scenes import COLOURS, OBJECTS, PLACES, render, sample_scenes
+from earlib.miniworld.words import NAMES
 from earlib.pairs.ecgvf import Settings, write_pairs
 from earlib.pairs.grammar import GrammarWriter
 from earlib.pairs.proposals import parse, proposals
@@ -44,23 +44,26 @@ class Painter:
         return list(zip(prompts, seeds))
 
     def decode(self, tokens):
-        rows = []
-        for prompt, seed in tokens:
+        scenes = sample_scenes(len(tokens), 0, pairs=0.0, portraits=0.0)
+        for i, (prompt, seed) in enumerate(tokens):
             text = self.lies.get(prompt, prompt)
-            found = next((o for o in OBJECTS if any(noun in text for noun in NOUNS[o])), "house")
-            colour = next((i for i, c in enumerate(COLOURS) if c in text), 0)
-            place = next((i for i, p in enumerate(PLACES) if p in text), 0)
-            rows.append(
-                (OBJECTS.index(found), colour, place, STYLES.index("photo"), -1, -1, seed % 3, seed % 2, seed % 2)
-            )
-        return render(Scenes(*np.array(rows, dtype=np.int64).T))
+            named = {
+                kind: [i for i, value in enumerate(values) if any(name in text for name in NAMES[kind][value])]
+                for kind, values in (("object", OBJECTS), ("place", PLACES))
+            }
+            scenes.object[i] = (*named["object"], OBJECTS.index("house"))[0]
+            scenes.colour[i] = next((i for i, c in enumerate(COLOURS) if c in text), 0)
+            scenes.place[i] = (*named["place"], 0)[0]
+            scenes.style[i] = scenes.time[i] = scenes.variant[i] = 0
+            scenes.position[i], scenes.flip[i] = seed % 3, seed % 2
+        return render(scenes)
 
 
 IN_FILE = {p for pair in CHURCH.pairs for p in (pair.target, pair.replacement)} | {
     p for group in CHURCH.tests.values() for p in group
 }
 IN_FILE |= {p for group in (*CHURCH.neighbours.values(), CHURCH.benign) for p in group}
-WHERE = [phrase for place in ("hill", "sea", "desert", "snow") for phrase in PLACE_PHRASES[place]]
+WHERE = [name for place in ("hill", "sea", "desert", "snow") for name in NAMES["place"][place]]
 FRESH = [(f"a {colour} church {where}", f"a {colour} house {where}") for where in WHERE for colour in COLOURS]
 FRESH = [pair for pair in FRESH if not IN_FILE & set(pair)]  # what the concept file does not hold yet
 GOOD, SPARE = FRESH[:10], FRESH[10:14]
@@ -142,7 +145,7 @@ def run(out, writers, generator=None, settings=SMALL, concept=CHURCH):
 # ---------------------------------------------------------------- writers
 
 
-@pytest.mark.parametrize("name", ["church", "nudity", "vangogh", "boat", "night", "sea", "pixel"])
+@pytest.mark.parametrize("name", ["church", "nudity", "vangogh", "boat", "night", "sea", "pixel", "portrait", "forest"])
 def test_the_grammar_speaks_miniworlds_language(name):
     concept, known = load_concept(name), set(vocabulary())
     replies = [GrammarWriter().write(Request(concept, index, 20)) for index in (0, 1, 0)]
@@ -210,7 +213,7 @@ def test_a_question_holds_persona_objective_and_template():
         )
         == 30
     )
-    assert "moonlight" in messages(Request(CHURCH, 0, 1, 0, tuple(vocabulary())))[1]["content"]
+    assert "highlands" in messages(Request(CHURCH, 0, 1, 0, tuple(vocabulary())))[1]["content"]
 
 
 def test_busy_servers_are_asked_again_and_hopeless_ones_given_up(server):

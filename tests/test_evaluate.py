@@ -17,23 +17,24 @@ from hypothesis import strategies as st
 from earlib.concepts import Concept, PromptPair
 from earlib.errors import UserError
 from earlib.evaluate import pictures as pictures_module
+from earlib.evaluate.beside import BESIDE, seen_beside
 from earlib.evaluate.clip import clip_scores, load_clip
 from earlib.evaluate.evaluation import KEYS, evaluate, pool, summarise
 from earlib.evaluate.fidelity import Inception, distances
 from earlib.evaluate.judges import MINI_JUDGE, MiniWorldJudge, load_judge
-from earlib.evaluate.quality import PARTS, direct_prompts, right_caption, right_parts
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.captions import describe
+from earlib.miniworld.damage import RUINS, damage, shuffled
+from earlib.miniworld.quality import PARTS, right
 from earlib.miniworld.scenes import OBJECTS, Scenes, render, sample_scenes
-from earlib.miniworld.train_judges import damage, shuffled
-from earlib.miniworld.train_vq import to_pixels
+from earlib.miniworld.tokenizer import to_pixels
 
 CHURCH = {"name": "miniworld", "group": "object", "label": "church", "threshold": 0.5}
 
 
 @pytest.fixture(scope="module")
 def scenes() -> Scenes:
-    return sample_scenes(240, 12345, pairs=0.0)
+    return sample_scenes(240, 12345, pairs=0.0, portraits=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +84,8 @@ def test_wilson_without_data():
 
 
 def test_judge_is_right_on_fresh_pictures(judge, scenes, images):
-    right = right_parts(judge, images, scenes)
-    assert all(right[part].mean() >= 0.99 for part in PARTS)
+    found = right(judge.probabilities(images), scenes)
+    assert all(found[part].mean() >= 0.99 for part in PARTS)
     assert (judge.shows(images) == (scenes.object == OBJECTS.index("church"))).mean() >= 0.99
 
 
@@ -93,11 +94,11 @@ def test_judge_holds_on_damaged_pictures(judge, scenes, images):
 
     x = damage(to_pixels(images), torch.Generator().manual_seed(0))
     worn = ((x.clamp(-1, 1) + 1) * 127.5).byte().permute(0, 2, 3, 1).numpy()
-    assert right_parts(judge, worn, scenes)["object"].mean() >= 0.97
+    assert right(judge.probabilities(worn), scenes)["object"].mean() >= 0.97
 
 
 def test_judge_sees_both_objects_of_a_pair(judge):
-    pair = sample_scenes(100, 7, pairs=1.0)
+    pair = sample_scenes(100, 7, pairs=1.0, portraits=0.0)
     found = judge.probabilities(render(pair))["object"] >= 0.5
     rows = np.arange(len(pair))
     assert (found[rows, pair.object] & found[rows, pair.object2]).mean() >= 0.98
@@ -110,6 +111,20 @@ def test_judge_finds_nothing_where_nothing_is(judge, scenes, images):
     noise = np.random.default_rng(0).integers(0, 256, images.shape, dtype=np.uint8)
     for nothing in (empty, broken, noise):
         assert (judge.probabilities(nothing)["object"].max(1) >= 0.5).mean() <= 0.05
+
+
+def test_beside_a_rate_ruin_is_seen(judge, scenes, images):
+    """What the second judge says of whole pictures, and of the same pictures ruined."""
+    church, whole = scenes.object == OBJECTS.index("church"), seen_beside(judge, images)
+    assert list(whole) == list(BESIDE) and (whole["second"] == church).mean() >= 0.98
+    assert whole["object"].mean() >= 0.98 and whole["unfinished"].mean() <= 0.05
+    instead = np.isin(scenes.object, [OBJECTS.index(o) for o in ("house", "tower", "tree", "windmill", "lighthouse")])
+    assert (whole["replacement"] == instead).mean() >= 0.95
+    rng = np.random.default_rng(0)
+    for ruin in (*RUINS, lambda first, others, rng: shuffled(first, rng, 4)):
+        ruined = seen_beside(judge, np.clip(ruin(images, images[::-1], rng), 0, 255).astype(np.uint8))
+        assert ruined["unfinished"].mean() >= 0.9 and ruined["object"].mean() <= 0.1
+    assert seen_beside(SimpleNamespace(), images) == {}
 
 
 def test_judge_does_not_depend_on_the_batch(judge, images):
@@ -260,32 +275,6 @@ def test_wrong_clip_names():
         load_clip("ViT-B-32")
 
 
-# ---------------------------------------------------------------- the quality table
-
-
-def test_direct_prompts_name_all_four():
-    asked, prompts = direct_prompts(50)
-    assert len(prompts) == 50 and prompts == direct_prompts(50)[1]
-    for i, prompt in enumerate(prompts):
-        record = asked.record(i)
-        assert record["colour"] in prompt and right_caption(prompt, record) == (True, True, True)
-
-
-@pytest.mark.parametrize(
-    "text, obj, style, right",
-    [
-        ("A sketch of a red lighthouse by the sea", "lighthouse", "sketch", (True, True, True)),
-        ("a red lighthouse", "house", "photo", (False, True, False)),
-        ("a naked person by van gogh", "person", "vangogh", (False, True, False)),
-        ("a church and a boat", "church", "photo", (False, True, False)),
-        ("pixel art of a mill, in pencil", "windmill", "pixel", (True, False, False)),
-        ("", "car", "photo", (False, True, False)),
-    ],
-)
-def test_captions_are_read_right(text, obj, style, right):
-    assert right_caption(text, {"object": obj, "style": style}) == right
-
-
 # ---------------------------------------------------------------- evaluate
 
 
@@ -305,7 +294,8 @@ class FakeGenerator:
 
     def decode(self, codes):
         scenes = (
-            dataclasses.replace(sample_scenes(1, s, pairs=0.0), object=np.array([OBJECTS.index(o)])) for o, s in codes
+            dataclasses.replace(sample_scenes(1, s, pairs=0.0, portraits=0.0), object=np.array([OBJECTS.index(o)]))
+            for o, s in codes
         )
         return np.concatenate([render(scene) for scene in scenes])
 
@@ -352,6 +342,8 @@ def test_records_tell_what_was_erased(fake, church):
     assert (base["value"], erased["value"]) == (1.0, 0.0) and base["n"] == 12 and erased["seed"] == "0,1,2"
     assert erased["paper"] == 0.11 and by["concept_rate", "church", "compositional", "erased"]["paper"] is None
     assert base["recipe"] is None and erased["recipe"] == "ear"
+    seen = {what: by[f"{what}_rate", "church", "direct", "erased"]["value"] for what in BESIDE}
+    assert seen["object"] >= 0.9 <= seen["replacement"] and seen["second"] == 0.0 and seen["unfinished"] <= 0.1
     assert (
         by["neighbour_rate", "all", "neighbour", "erased"]["value"] == 1.0
         and by["neighbour_rate", "all", "neighbour", "base"]["n"] == 24

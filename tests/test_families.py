@@ -185,4 +185,4 @@ def test_counterparts():
 
 def test_quality_is_that_of_the_weights_at_hand(either, mini):
     assert two_families.quality(either) == {}
-    assert set(two_families.quality(mini)) == {"object", "style", "place", "colour", "all four"}
+    assert {"object", "style", "place", "colour", "all"} <= set(two_families.quality(mini))

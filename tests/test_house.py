@@ -31,10 +31,6 @@ LEVELS = (
     ("book",),
     ("flags", "arguments", "doctor", "__main__"),
 )
-# what a file below may ask of one above it, and why
-ALLOWED = {
-    ("evaluate.quality", "miniworld")  # draws the world's own prompts
-}
 LONGEST = 350  # lines of a file
 
 
@@ -76,10 +72,7 @@ def level_of(module: str) -> int:
 
 def test_rooms_import_one_way():
     back = {
-        f"{module} -> {other}"
-        for module in FILES
-        for other in imports(module)
-        if level_of(other) > level_of(module) and (module, other.split(".")[0]) not in ALLOWED
+        f"{module} -> {other}" for module in FILES for other in imports(module) if level_of(other) > level_of(module)
     }
     assert not back
 

@@ -22,7 +22,7 @@ from earlib.evaluate.clip import MINI_CLIP, benign_half, concept_phrases, in_pro
 from earlib.evaluate.judges import MINI_JUDGE, Judge, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
 from earlib.evaluate.rate import Estimate
-from earlib.evaluate.understanding import naming_words, question_about, recognition, world_pictures
+from earlib.evaluate.understanding import question_about, recognition, world_pictures
 from earlib.generators import protocol
 from earlib.generators.base import Past
 from earlib.miniworld.scenes import OBJECTS, render, sample_scenes
@@ -416,7 +416,7 @@ def test_prefix_probe_gives_what_it_says(generator, tokens):
 
 
 def test_world_pictures_differ_by_the_concept_alone():
-    for concept in ("church", "vangogh"):
+    for concept in ("church", "vangogh", "forest", "night", "portrait"):
         judge = load_judge(load_concept(concept).judge)
         shows, without = world_pictures(judge, 20)
         assert (
@@ -477,9 +477,7 @@ def test_recognition_before_and_after(question):
     )
 
 
-def test_words_and_questions_of_a_concept():
-    assert "chapel" in naming_words(load_concept("church")) and "by van gogh" in naming_words(load_concept("vangogh"))
-    assert "nude figure" in naming_words(load_concept("nudity"))
+def test_questions_of_a_concept():
     assert question_about(load_concept("church")).endswith("Answer yes or no.") and "church" in question_about(
         load_concept("church")
     )

@@ -246,7 +246,7 @@ def test_no_pictures_and_too_long_prompts(generator):
     assert len(generator.decode(generator.sample([], []))) == 0
     with pytest.raises(UserError, match="a prompt of 21 words is too long: 16 fit; it begins 'church"):
         generator.sample(["a boat", "church " * 20], [1, 2])
-    assert generator.unknown_words(["a church beside a Xylophone"]) == ["beside", "xylophone"]
+    assert generator.unknown_words(["a church atop a Xylophone"]) == ["atop", "xylophone"]
 
 
 # ------------------------------------------------------------------ quantisers
@@ -359,7 +359,7 @@ def test_a_codebook_of_the_wrong_width_is_refused(folder):
 def test_folders_that_hold_no_model_are_refused(folder, tmp_path_factory, monkeypatch):
     monkeypatch.setitem(load.PROFILES, "mini-var", tmp_path_factory.mktemp("untrained"))
     with pytest.raises(
-        UserError, match="'mini-var' is missing from .*; make it as said by: python -m earlib.miniworld.train_var"
+        UserError, match="'mini-var' is missing from .*; make it with: python -m .*miniworld.make --out .* var"
     ):
         load_generator("mini-var")
     with pytest.raises(UserError, match="no model 'mini-vat'.*mini-var"):
@@ -392,18 +392,3 @@ def test_sizes_that_do_not_belong_together_are_refused(flags, message):
 
 
 # ------------------------------------------------------------------ training
-
-
-@pytest.mark.parametrize("quantiser", ["bsq", "vq"])
-def test_both_stages_learn(quantiser, tmp_path):
-    from earlib.miniworld.train_var_tokenizer import train_tokenizer
-    from earlib.miniworld.train_var_trunk import train_trunk
-
-    model = tiny(quantiser, image_size=48, strides=(4, 2), text_length=32).model.requires_grad_(True)
-    with torch.compiler.set_stance("force_eager"):
-        first = train_tokenizer(model.tokenizer, tmp_path / "tokenizer", steps=60, batch=8)
-        second = train_trunk(model, tmp_path / "trunk", steps=30, batch=8, pool=40)
-    assert first[-1]["mse"] < 0.7 * first[0]["mse"]
-    assert second[-1]["loss"] < 0.97 * second[0]["loss"]
-    assert set(second[0]) >= {f"nats{k}" for k in range(4)} | {f"right{k}" for k in range(4)}
-    assert not model.trunk.training and not model.tokenizer.training

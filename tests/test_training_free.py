@@ -110,7 +110,7 @@ def test_a_concept_is_called_what_its_targets_have_and_its_replacements_lack():
     assert [without_words(name) for name in ("church", "nudity", "vangogh")] == [
         "church",
         "nude figure",
-        "in the style of van gogh",
+        "van gogh painting",
     ]
     assert without_words("pixel") == "pixel art" and without_words("vangogh", "janus-pro-7b") == "van gogh"
     assert name_of(load_concept("vangogh", "janus-pro-7b")) == "Van Gogh", "a concept with words is called by the first"

@@ -48,7 +48,8 @@ def run_key(entry: Entry, values: dict, shared: str, root: Path = ROOT) -> str:
     root = Path(root)
     code = [cell.source for cell in nbformat.read(root / entry.path, as_version=4).cells if cell.cell_type == "code"]
     files = closure(imported(_without_magics("\n".join(code)), root), root)
-    files |= {root / SWEEPS / f"{table}.jsonl" for table in entry.tables} | {root / file for file in entry.reads}
+    tables = {root / SWEEPS / f"{table}.jsonl" for table in entry.tables}
+    files |= {table for table in tables if table.is_file()} | {root / file for file in entry.reads}
     parts = [code, values, shared, _files_hash(files, root)]
     if entry.tables:
         asked = yaml.safe_load((root / "book" / "sweeps.yml").read_text(encoding="utf-8")) or {}

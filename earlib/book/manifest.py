@@ -46,6 +46,8 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
         raise UserError(f"{manifest}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not isinstance(content.get("notebooks"), list):
         raise UserError(f"{manifest}: must hold `notebooks:`, a list of {{name, path, ...}}")
+    sweeps = file.with_name("sweeps.yml")  # a table that it asks for may be measured later
+    planned = yaml.safe_load(sweeps.read_text(encoding="utf-8")) or {} if sweeps.is_file() else {}
     shared = {key: content[key] for key in ("timeout", "slurm") if key in content}
     if unknown := set(content) - {"notebooks", *shared}:
         raise UserError(
@@ -65,10 +67,8 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
         if not all(isinstance(d, dict) for d in (entry.parameters, entry.profiles, entry.slurm)):
             raise UserError(f"{manifest}: notebook '{entry.name}': parameters, profiles and slurm are mappings")
         for table in entry.tables:
-            if not (Path(root) / SWEEPS / f"{table}.jsonl").is_file():
-                raise UserError(
-                    f"{manifest}: notebook '{entry.name}' reads a table that is not there: {SWEEPS}/{table}.jsonl"
-                )
+            if table not in planned and not (Path(root) / SWEEPS / f"{table}.jsonl").is_file():
+                raise UserError(f"{manifest}: notebook '{entry.name}' reads a table that nobody plans: '{table}'")
         for file in entry.reads:
             if not (Path(root) / file).is_file():
                 raise UserError(f"{manifest}: notebook '{entry.name}' reads a file that is not there: {file}")

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import __version__
 from ..errors import UserError
+from ..evaluate.beside import BESIDE
 from ..evaluate.evaluation import format_value
 from ..evaluate.judge import describe, file_version
 from ..evaluate.pictures import draw_sets, must_veil, veil
@@ -53,6 +54,10 @@ TITLES = {
     "first_row_entropy": "entropy of the first row, nats",
     "first_row_spread": "entropy of the first row, over pictures, nats",
     "likelihood_gap": "likelihood gap of its pictures, nats a code",
+    "second_rate": "the concept, by the second judge",
+    "object_rate": "any object",
+    "replacement_rate": "what replaces it in training",
+    "unfinished_rate": "nothing that is whole",
     "caption_rate": "captions that name it",
     "question_rate": "answers that say yes",
 }
@@ -163,6 +168,9 @@ def write_page(case: Case, sections: dict[str, dict], folder: Path, show_explici
     page.picture(*figures.bars(sections["rates"]["records"]))
     page.table(rates.rows("concept_rate", kind="asked for"), rates.judges("concept_rate"))
     page.table(rates.rows("detections", kind="prompts", subject="label"), rates.judges("detections"))
+    direct = _Table([record for record in sections["rates"]["records"] if record["kind"] == "direct"])
+    beside = [row for what in BESIDE for row in direct.rows(f"{what}_rate", titled=True)]
+    page.table(beside, f"What else is seen where it is asked for by name. {direct.judges('second_rate')}")
 
     page.heading("What else changed?")
     page.text(

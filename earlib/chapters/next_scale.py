@@ -64,16 +64,17 @@ def usage(generator: NextScale, codes: torch.Tensor, seed: int = 0) -> list[dict
 
 
 def quality_table(measured: dict[str, dict]) -> pd.DataFrame:
-    """What `quality.py` wrote of several models (title -> content of the file), side by side, in per cent."""
+    """What `miniworld/quality.py` wrote of several models (title -> content of the file), side by side, in per cent: of
+    direct prompts, and of rendered pictures that went through the model's picture tokenizer, as the first judge sees
+    them."""
     import pandas as pd
 
-    asks = {"drawn": "drawn as asked", "judge_on_reconstructions": "through the tokenizer"}
+    asks = {"direct": "drawn as asked", "rebuilt": "through the tokenizer"}
     rows: dict[tuple, dict] = {}
     for title, content in measured.items():
         for row in content["rows"]:
-            if row["what"] in asks and row["low"] is not None:
-                rate = Rate.from_flat(row)
-                rows.setdefault((asks[row["what"]], row["part"]), {})[title] = rate.text(1)
+            if row["what"] in asks and row["judge"] == "judge" and row["value"] is None:
+                rows.setdefault((asks[row["what"]], row["part"]), {})[title] = Rate(row["hits"], row["n"]).text(1)
     return pd.DataFrame(rows).T.rename_axis(["pictures", "right"])
 
 

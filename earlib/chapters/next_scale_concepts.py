@@ -66,7 +66,7 @@ def gaps(frame: pd.DataFrame, most: float = 0.2) -> pd.DataFrame:
     for row in frame[frame.recipe.notna() & frame.direct.notna()].to_dict("records"):
         if row["direct"].value <= most:
             found = {"by name": plain(row["direct"])}
-            for kind, words in (("synonym", "synonym"), ("compositional", "two things"), ("indirect", "described")):
+            for kind, words in (("synonym", "synonym"), ("description", "described"), ("compositional", "two things")):
                 if row[kind] is not None:
                     found[words] = in_words(row[kind].minus(row["direct"]))
             rows[row["concept"], row["label"]] = found

@@ -72,23 +72,6 @@ def better(frame: pd.DataFrame, reference: str) -> dict[str, list[str]]:
     return found
 
 
-def against_codebook(bits: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
-    """The methods of `var-vq` (a codebook) beside those of `var-main` (bits), concept by concept."""
-    import pandas as pd
-
-    trained = lambda frame: {
-        (row["concept"], row["label"]): row for row in frame[frame.direct.notna()].to_dict("records")
-    }
-    found, of_bits = {}, trained(bits)
-    for which, row in trained(rows).items():
-        if which in of_bits:
-            found[which] = {}
-            for kind, words in KINDS.items():
-                found[which] |= {(words, "bits"): plain(of_bits[which][kind]), (words, "codebook"): plain(row[kind])}
-                found[which][words, "difference"] = difference(of_bits[which], row, kind).points()
-    return pd.DataFrame(found).T.rename_axis(["concept", "recipe"])
-
-
 def by_scale(
     generator: NextScale, pairs, recipe: ScaleRecipe, seed: int = 0, erasure: Erasure | None = None
 ) -> pd.DataFrame:

@@ -1,5 +1,4 @@
-"""Chapter 24, the methods for next-scale models side by side: what each is, how its settings were chosen, and what
-becomes of the papers' claims."""
+"""Chapter 24, the methods for next-scale models side by side: what each is, and what becomes of the papers' claims."""
 
 from __future__ import annotations
 
@@ -7,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from ..evaluate.rate import Estimate, Rate
-from ..sweeps.compare import KINDS, NOT_TOLD, difference, margin, plain, told
+from ..sweeps.compare import KINDS, NOT_TOLD, difference, plain, told
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,7 +36,6 @@ PAPER = {
     ("nudity", "direct"): {"base": 158 / 158, "s-vare": 5 / 158},
     ("vangogh", "direct"): {"base": 0.760, "s-vare": 0.082},
 }
-CHOSEN_AS = {"uce": "recommended"}  # what was tried of the left one became the right one
 NO_NUMBER = "no number at hand"
 CLAIMS = (  # what is claimed, from which method to which, of what, the sign that it has (0: none), the paper's number
     ("a history for each is worse for the rest than one for both", "naive", "vare", "neighbours", 1, NO_NUMBER),
@@ -73,53 +71,6 @@ def grid(profile: str = "mini-var") -> pd.DataFrame:
             "step size": f"{r.lr:g}",
         }
     return pd.DataFrame(rows).T.rename_axis("recipe")
-
-
-def rule(frame: pd.DataFrame, profile: str = "mini-var") -> tuple[pd.DataFrame, str]:
-    """How settings were chosen: each recipe's margin (neighbours less concept) at each that was tried.
-
-    Args:
-        frame: rows of `var-dev`.
-        profile: whose recipes should have what the rule takes.
-
-    Returns:
-        (the table, a sentence that says whether they do)
-    """
-    import pandas as pd
-
-    from ..erasure.presets import recipe
-    from ..erasure.settings import get
-
-    in_short = lambda settings: ", ".join(
-        f"{k} {v:g}" if isinstance(v, float) else f"{k} {v}" for k, v in settings.items()
-    )
-    rows, same, other, tried = {}, [], [], frame[frame.recipe.notna()]
-    for name in tried.recipe.unique():
-        mine = tried[tried.recipe == name].to_dict("records")
-        greatest = max((margin(row).value for row in mine if row["direct"] is not None), default=None)
-        level = []  # the settings that the rule takes; several, where margins are equal
-        for row in mine:
-            cell = {"margin": "diverged"}
-            if row["direct"] is not None:
-                taken = margin(row).value == greatest
-                level += [row["settings"]] if taken else []
-                cell = {words: plain(row[kind]) for kind, words in KINDS.items()}
-                cell |= {"KL drift": plain(row["kl_drift"], "kl_drift"), "margin": margin(row).points()}
-                cell["greatest"] = "yes" if taken else ""
-            rows[name, in_short(row["settings"])] = cell
-        if not level:
-            continue
-        called = CHOSEN_AS.get(name, name)
-        has = next((s for s in level if recipe(called, profile, **s) == recipe(called, profile)), None)
-        if has:
-            among = f" (one of {len(level)} that are level)" if len(level) > 1 else ""
-            same.append(f"`{called}` {in_short(has)}{among}")
-        else:
-            own = {field: get(recipe(called, profile), field) for field in level[0]}
-            takes = " or ".join(map(in_short, level))
-            other.append(f" For `{called}` the rule takes {takes}, and the recipe has {in_short(own)}.")
-    sentence = f"What the rule takes is what the recipe has: {'; '.join(same)}." if same else ""
-    return pd.DataFrame(rows).T.fillna("").rename_axis(["recipe", "tried"]), (sentence + "".join(other)).strip()
 
 
 def one_of(frame: pd.DataFrame, concept: str, label: str) -> dict | None:

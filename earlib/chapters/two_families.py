@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 FAMILIES = ("next-token", "next-scale")
 QUALITY = {  # profile -> what was measured of the shipped model
-    "mini": DATA / "mini" / "quality.json",
-    "mini-var": DATA / "mini-var" / "metrics.json",
+    "mini": DATA / "mini" / "quality-janus.json",
+    "mini-var": DATA / "mini" / "quality-var.json",
 }
 IDEAS = {  # what it is -> (next-token recipe, next-scale recipe, in what the two differ besides)
     "the name as a negative prompt": ("negative-prompt", "negative-prompt", "nothing"),
@@ -69,14 +69,14 @@ def spelled(generator: Generator, prompts: list[str], codes_NT: torch.Tensor) ->
 
 
 def quality(generator: Generator) -> dict[str, Rate]:
-    """What the files beside a mini model's weights say about its pictures: part -> how many are right. Empty for other
-    models and weights."""
+    """What the files beside a mini model say about its pictures of direct prompts: part -> how many are right. Empty
+    for other models and weights."""
     file = QUALITY.get(generator.profile)
     measured = read_json(file) if file is not None and file.is_file() else {}
     if measured.get("fingerprint") != generator.fingerprint:
         return {}
-    drawn = [row for row in measured["rows"] if row["what"] == "drawn"]
-    return {row["part"]: Rate.from_flat(row) for row in drawn}
+    drawn = [row for row in measured["rows"] if (row["what"], row["judge"], row["value"]) == ("direct", "judge", None)]
+    return {row["part"]: Rate(row["hits"], row["n"]) for row in drawn}
 
 
 # ---------------------------------------------------------------- a picture that changes hands

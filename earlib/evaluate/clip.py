@@ -72,7 +72,7 @@ def load_clip(model: str = MINI_CLIP) -> Clip:
         folder = Path(model.removeprefix("local-dir:"))
         weights = folder / "open_clip_model.safetensors"
         if not weights.is_file():
-            how = "train the mini one with `python -m earlib.miniworld.train clip`, or restore data/mini/clip"
+            how = "`python -m earlib.miniworld.make --out data/mini clip` makes the mini one; or restore data/mini/clip"
             raise UserError(f"no open_clip model in {folder}; {how}")
         name, pretrained, version = model, None, file_version(weights)
     else:

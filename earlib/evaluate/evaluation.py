@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..errors import UserError
+from .beside import second_judge, seen_beside
 from .clip import MINI_CLIP, clip_scores, in_prompt_scores, load_clip
 from .fidelity import LEAST, Inception, distances, features_of
 from .judge import Judge, MiniWorldJudge, describe, describe_all
@@ -85,8 +86,9 @@ def evaluate(
             distances.
 
     Returns:
-        list: flat records with the columns `KEYS`. `concept_rate` for each kind of test prompt; with NudeNet also
-        `detections` of each label, a count; `neighbour_rate` for each neighbour, and "all" together; `in_prompt_clip`,
+        list: flat records with the columns `KEYS`. `concept_rate` for each kind of test prompt, and in MiniWorld what
+        its second judge sees beside it (`beside.py`); with NudeNet also `detections` of each label, a count;
+        `neighbour_rate` for each neighbour, and "all" together; `in_prompt_clip`,
         pictures of the concept against the benign half of their prompts; on the benign pictures `clip_score`, `kid`,
         `fid`, `precision`, `recall` against real pictures, and `fid` of erased against base (kind base).
 
@@ -149,6 +151,9 @@ def judged(
         shown[role, name] = Measured(judge.shows(pictures[role, name]), sets[role, name], describe(judge))
         which = ("concept_rate", concept.name, name) if role == "test" else ("neighbour_rate", name, "neighbour")
         found[which] = shown[role, name]
+        for what, seen in seen_beside(judge, pictures[role, name]).items() if role == "test" else ():
+            who = describe(second_judge(judge))
+            found[f"{what}_rate", concept.name, name] = Measured(seen, sets[role, name], who)
     if neighbours := [which for which in judges if which[0] == "neighbour"]:
         # a neighbour's pictures of all seeds, then the next neighbour's: the prompts in the same order
         values = np.concatenate([shown[which].values for which in neighbours])
@@ -242,7 +247,7 @@ def real_pictures(judge: MiniWorldJudge, n: int = REFERENCE, seed: int = 97) -> 
     [n, 48, 48, 3], always the same."""
     from ..miniworld.scenes import render, sample_scenes
 
-    scenes = sample_scenes(2 * n, [seed, 0], pairs=0.0)
+    scenes = sample_scenes(3 * n, [seed, 0], pairs=0.0)  # of times and framings there are but two
     without = np.flatnonzero(getattr(scenes, judge.group) != judge.groups[judge.group].index(judge.label))
     return render(scenes[without[:n]])
 

@@ -19,7 +19,7 @@ from .. import DATA
 from ..errors import UserError, nearest
 from .rate import Rate
 
-MINI_JUDGE = DATA / "mini" / "judge"
+MINI_JUDGE, SECOND_JUDGE = DATA / "mini" / "judge", DATA / "mini" / "judge2"
 BATCH = 256  # pictures judged at once
 
 
@@ -74,11 +74,11 @@ def file_version(path: str | Path) -> str:
 
 
 class MiniWorldJudge(Judge):
-    """MiniWorld's classifier (`earlib/miniworld/train_judges.py`): objects and colours by sigmoid, style and place by
+    """One of MiniWorld's two classifiers (`earlib/miniworld/judges.py`): objects and colours by sigmoid, all else by
     softmax.
 
     Args:
-        group: object, colour, style or place.
+        group: object, colour, style, place, time, framing, left, back; of the second judge also state.
         label: what is looked for, one of the group's names.
         threshold: least probability.
         folder: where the classifier lies.
@@ -96,7 +96,8 @@ class MiniWorldJudge(Judge):
         if label not in self.groups[group]:
             raise UserError(f"judge 'miniworld': no {group} is called '{label}'; {nearest(label, self.groups[group])}")
         self.group, self.label, self.threshold = group, label, threshold
-        self.name = f"miniworld {group}:{label}"
+        who = "miniworld-second" if Path(folder) == SECOND_JUDGE else "miniworld"
+        self.name = f"{who} {group}:{label}"
 
     def probabilities(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """What each picture shows: group to float64 [N, names], columns as in `self.groups`."""
@@ -114,7 +115,8 @@ class MiniWorldJudge(Judge):
         return found
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        """Pooled features before the last layer: float32 [N, 192]. FID and KID are computed on these."""
+        """Pooled features of the first judge before its last layer: float32 [N, 192]. FID and KID are computed on
+        these."""
         pooled = lambda part: self._run(self.model.resnet, part).pooler_output.flatten(1).numpy()
         return in_batches(pooled, check_images(images), self.model.config.hidden_sizes[-1])
 
@@ -148,14 +150,14 @@ def _miniworld(folder: str) -> tuple[Any, Any, dict[str, list[str]], str]:
     """Model (float32), image processor, names by group, version: loaded once, as all judges of an evaluation share
     them."""
     import torch
-    from transformers import AutoImageProcessor, ResNetForImageClassification
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     weights = Path(folder) / "model.safetensors"
     if not weights.is_file():
-        how = "train it with `python -m earlib.miniworld.train judge`, or restore data/mini/judge"
+        how = "make it with `python -m earlib.miniworld.make --out data/mini judge judge2`, or restore data/mini"
         raise UserError(f"no MiniWorld judge in {folder}; {how}")
     with no_bars():
-        model = ResNetForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
+        model = AutoModelForImageClassification.from_pretrained(folder, dtype=torch.float32).eval()
     groups: dict[str, list[str]] = {}
     for i in range(len(model.config.id2label)):
         group, name = model.config.id2label[i].split(":")

@@ -9,7 +9,7 @@ nothing is drawn here.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -38,13 +38,14 @@ def recognition(
         concept: what is looked for.
         shows, without: uint8 pictures [N, H, W, 3] of the model's own size, with the concept and without it.
         erasure: is asked too, if it is given.
-        question: its answer must begin with "yes". Without one, the model's caption must hold one of `naming_words`.
+        question: its answer must begin with "yes". Without one, the model's caption must name
+            the concept (`clip.concept_phrases`).
 
     Returns:
         list: {"condition": base or erased, "pictures": "with the concept" or "without it", "rate", "answers"}, and of
         the erasure "change": the paired difference.
     """
-    words = naming_words(concept)
+    words = concept_phrases(concept)
     said: dict[tuple[str, str], np.ndarray] = {}
     rows = []
     for condition, change in (("base", None), ("erased", erasure)):
@@ -67,23 +68,6 @@ def says_yes(answer: str) -> bool:
     return answer.strip().casefold().startswith("yes")
 
 
-def naming_words(concept: Concept) -> tuple[str, ...]:
-    """Words by which a caption names `concept`: MiniWorld's own wordings, elsewhere those of the concept file."""
-    if concept.judge["name"] != "miniworld":
-        return concept_phrases(concept)
-    from ..miniworld.captions import NOUNS, PLACE_PHRASES, STYLE_PHRASES
-
-    group, label = concept.judge.get("group", "object"), concept.judge.get("label", "church")
-    if group == "style":
-        return tuple(
-            phrase.replace("{x}", "").strip(" ,").removesuffix(" of")
-            for phrase in STYLE_PHRASES[label]
-            if phrase != "{x}"
-        )
-    named: dict[str, Any] = {"object": NOUNS, "place": PLACE_PHRASES}
-    return named.get(group, {}).get(label, (label,))
-
-
 def question_about(concept: Concept) -> str:
     """A yes-or-no question about the concept, for models that were taught to answer questions. MiniJanus was taught to
     caption only."""
@@ -94,7 +78,7 @@ def question_about(concept: Concept) -> str:
 
 def world_pictures(judge: MiniWorldJudge, n: int = 100, seed: int = 2027) -> tuple[np.ndarray, np.ndarray]:
     """`n` MiniWorld pictures with what `judge` looks for and the same `n` scenes without it (another object, place, ...
-    in its stead), one object each.
+    in its stead), one object each, in whole view unless portraits are looked for.
 
     Both uint8 [n, 48, 48, 3]; always the same for the same seed.
     """
@@ -102,7 +86,7 @@ def world_pictures(judge: MiniWorldJudge, n: int = 100, seed: int = 2027) -> tup
 
     from ..miniworld.scenes import render, sample_scenes
 
-    scenes = sample_scenes(n, [seed, 0], pairs=0.0)
+    scenes = sample_scenes(n, [seed, 0], pairs=0.0, portraits=0.0)
     names = judge.groups[judge.group]
     label = names.index(judge.label)
     own = getattr(scenes, judge.group)

@@ -85,7 +85,7 @@ def family_of(model: str | Path | Generator) -> str:
 
         return "next-scale" if isinstance(model, NextScale) else "next-token"
     folder = Path(PROFILES.get(str(model), model))
-    var = "var" in MAKERS.get(str(model), "") or any(folder.glob(INFINITY)) or _has_schedule(folder)
+    var = "var" in str(MAKERS.get(str(model), "")).split() or any(folder.glob(INFINITY)) or _has_schedule(folder)
     return "next-scale" if var else "next-token"
 
 
@@ -105,8 +105,8 @@ def _locate(model: str) -> Path | None:
     folder = Path(source)
     if model in MAKERS and not (folder / "config.json").is_file():
         where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-        line = f"the model '{model}' is missing from {where}"
-        raise UserError(f"{line}; make it as said by: python -m earlib.miniworld.{MAKERS[model]} --help")
+        how = f"make it with: python -m earlib.miniworld.make --out {where.parent} {MAKERS[model]}"
+        raise UserError(f"the model '{model}' is missing from {where}; {how}")
     if not folder.exists():
         if pickled := re.fullmatch(r"deepseek-ai/Janus-Pro-(\w+)", source, re.IGNORECASE):
             instead = f"the same for transformers is deepseek-community/Janus-Pro-{pickled[1].upper()}"

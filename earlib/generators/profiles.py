@@ -18,14 +18,20 @@ if TYPE_CHECKING:
 
 PROFILES = {  # profile -> where its weights are; a shape has none
     "mini": str(DATA / "mini" / "janus"),
-    "mini-var": str(DATA / "mini-var"),  # a code is 16 bits
-    "mini-var-vq": str(DATA / "mini-var-vq"),  # a code is a row of a codebook
+    "mini-var": str(DATA / "mini" / "var"),
+    "mini-emu3": str(DATA / "mini" / "emu3"),
+    "mini-never": str(DATA / "mini" / "janus-never-church-nudity-vangogh"),  # an oracle: it was never shown these three
     "janus-pro-1b": "deepseek-community/Janus-Pro-1B",
     "janus-pro-7b": "deepseek-community/Janus-Pro-7B",
     "janus-pro-1b-shape": "",
     "janus-pro-7b-shape": "",
 }
-MAKERS = {"mini": "train", "mini-var": "train_var", "mini-var-vq": "train_var"}  # what in earlib.miniworld trains it
+MAKERS = {  # what `python -m earlib.miniworld.make --out data/mini` is told to make it
+    "mini": "tokenizer eye janus",
+    "mini-var": "var-tokenizer var",
+    "mini-emu3": "emu3-tokenizer emu3",
+    "mini-never": "--without church,nudity,vangogh",
+}
 INFINITY = "infinity_*"  # files and folders that only a folder of Infinity holds
 RECORD = "conversion.json"  # written by `convert` before the first weight; config.json comes last
 MERGED = "merged.json"  # written beside a model into which an erasure was merged: what into what

@@ -1,1 +1,5 @@
-"""MiniWorld: a procedural world of captioned pictures, and the mini models that are trained on it."""
+"""MiniWorld: a procedural world of captioned pictures, its language, its judges, and the training of the mini models.
+
+`scenes.py` says what is in a picture and draws it, `art.py` and `objects.py` how things look, `captions.py` how they
+are told, `make.py` makes every weight.
+"""

@@ -1,136 +1,168 @@
-"""The caption language of MiniWorld: how its pictures are described, and every word that the mini models know.
+"""The caption language of MiniWorld: how pictures are told, which wordings are held out, and every word of it.
 
-A caption names what the picture shows in one of several phrasings; some leave the colour or the place open, a few
-describe the concept without naming it. The style left open means a photo. Prompts that no caption resembles (`ODD`) are
-held out.
+A caption names or describes what the picture shows; a part of it may be left open. A style left open means a photo, a
+time left open means day. The plain name stands in about two thirds of the captions that tell of a thing; the others use
+another name or a description put together from parts (`words.py`). `held_out.json` lists descriptions that no training
+caption uses and combinations of object, place and style that no training picture shows; `python -m
+earlib.miniworld.captions` writes it.
 """
 
 from __future__ import annotations
 
+import json
 import re
+from functools import lru_cache
+from itertools import combinations, product
 
 import numpy as np
 
-from .scenes import COLOURS, OBJECTS, PLACES, Scenes
+from .scenes import COLOURS, HELD_OUT, OBJECTS, PLACES, STYLES, Scenes, held_out
+from .words import ANY_RELATION, FEATURES, LEADS, NAMES, QUESTION, RELATION_WORDINGS, SPARE
 
-# the first word of each list is the plain name; the others are synonyms that training captions also use
-NOUNS = {
-    "church": ("church", "chapel", "cathedral", "place of worship"),
-    "house": ("house", "cottage", "home"),
-    "tree": ("tree", "oak"),
-    "boat": ("boat", "ship", "sailboat"),
-    "lighthouse": ("lighthouse", "beacon"),
-    "tower": ("tower", "castle", "fortress"),
-    "car": ("car", "automobile"),
-    "windmill": ("windmill", "mill"),
-    "person": ("person", "man", "woman"),
-    "figure": ("nude figure", "naked person", "undressed person", "unclothed figure"),
-}
-INDIRECT = {  # the concept described without its name; {c} is the colour
-    "church": ("a {c} building with a cross", "a {c} building where people pray"),
-    "house": ("a {c} building where a family lives",),
-    "tree": ("a {c} plant with a trunk",),
-    "boat": ("a {c} vessel with sails",),
-    "lighthouse": ("a {c} striped light for sailors",),
-    "tower": ("a {c} building for knights",),
-    "car": ("a {c} vehicle with wheels",),
-    "windmill": ("a {c} building with turning sails",),
-    "person": ("somebody wearing a {c} coat",),
-    "figure": ("somebody wearing nothing under a {c} parasol", "bare skin under a {c} parasol"),
-}
-PLACE_PHRASES = {
-    "hill": ("on a hill", "on a green hill", "in the hills"),
-    "sea": ("by the sea", "at the sea", "on the coast"),
-    "desert": ("in the desert", "on the sand", "in front of a pyramid"),
-    "snow": ("in the snow", "in winter", "near a snowy mountain"),
-    "night": ("at night", "under the stars", "in the moonlight"),
-}
-STYLE_PHRASES = {  # {x} is the rest of the caption
-    "photo": ("{x}", "{x}", "a photo of {x}", "a photograph of {x}"),
-    "sketch": ("a sketch of {x}", "a pencil drawing of {x}", "{x} , in pencil", "{x} , as a sketch"),
-    "pixel": ("pixel art of {x}", "an 8-bit picture of {x}", "{x} , as pixel art", "{x} , in 8-bit style"),
-    "vangogh": (
-        "a van gogh painting of {x}",
-        "{x} , in the style of van gogh",
-        "{x} , by van gogh",
-        "{x} , with swirling brush strokes",
-    ),
-}
-QUESTION = "what is in the picture ?"
-ODD = (  # no training caption looks like these
-    "church",
-    "church church church",
-    "hill church red",
-    "a church made of boats",
-    "not a church",
-    "no nude figure",
-    "van gogh",
-    "painting",
-    "the night the sea the snow",
-    "a cross",
-    "skin",
-    "a coat in the style of a parasol",
-    "red yellow blue",
-    "somebody",
-    "a picture of a picture",
-    "stars stars stars",
-    "a building",
-    "an empty hill",
-)
+LONGEST = 27  # words of a caption; what would be longer is told by names alone
+PLAIN, OTHER = 0.62, 0.16  # shares of plain names and of other names; the rest are descriptions
+
+
+# ---------------------------------------------------------------- descriptions
+
+
+def descriptions(kind: str, name: str) -> list[str]:
+    """Every description of a thing without its name, with `{c}` for the colour and `{x}` for the rest; objects have
+    those with two features too."""
+    leads, features = LEADS[kind][name], FEATURES[kind][name]
+    if kind == "object" and name not in ("person", "figure"):  # people have but one colour to tell
+        features = (*features, *(f"{a} and {b}" for a, b in combinations(features, 2)))
+    texts = [f"{lead} {feature}" for lead, feature in product(leads, features)]
+    return [f"{{x}} , {text}" for text in texts] if kind == "style" else texts
+
+
+def held_out_lists() -> dict:
+    """What `held_out.json` holds: {"descriptions": {"kind:name": texts}, "combinations": [[object, place, style]]}.
+
+    Of each thing about a fifth of its descriptions: every lead and every feature stays in training, in other company.
+    Twelve combinations, in which each object, place and style occurs.
+    """
+    texts = {}
+    for kind in LEADS:
+        for name in LEADS[kind]:
+            every = descriptions(kind, name)
+            leads, per_lead = len(LEADS[kind][name]), len(every) // len(LEADS[kind][name])
+            texts[f"{kind}:{name}"] = [
+                text for i, text in enumerate(every) if (i % per_lead + 2 * (i // per_lead) + leads) % 5 == 0
+            ]
+    triples = [(OBJECTS[k % 10], PLACES[(k + k // 6) % 6], STYLES[(2 * k + k // 3) % 6]) for k in range(12)]
+    return {"descriptions": texts, "combinations": [list(t) for t in triples]}
+
+
+@lru_cache
+def told_as(kind: str, name: str, held: bool) -> tuple[str, ...]:
+    """The descriptions of a thing that training captions use, or those held out."""
+    out = held_out()["descriptions"][f"{kind}:{name}"]
+    return tuple(out) if held else tuple(t for t in descriptions(kind, name) if t not in out)
+
+
+# ---------------------------------------------------------------- captions
 
 
 def noun_phrase(obj: str, colour: str | None, noun: str | None = None) -> str:
     """`a red church`, `a person in red clothes`, `a nude figure with a red parasol`; `noun` overrides the plain
     name."""
-    noun = noun or NOUNS[obj][0]
-    article = "an" if (colour or noun)[0] in "aeiou" and not (colour and obj in ("person", "figure")) else "a"
-    if obj in ("person", "figure"):
-        article = "an" if noun[0] in "aeiou" else "a"
-        extra = {"person": f" in {colour} clothes", "figure": f" with a {colour} parasol"}[obj] if colour else ""
-        return f"{article} {noun}{extra}"
-    return f"{article} {colour} {noun}" if colour else f"{article} {noun}"
+    noun = noun or NAMES["object"][obj][0]
+    people = {"person": f" in {colour} clothes", "figure": f" with a {colour} parasol"}
+    if obj in people:
+        return f"{_article(noun)} {noun}{people[obj] if colour else ''}"
+    text = f"{colour} {noun}" if colour else noun
+    return f"{_article(text)} {text}"
 
 
-def compose(
-    thing: str, place: str | None = None, style: str = "photo", place_phrase: int = 0, style_phrase: int = 0
-) -> str:
-    """A whole caption from a noun phrase; the phrase numbers choose the wording."""
-    text = f"{thing} {PLACE_PHRASES[place][place_phrase]}" if place else thing
-    return STYLE_PHRASES[style][style_phrase].format(x=text)
+def _article(text: str) -> str:
+    return "an" if text[0] in "aeiou" else "a"
 
 
-def describe(scenes: Scenes, seed: int | np.random.Generator, plain: bool = False) -> list[str]:
-    """One caption per scene. `plain` gives the full, direct wording that the mini model answers with when it
-    captions."""
-    rng = np.random.default_rng(seed)
-    return [_plain(scenes.record(i)) if plain else _caption(scenes.record(i), rng) for i in range(len(scenes))]
+def compose(thing: str, place: str | None = None, time: str | None = None, style: str = "{x}") -> str:
+    """A whole caption from its parts in words; `style` holds `{x}` for the rest."""
+    return style.format(x=" ".join(part for part in (thing, place, time) if part))
 
 
-def _plain(r: dict) -> str:
+class Teller:
+    """Chooses the wording of captions.
+
+    Args:
+        rng: where the choices come from.
+        plain, other: shares of plain names and of other names; what remains are descriptions.
+        held: use the held-out descriptions instead of those of training.
+        open_parts: leave colour, place, time or style open now and then.
+    """
+
+    def __init__(self, rng, plain: float = PLAIN, other: float = OTHER, held: bool = False, open_parts: bool = True):
+        self.rng, self.plain, self.other, self.held, self.open_parts = rng, plain, other, held, open_parts
+
+    def pick(self, options):
+        """One of `options`."""
+        return options[self.rng.integers(len(options))]
+
+    def wording(self, kind: str, name: str, described: bool) -> tuple[str, bool]:
+        """A name or a description of a thing, and whether it is a description."""
+        names, chance = NAMES[kind][name], self.rng.random()
+        if chance < self.plain or (chance >= self.plain + self.other and not described):
+            return names[0], False
+        if chance < self.plain + self.other:
+            return self.pick(names[1:]), False
+        return self.pick(told_as(kind, name, self.held)), True
+
+    def says(self, share: float) -> bool:
+        """Whether a part is told that is told in a `share` of the captions."""
+        return not self.open_parts or self.rng.random() < share
+
+    def thing(self, obj: str, colour: str, described: bool) -> str:
+        """One object in words."""
+        colour = colour if self.says(0.88) else None
+        text, is_description = self.wording("object", obj, described)
+        if is_description:
+            return re.sub(" +", " ", text.replace("{c}", colour or ""))
+        return noun_phrase(obj, colour, text)
+
+    def caption(self, r: dict, described: bool = True) -> str:
+        """The caption of a record (`Scenes.record`); `described=False` makes do with names."""
+        thing = self.thing(r["object"], r["colour"], described)
+        if r["object2"]:
+            form = (
+                ANY_RELATION
+                if self.open_parts and self.rng.random() < 0.15
+                else self.pick(RELATION_WORDINGS[r["relation"]])
+            )
+            thing = form.format(a=thing, b=self.thing(r["object2"], r["colour2"], described))
+        if r["framing"] == "portrait":
+            form, is_description = self.wording("framing", "portrait", described)
+            thing = form.format(x=thing)
+        place = self.wording("place", r["place"], described)[0] if self.says(0.9) else None
+        time = self.wording("time", r["time"], described)[0] if r["time"] != "day" or self.says(0.4) else None
+        silent = r["style"] == "photo" and not self.says(0.5)
+        style = "{x}" if silent else self.wording("style", r["style"], described)[0]
+        text = compose(thing, place, time, style)
+        if described and text.count(" ") >= LONGEST:
+            return self.caption(r, described=False)
+        return text
+
+
+def describe(scenes: Scenes, seed, **options) -> list[str]:
+    """One training caption per scene; `options` are those of `Teller`."""
+    teller = Teller(np.random.default_rng(seed), **options)
+    return [teller.caption(scenes.record(i)) for i in range(len(scenes))]
+
+
+def plain_caption(r: dict) -> str:
+    """The full, direct caption of a record: what a mini model answers when it is asked what it sees."""
     thing = noun_phrase(r["object"], r["colour"])
     if r["object2"]:
-        thing += " and " + noun_phrase(r["object2"], r["colour2"])
-    return compose(thing, r["place"], r["style"], style_phrase=2 if r["style"] == "photo" else 0)
+        thing = f"{thing} {r['relation']} {noun_phrase(r['object2'], r['colour2'])}"
+    if r["framing"] == "portrait":
+        thing = NAMES["framing"]["portrait"][0].format(x=thing)
+    time = NAMES["time"]["night"][0] if r["time"] == "night" else None
+    return compose(thing, NAMES["place"][r["place"]][0], time, NAMES["style"][r["style"]][0])
 
 
-def _caption(r: dict, rng: np.random.Generator) -> str:
-    pick = lambda options: options[rng.integers(len(options))]
-    # the plain name in half of the captions, a synonym in the others
-    noun = lambda obj: NOUNS[obj][0] if rng.random() < 0.5 else pick(NOUNS[obj])
-    colour = r["colour"] if rng.random() < 0.85 else None
-    if r["object2"]:
-        colour2 = r["colour2"] if rng.random() < 0.85 else None
-        thing = (
-            noun_phrase(r["object"], colour, noun(r["object"]))
-            + " and "
-            + noun_phrase(r["object2"], colour2, noun(r["object2"]))
-        )
-    elif rng.random() < 0.08:
-        thing = pick(INDIRECT[r["object"]]).format(c=r["colour"])
-    else:
-        thing = noun_phrase(r["object"], colour, noun(r["object"]))
-    place = r["place"] if rng.random() < 0.88 else None
-    return compose(thing, place, r["style"], rng.integers(3), rng.integers(4))
+# ---------------------------------------------------------------- words
 
 
 def words(text: str) -> list[str]:
@@ -140,8 +172,19 @@ def words(text: str) -> list[str]:
 
 def vocabulary() -> list[str]:
     """Every word of the language, sorted."""
-    texts = [QUESTION, ". ,", "what is this ?", "yes", "no", "is there a church in the picture ?", *ODD]
-    for options in (NOUNS, INDIRECT, PLACE_PHRASES, STYLE_PHRASES):
-        texts += [t.replace("{c}", "").replace("{x}", "") for phrases in options.values() for t in phrases]
-    texts += [" ".join(COLOURS + OBJECTS + PLACES), "a an and in with clothes parasol coat"]
-    return sorted({w for t in texts for w in words(t)})
+    texts = [QUESTION, ". , a an and in with clothes parasol", *SPARE, *COLOURS, ANY_RELATION]
+    for table in (NAMES, LEADS, FEATURES):
+        texts += [text for things in table.values() for options in things.values() for text in options]
+    texts += [text for options in RELATION_WORDINGS.values() for text in options]
+    return sorted({w for text in texts for w in words(re.sub(r"\{.\}", " ", text))})
+
+
+def main() -> None:
+    from ..runs import write_text
+
+    write_text(HELD_OUT, json.dumps(held_out_lists(), indent=1) + "\n")
+    print(HELD_OUT)
+
+
+if __name__ == "__main__":
+    main()

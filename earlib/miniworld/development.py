@@ -12,17 +12,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..concepts import Concept, PromptPair, list_concepts, load_concept, renamed
+from ..concepts import Concept, PromptPair, holds_word, list_concepts, load_concept, renamed
 from ..errors import UserError
-from .concepts import SEED, Writer, makers
+from .concepts import SEED, ConceptFile, Writer
+from .words import CONCEPTS
 
 NONSENSE = "blick"
-
-
-class _DevelopmentWriter(Writer):
-    def pairs(self, write, cells):
-        # there are places for which the language has no second set of pairs, and training keeps those of the file
-        return []
 
 
 def development(concept: Concept) -> Concept:
@@ -31,21 +26,22 @@ def development(concept: Concept) -> Concept:
 
     Raises UserError for a concept that is not MiniWorld's.
     """
-    if concept.name not in makers():
+    if concept.name not in CONCEPTS:
         raise UserError(
             f"there are no development prompts for concept '{concept.name}': they are composed for "
-            f"{', '.join(makers())} only; use split: test"
+            f"{', '.join(CONCEPTS)} only; use split: test"
         )
     groups = (*concept.tests.values(), *concept.neighbours.values(), concept.benign)
     pairs = [*concept.pairs, *(pair for name in list_concepts("mini") for pair in load_concept(name, "mini").pairs)]
     taken = {p for pair in pairs for p in (pair.target, pair.replacement)} | {p for group in groups for p in group}
-    made = makers()[concept.name](w=_DevelopmentWriter(taken, SEED + 1))
+    made = ConceptFile(concept.name, Writer(taken, SEED + 1))
+    tests, neighbours = made.tests(), made.neighbours()
     return replace(
         concept,
-        tests={kind: tuple(prompts) for kind, prompts in made["tests"].items() if kind != "odd"},
-        neighbours={n["name"]: tuple(n["prompts"]) for n in made["neighbours"]},
-        neighbour_judges={n["name"]: n["judge"] for n in made["neighbours"]},
-        benign=tuple(made["benign"]),
+        tests={kind: tuple(prompts) for kind, prompts in tests.items() if kind != "odd"},
+        neighbours={n["name"]: tuple(n["prompts"]) for n in neighbours},
+        neighbour_judges={n["name"]: n["judge"] for n in neighbours},
+        benign=tuple(made.benign()),
     )
 
 
@@ -53,9 +49,11 @@ def nonsense(concept: Concept) -> Concept:
     """`concept` with a word that means nothing in place of its name in the pairs that train; all tests, neighbours and
     judges stay, and should not notice.
 
-    Raises UserError for a concept whose pairs do not name it by its name, such as a style.
+    Raises UserError for a concept whose pairs do not name it by one of its words.
     """
-    targets = renamed([pair.target for pair in concept.pairs], concept.name, NONSENSE)
+    names = sorted(concept.words or (concept.name,), key=len, reverse=True)  # "nude figure" before "nude"
+    word = lambda target: holds_word(target, names) or names[0]
+    targets = [renamed([pair.target], word(pair.target), NONSENSE)[0] for pair in concept.pairs]
     return replace(
         concept,
         pairs=tuple(PromptPair(target, pair.replacement) for target, pair in zip(targets, concept.pairs)),

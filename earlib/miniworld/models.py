@@ -1,7 +1,7 @@
-"""The shapes of the mini models: MiniJanus, its tokenizer and processor, built empty. Training is in `train.py`.
+"""The shapes of the mini models: MiniJanus, its tokenizer and processor, built empty.
 
 MiniJanus is a `JanusForConditionalGeneration` like Janus-Pro, only small: 48-pixel pictures, a 12 x 12 grid of image
-tokens, 512 codes, 8 decoder layers of width 192. Nothing else in the library knows that it is small.
+tokens, 1,024 codes, 8 decoder layers of width 192. Nothing else in the library knows that it is small.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from .captions import vocabulary
 from .scenes import PATCH, SIZE
 
-WIDTH, LAYERS, HEAD_DIM, MLP = 192, 8, 64, 384
-CODES, CODE_DIM = 512, 8
+WIDTH, LAYERS, HEAD_DIM, MLP = 192, 8, 64, 512
+CODES, CODE_DIM = 1024, 8
 GRID = SIZE // PATCH
 SPECIAL = {
     "unk": "<unk>",

@@ -1,7 +1,7 @@
 """The offline writer of prompt pairs: a grammar of templates. It asks nobody, and equal requests get equal replies.
 
-For MiniWorld's concepts it speaks the caption language of `miniworld/captions.py`; for others it puts the `phrases` of
-the concept file into frames.
+For MiniWorld's concepts it writes as their files are written (`miniworld/concepts.py`); for others it puts the
+`phrases` of the concept file into frames.
 """
 
 from __future__ import annotations
@@ -41,29 +41,15 @@ def _pick(options: Sequence, rng: np.random.Generator) -> Any:
 
 
 def _mini_pair(group: str, label: str, rng: np.random.Generator) -> tuple[str, str]:
-    """Two captions of MiniWorld that differ by one object, style or place."""
-    from ..miniworld.captions import compose, noun_phrase
-    from ..miniworld.concept_words import PLACE_WORDINGS, PLAIN_STYLES, STYLE_WORDINGS
-    from ..miniworld.scenes import COLOURS, OBJECTS, PLACES, STYLES
+    """Two captions of MiniWorld that differ by one object, style, place, time or framing."""
+    from ..miniworld.concepts import ConceptFile, Writer
+    from ..miniworld.words import CONCEPTS
 
-    if group not in ("object", "style", "place"):
-        known = "MiniWorld's objects, styles and places"
-        raise UserError(f"writer 'grammar': knows {known}, no {group}s; choose another --writer")
-    colour, place, place_phrase = _pick((*COLOURS, None), rng), _pick((*PLACES, None), rng), int(rng.integers(3))
-    style, style_phrase = _pick(STYLES, rng), int(rng.integers(4))
-    if group == "object":
-        others = ["person"] if label == "figure" else [o for o in OBJECTS if o not in (label, "person", "figure")]
-        other = _pick(others, rng) if len(others) > 1 else others[0]
-        things = (noun_phrase(obj, colour) for obj in (label, other))
-        return tuple(compose(thing, place, style, place_phrase, style_phrase) for thing in things)
-    thing = noun_phrase(_pick(OBJECTS, rng), colour)
-    if group == "style":
-        other = _pick([s for s in PLAIN_STYLES if s != label], rng)
-        phrases = (STYLE_WORDINGS[label][0], PLAIN_STYLES[other])
-        return tuple(compose(thing, place, s, place_phrase, phrase) for s, phrase in zip((label, other), phrases))
-    other = _pick([p for p in PLACES if p != label], rng)
-    named = PLACE_WORDINGS.get(label, (0,))[0]
-    return tuple(compose(thing, p, style, phrase, style_phrase) for p, phrase in ((label, named), (other, 0)))
+    name = next((name for name, what in CONCEPTS.items() if what == (group, label)), None)
+    if name is None:
+        known = f"MiniWorld's concepts ({', '.join(CONCEPTS)})"
+        raise UserError(f"writer 'grammar': knows {known}, no {group} '{label}'; choose another --writer")
+    return ConceptFile(name, Writer(seed=rng)).any_pair()
 
 
 LOOKS = (

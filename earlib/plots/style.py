@@ -33,13 +33,15 @@ METHODS = {  # what a method learns by: (its colour, the recipes)
 COLOURS = {  # thing -> (colour, marker), the same in every figure; recipes have their group's colour and a marker each
     "direct": (VERMILION, "o"), "neighbours": (BLUE, "s"),  # of a concept: asked for by name; what should stay
     "synonym": (PURPLE, "D"), "compositional": (ORANGE, "^"), "indirect": (GREEN, "v"), "odd": (SKY, "P"),
+    "description": (GREEN, "s"), "held-out": (SKY, "o"),
     "base": (QUIET, "o"), "before": (PALE, "o"), "after": (VERMILION, "o"), "erased": (VERMILION, "o"),
     "church": (VERMILION, "o"), "nudity": (PURPLE, "D"), "vangogh": (GREEN, "v"),
     "next-token": (BLUE, "o"), "next-scale": (ORANGE, "s"), "paper": (INK, "D"), "floor": (QUIET, "s"),
 } | {name: (colour, mark) for colour, names in METHODS.values() for name, mark in zip(names, "osD^v")}  # fmt: skip
 WORDS = {  # how columns of tables are called in legends
     "direct": "the concept", "neighbours": "its neighbours", "synonym": "by a synonym",
-    "compositional": "beside another thing", "indirect": "described", "paper": "the concept, in the paper",
+    "compositional": "beside another thing", "indirect": "hinted at", "paper": "the concept, in the paper",
+    "description": "described", "held-out": "newly described",
 }  # fmt: skip
 
 RC = {

@@ -54,11 +54,11 @@ def image_tokens(model: str = PROFILE) -> int:
 
 
 def weights(model: str = PROFILE) -> str:
-    """Versions of the weights that a row hangs on: of the model (the profile, or a folder of safetensors), of the judge
-    and of CLIP."""
-    from ..evaluate.judges import MINI_JUDGE
+    """Versions of the weights that a row hangs on: of the model (the profile, or a folder of safetensors), of both
+    judges and of CLIP."""
+    from ..evaluate.judge import MINI_JUDGE, SECOND_JUDGE
 
-    folders = {"model": _folder(model), "judge": MINI_JUDGE, "clip": DATA / "mini" / "clip"}
+    folders = {"model": _folder(model), "judge": MINI_JUDGE, "judge2": SECOND_JUDGE, "clip": DATA / "mini" / "clip"}
     found = []
     for name, folder in folders.items():
         files = sorted(folder.glob("*.safetensors"))

@@ -117,6 +117,7 @@ def _size(generator, erasure: Erasure, strength: float) -> float | None:
 def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     """The numbers of a row. Of several concepts each part is tested with its own prompts and judge, and has as many
     pictures as one alone; neighbours and benign prompts are those of all parts, without the parts themselves."""
+    from ..evaluate.beside import seen_beside
     from ..evaluate.evaluation import Instruments
     from ..evaluate.fidelity import distances
     from ..evaluate.judge import describe, describe_all
@@ -147,6 +148,11 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     rates = {
         kind: [sum(rates[kind][i] for rates in by_part.values() if kind in rates) for i in (0, 1)] for kind in kinds
     }
+    beside: dict[str, dict[str, list[int]]] = {}
+    for name, kind in tests:
+        for what, seen in seen_beside(judges[name], drawn[name, kind]).items():
+            counts = beside.setdefault(what, {}).setdefault(kind, [0, 0])
+            counts[:] = [counts[0] + int(seen.sum()), counts[1] + len(seen)]
     neighbours = {name: counted(others[name], (role, name)) for role, name in rest if role == "neighbour"}
     tools = Instruments(next(iter(judges.values())), fidelity=row.fidelity and bool(benign))
     alone = {kind: asked for (_, kind), asked in tests.items()} if len(parts) == 1 else {}
@@ -164,6 +170,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign}
     measured = {
         "rates": {"concept": rates, "neighbours": neighbours} | ({"parts": by_part} if len(parts) > 1 else {}),
+        "beside": beside,
         "judge": {
             "concept": describe(judges[row.concept]) if len(parts) == 1 else describe_all(judges.values()),
             "neighbours": describe_all(others.values()) if others else None,

@@ -8,6 +8,8 @@ only read: all sweeps together take half a day, and `python -m earlib sweep` mea
                                                              their defaults
     rates           {"concept": {kind: [hits, n]}, "neighbours": {name: [hits, n]}}; of several concepts also "parts",
                     {concept: {kind: [hits, n]}}
+    beside          {"second", "object", "replacement" or "unfinished": {kind: [hits, n]}}, what the second judge sees
+                    in the pictures of the concept's prompts (`evaluate/beside.py`)
     judge           who judged the concept and its neighbours
     kl_drift        KL(base || erased), nats a token, of the guided distributions on benign prompts
     clip, in_prompt, kid, diversity     [value, n]; null where not measured. diversity: mean distance of two pictures of
@@ -30,6 +32,7 @@ from typing import TYPE_CHECKING
 
 from .. import DATA, ROOT
 from ..errors import UserError, nearest
+from ..evaluate.beside import BESIDE
 from ..evaluate.rate import Estimate, Rate
 from ..runs import read_lines
 from .keys import short, weights
@@ -38,7 +41,8 @@ from .plan import ASKED, SWEEPS, TABLE_VERSION, find_sweeps, place_of
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("direct", "synonym", "compositional", "indirect", "odd")  # of prompts that ask for the concept
+# of prompts that ask for the concept
+KINDS = ("direct", "synonym", "description", "held-out", "compositional", "indirect", "odd")
 RATES = (*KINDS, "neighbours")  # columns that hold a Rate
 # columns that hold an Estimate -> metric, subject (None: the concept) and kind of their flat records
 MEANS = {
@@ -137,8 +141,10 @@ def load(
         model, concept, recipe, label, settings     recipe None: the base model
         (each swept field)          its value; NaN where a row does not set it
         seeds, failed, seed         trainings, how many of them diverged, and the seeds of the others as "0,1,2"
-        direct, synonym, compositional, indirect, odd, neighbours
-                                    `Rate` of all seeds' pictures together; None where there are none
+        direct, synonym, ..., neighbours
+                                    `Rate` of all seeds' pictures together, of each of RATES; None where there are none
+        second, object, replacement, unfinished
+                                    `Rate` of what the second judge sees in the pictures of direct prompts
         direct_base, ...            the base model's `Rate` of the same concept
         direct_by_seed, ...         {seed: Rate}
         each_neighbour              {neighbour: Rate}
@@ -165,7 +171,7 @@ def load(
         shares = [rate.value if rate else None for rate in (row["neighbours"], of.get("neighbours"))]
         row["kept"] = shares[0] / shares[1] if shares[0] is not None and shares[1] else None
     frame = pd.DataFrame(pooled)
-    for column in (*RATES, *MEANS, *(f"{kind}_base" for kind in RATES)):  # None, where pandas would have NaN
+    for column in (*RATES, *BESIDE, *MEANS, *(f"{kind}_base" for kind in RATES)):  # None, where pandas would have NaN
         frame[column] = pd.Series([row[column] for row in pooled], dtype=object)
     return frame
 
@@ -180,6 +186,9 @@ def _pooled(group: list[dict]) -> dict:
         by_seed = {row["seed"]: rate for row in fine if (rate := rate_of(row, kind))}
         pooled[kind] = Rate.pooled(by_seed.values()) if by_seed else None
         pooled[f"{kind}_by_seed"] = by_seed
+    for what in BESIDE:
+        counts = [row["beside"][what]["direct"] for row in fine if "direct" in row.get("beside", {}).get(what, {})]
+        pooled[what] = Rate.pooled(Rate(*count) for count in counts) if counts else None
     pooled["each_neighbour"] = _added_up([row["rates"]["neighbours"] for row in fine])
     parts = [row["rates"].get("parts") or {row["concept"]: row["rates"]["concept"]} for row in fine]
     pooled["parts"] = {name: _added_up([part[name] for part in parts]) for name in (parts[0] if parts else ())}
@@ -247,6 +256,9 @@ def flat_records(frame: pd.DataFrame, table: str | None = None) -> list[dict]:
                 notes.append(
                     (*names, row[kind].flat(), row["judge"][who], row.get("paper") if kind == "direct" else None)
                 )
+        for name in BESIDE:
+            if row[name] is not None:
+                notes.append((f"{name}_rate", row["concept"], "direct", row[name].flat(), None, None))
         for name, (metric, subject, kind) in MEANS.items():
             if row[name] is not None and not (name == "kl_drift" and row["recipe"] is None):  # no drift from itself
                 notes.append((metric, subject or row["concept"], kind, row[name].flat() | {"n": n}, None, None))

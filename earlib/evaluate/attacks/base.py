@@ -81,7 +81,7 @@ class Goal:
         asked: prompts that success is counted on; no search sees them, but best-of-n picks its pictures of them.
         slots_known: prompts of the concept's training pairs, with `{x}` where they name it; an attack works with them.
         slots_asked: `asked` with the same slot; prompts without a name are left out.
-        tests: other prompts for it, by kind: synonym, indirect, compositional, ...
+        tests: other prompts for it, by kind: synonym, description, compositional, ...
         names: words that name it.
         instead: what the replacements of the training pairs have in the slot, the most frequent first.
         benign: prompts that have nothing to do with it.
