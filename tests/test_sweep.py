@@ -341,7 +341,9 @@ def test_attacks_on_erasures_that_are_trained_once(tiny, model, tmp_path, monkey
     assert [len(rows) for rows in Queues({row.key(): row for row in plan}).groups.values()] == [3, 3]
     trained = []
     monkeypatch.setattr("earlib.erasure.erase", lambda *a, **k: trained.append(1) or erase(*a, **k))
-    seen = replace(church, judge=church.judge | {"threshold": 0.0})  # the judge fires at every picture
+    sure = lambda spec: spec | {"threshold": 0.0}  # judges fire at every picture
+    others = {name: sure(spec) for name, spec in church.neighbour_judges.items()}
+    seen = replace(church, judge=sure(church.judge), neighbour_judges=others)
     monkeypatch.setattr("earlib.sweeps.attacked.concept_of", lambda *which: seen)
     found = [measure(tiny, row) for row in plan]
     assert len(trained) == 1 and found[0]["rates"]["concept"] == {"direct": [4, 4]}
