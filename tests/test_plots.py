@@ -90,7 +90,8 @@ def test_bars_before_and_after_pool_seeds_and_count_the_base_once():
     record = {"metric": "concept_rate", "subject": "church", "kind": "direct", "n": 10}
     base, erased = record | {"condition": "base", "value": 0.8}, record | {"condition": "erased", "value": 0.1}
     seeds = [one | {"seed": seed} for one in (base, base, erased) for seed in (0, 1)]
-    before, after = plots.before_after([*seeds, record | {"metric": "kid", "condition": "base", "value": 3.0}])
+    others = [record | {"metric": m, "condition": "base", "value": 1.0} for m in ("kid", "object_rate", "second_rate")]
+    before, after = plots.before_after([*seeds, *others])
     assert before.points == [("church", Rate(16, 20))] and after.points == [("church", Rate(2, 20))]
     figure = plots.bars({"ear": [before, after]}, horizontal=True, bold=["church"])
     assert {text.get_text() for text in figure.axes[0].texts} == {"80", "10"}

@@ -50,8 +50,8 @@ def quality_of(folder: Path) -> dict:
 
 
 def summarise(out: Path) -> dict[str, dict]:
-    """Write DIR/models.json: model to what `facts`, `made.json` and `quality_of` say. What it says of models that do not
-    lie in DIR stays."""
+    """Write DIR/models.json: model to what `facts`, `made.json` and `quality_of` say. What it says of models that are
+    not in DIR stays."""
     models = read_json(out / "models.json") if (out / "models.json").exists() else {}
     for folder in sorted(file.parent for file in out.glob("*/made.json")):
         models[folder.name] = read_json(folder / "made.json") | facts(folder) | {"quality": quality_of(folder)}

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import UserError
+from ..evaluate.beside import BESIDE
 from ..evaluate.rate import Estimate, Rate
 from .style import WORDS, look
 
@@ -111,16 +112,18 @@ def before_after(records: list[dict], subjects: Sequence[str] | None = None) -> 
     """The rates of `evaluate`'s records before and after an erasure, for `bars`: several seeds are pooled.
 
     Args:
-        records: of one recipe; those whose metric ends in `_rate` count. A row is called by its subject, with the kind
+        records: of one recipe; those whose metric ends in `_rate` count, but for what stands beside the concept's
+            (`evaluate/beside.py`). A row is called by its subject, with the kind
             of prompt behind it where that is not the plain one ("church, synonym").
         subjects: picks and orders the rows by these names.
 
     Raises:
         UserError: no rate of one of `subjects`.
     """
+    beside = {f"{what}_rate" for what in BESIDE}
     rates: dict[tuple[str, str], dict] = {}
     for r in records:
-        if r["metric"].endswith("_rate") and r["n"]:
+        if r["metric"].endswith("_rate") and r["metric"] not in beside and r["n"]:
             plain = r.get("kind") in (None, "direct", "neighbour")
             called = r["subject"] if plain else f"{r['subject']}, {r['kind']}"
             # the base model may stand in the records of several recipes, with the same pictures: once a seed
