@@ -12,7 +12,7 @@ from earlib.__main__ import main
 from earlib.errors import UserError
 from earlib.evaluate.drift import draw_tokens, nll
 from earlib.evaluate.fallback import Told, inspect, margins, nearest, unsure
-from earlib.miniworld.two.trunk import Sizes, trained_on
+from earlib.miniworld.trunk import Sizes, trained_on
 from tests.conftest import tiny_janus
 
 FINE = Told("a church", (), (), 1.0, 2.0)

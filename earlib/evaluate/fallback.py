@@ -151,7 +151,7 @@ def nearest(images: np.ndarray, training: Iterable[np.ndarray], judge: Judge | N
 
     Args:
         images: uint8 [N, H, W, 3].
-        training: the training pictures in parts, uint8 [M, H, W, 3] each, such as `miniworld.two.trunk.trained_on`.
+        training: the training pictures in parts, uint8 [M, H, W, 3] each, such as `miniworld.trunk.trained_on`.
         judge: compare by its features; None for pixels.
 
     Raises:

@@ -50,7 +50,10 @@ def _folder(model: str) -> Path:
 @lru_cache
 def image_tokens(model: str = PROFILE) -> int:
     """Tokens of a picture of `model`, a mini profile or a folder of such a model, without loading it."""
-    return read_json(_folder(model) / "config.json")["vq_config"]["num_patches"] ** 2
+    config = read_json(_folder(model) / "config.json")
+    if config["model_type"] == "emu3":  # a token for so many pixels
+        return config["image_area"] // 4 ** (len(config["vq_config"]["channel_multiplier"]) - 1)
+    return config["vq_config"]["num_patches"] ** 2
 
 
 def weights(model: str = PROFILE) -> str:

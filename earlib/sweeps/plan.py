@@ -36,7 +36,7 @@ VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarit
 # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
 ATTACK, PASSES = "attack", "attack.passes"
 OURS = (STRENGTH, *VALUES, ATTACK, PASSES)
-MODELS = (PROFILE, "mini-var")
+MODELS = (PROFILE, "mini-var", "mini-emu3")
 SPLITS = ("test", "dev", "nonsense")
 ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
 # The version of all rows: raise it when the numbers of a row would change for a reason that is not in its key, and
