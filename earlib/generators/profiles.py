@@ -70,10 +70,7 @@ FAMILIES = {
         "Emu3ForConditionalGeneration",
         "emu3.Emu3Generator",
         (),
-        lambda config: (
-            getattr(config, "image_area", 720 * 720) // 4 ** (len(config.vq_config.channel_multiplier) - 1),
-            config.vq_config.codebook_size,
-        ),
+        lambda config: (getattr(config, "image_area", 720 * 720) // 64, config.vq_config.codebook_size),
         (
             ("text_model.lm_head.", "lm_head."),
             ("text_model.model.", "model.text_model."),

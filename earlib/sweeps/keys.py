@@ -51,8 +51,8 @@ def _folder(model: str) -> Path:
 def image_tokens(model: str = PROFILE) -> int:
     """Tokens of a picture of `model`, a mini profile or a folder of such a model, without loading it."""
     config = read_json(_folder(model) / "config.json")
-    if config["model_type"] == "emu3":  # a token for so many pixels
-        return config["image_area"] // 4 ** (len(config["vq_config"]["channel_multiplier"]) - 1)
+    if config["model_type"] == "emu3":
+        return config["image_area"] // 64  # as `generators/profiles.py` counts them
     return config["vq_config"]["num_patches"] ** 2
 
 
