@@ -65,10 +65,9 @@ def test_race_counts_passes(generator):
 
 
 def test_qualities_stand_side_by_side():
-    row = {"what": "drawn", "part": "object", "value": 0.5, "low": 0.4, "high": 0.6, "n": 100}
-    both = next_scale.quality_table(
-        {"A": {"rows": [row, row | {"what": "captions"}]}, "B": {"rows": [row | {"value": 1.0, "part": "style"}]}}
-    )
+    row = {"what": "direct", "judge": "judge", "part": "object", "value": None, "hits": 50, "n": 100}
+    others = [row | {"what": "captions"}, row | {"judge": "judge2", "hits": 9}, row | {"value": "boat", "hits": 1}]
+    both = next_scale.quality_table({"A": {"rows": [row, *others]}, "B": {"rows": [row | {"part": "style"}]}})
     assert both.loc[("drawn as asked", "object"), "A"] == "50.0 [40.4–59.6]" and both.shape == (2, 2)
 
 
