@@ -211,7 +211,10 @@ def test_clip_judge_tells_objects_apart(scenes, images):
 
 
 def test_distance_to_itself_is_nought_and_grows_with_damage(judge, images):
-    other, noise = render(sample_scenes(240, 999, pairs=0.0)), np.random.default_rng(0).normal(0, 1, images.shape)
+    other, noise = (
+        render(sample_scenes(240, 999, pairs=0.0, portraits=0.0)),
+        np.random.default_rng(0).normal(0, 1, images.shape),
+    )
     sets = [np.clip(other + sigma * noise, 0, 255).astype(np.uint8) for sigma in (0, 60, 120)]
     itself, *worn = [distances(one, images, judge) for one in (images, *sets)]  # a second call must not register twice
     kid, fid = ([d[metric].value for d in worn] for metric in ("kid", "fid"))
@@ -220,7 +223,7 @@ def test_distance_to_itself_is_nought_and_grows_with_damage(judge, images):
 
 
 def test_kid_interval_covers_nought_for_two_sets_of_the_same_world(judge, images):
-    kid = distances(images, render(sample_scenes(240, 999, pairs=0.0)), judge)["kid"]
+    kid = distances(images, render(sample_scenes(240, 999, pairs=0.0, portraits=0.0)), judge)["kid"]
     assert kid.low < 0 < kid.high and kid.low < kid.value < kid.high
 
 
@@ -231,7 +234,7 @@ def test_distances_tell_their_n_and_kid_first(judge, images):
 
 def test_recall_tells_a_narrow_set_from_a_wide_one(judge, scenes, images):
     """Pictures of one object alone are all good, but they are not all of the world."""
-    other = sample_scenes(240, 999, pairs=0.0)
+    other = sample_scenes(240, 999, pairs=0.0, portraits=0.0)
     wide, narrow = (
         distances(render(s), images, judge)
         for s in (other, dataclasses.replace(other, object=np.zeros(len(other), dtype=int)))
