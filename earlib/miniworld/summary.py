@@ -55,6 +55,7 @@ def summarise(out: Path) -> dict[str, dict]:
     models = read_json(out / "models.json") if (out / "models.json").exists() else {}
     for folder in sorted(file.parent for file in out.glob("*/made.json")):
         models[folder.name] = read_json(folder / "made.json") | facts(folder) | {"quality": quality_of(folder)}
+    models = dict(sorted(models.items()))
     write_json(out / "models.json", models)
     return models
 
