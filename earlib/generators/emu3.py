@@ -56,6 +56,7 @@ class Emu3Generator(NextToken):
         self.grid = processor.calculate_generate_size(self.ratio, self.area, processor.downsample_ratio)
         self.codebook_size = model.config.vq_config.codebook_size
         self.guidance = float(model.generation_config.guidance_scale or 3.0)
+        self.temperature = float(model.generation_config.temperature or 1.0)
         model.requires_grad_(False)
         self.line_end_id = model.model.vocabulary_mapping.eol_token_id
         self.code_ids_V = self._code_ids().to(self.device)

@@ -37,6 +37,7 @@ class JanusGenerator(NextToken):
         side = model.config.vq_config.num_patches
         self.grid, self.codebook_size = (side, side), model.config.vq_config.num_embeddings
         self.guidance = float(model.generation_config.guidance_scale or 5.0)  # 5 is Janus's own default
+        self.temperature = float(model.generation_config.temperature or 1.0)
         model.requires_grad_(False)
         codebook = model.model.vqmodel.quantize.embedding.weight
         with torch.no_grad():  # `decode` normalises a code before use, `encode` does not: make them agree

@@ -138,7 +138,8 @@ def build_janus(tokenizer, **shape):
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        guidance_scale=1.75,
+        guidance_scale=1.5,  # this and the temperature: chosen on other prompts than the table of quality has
+        temperature=0.8,
         do_sample=True,
         top_k=0,  # transformers would otherwise cut to the 50 likeliest tokens
         generation_kwargs={"boi_token_id": tokenizer.boi_token_id},
