@@ -64,6 +64,8 @@ def test_the_static_step_can_be_recorded(generator):
     """Nothing in a step asks the device for a value: dynamo captures it whole (a CUDA graph needs the same)."""
     from earlib.generators.static import StaticDrawer
 
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):
+        pytest.skip(f"dynamo of torch {torch.__version__} does not follow transformers' caches")
     drawer = StaticDrawer(generator)
     drawer(generator.encode(PROMPTS), torch.arange(3), 3.0)
     with torch.no_grad():

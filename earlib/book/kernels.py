@@ -159,7 +159,10 @@ def serve(address: str) -> None:
                         other.close()
                     _become_kernel(**asked)
                 kernels[kernel] = connection
-                connection.sendall(f"{kernel}\n".encode())
+                try:
+                    connection.sendall(f"{kernel}\n".encode())
+                except OSError:  # the launcher has given up; it is found gone below
+                    pass
                 waiting.register(connection, selectors.EVENT_READ)
             else:  # a launcher says nothing more: it was killed
                 [kernel] = [process for process, connection in kernels.items() if connection is key.fileobj]
