@@ -130,7 +130,7 @@ TRAINED += [FORGET_ME_NOT, GRADIENT_ASCENT, NPO, DPO, RMU, ABLATION_AT_WORDS, RO
 
 # The negative prompt: the concept's name n takes the place of no prompt in guidance, z = z_n + g (z_c - z_n). A prompt
 # that names the concept then still has as much of it as without guidance, whatever g is: 1 = g - (g - 1). At strength g
-# / (g - 1) nothing would be left: 1.25 at guidance 5, 2.33 at 1.75.
+# / (g - 1) nothing would be left: 1.25 at guidance 5, 3 at 1.5.
 NEGATIVE_PROMPT = TrainingFree("negative-prompt", "negative-prompt")
 
 # Safe latent diffusion (Schramowski et al. 2023, arXiv 2211.05105, Eq. 3-6), z = z_u + g (z_c - z_u - mu (z_n - z_u)),
@@ -159,7 +159,7 @@ NOT_TRAINED = (NEGATIVE_PROMPT, SAFE_GUIDANCE, UCE, LEACE, RECOMMENDED)
 # What differs between scales is data. A mini model has a thousandth of the weights and wants larger steps, and fewer of
 # them; chosen on development prompts (`miniworld/development.py`) by the rule of `sweeps/rates.py`: of the steps tried,
 # the one with the greatest margin of neighbours over the concept, churches, nudity and Van Gogh together.
-MINI = {"lr": 3e-4, "guidance": 1.75}
+MINI = {"lr": 3e-4, "guidance": 1.5}
 OF_MINI: dict[str, dict[str, Any]] = {
     "esd-x": {"batch": 4, "passes": 2, "lr": 1e-3},
     "esd-u": {"batch": 4, "passes": 2, "lr": 3e-4},
