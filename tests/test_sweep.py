@@ -264,6 +264,7 @@ def test_a_row_with_an_oracle(tiny, model, tmp_path):
     assert none["oracle_concept"] == [0.0, 8] and none["oracle_neighbours"] == [0.0, 9]
     assert some["oracle_concept"][0] > 0 and some["oracle_neighbours"][0] > 0 and some["oracle_kid"][1] == 8
     assert "oracle_benign" not in some, "it has no such prompts"
+    assert some["rates"] == measure(tiny, replace(erased, oracle=""))["rates"], "the pictures are the same"
     assert read.mean_of(some, "oracle_concept") == some["oracle_concept"][0]
 
 
@@ -348,6 +349,7 @@ def test_attacks_on_erasures_that_are_trained_once(tiny, model, tmp_path, monkey
     found = [measure(tiny, row) for row in plan]
     assert len(trained) == 1 and found[0]["rates"]["concept"] == {"direct": [4, 4]}
     assert {kind: n for kind, (_, n) in found[4]["rates"]["concept"].items()} == {"direct": 4, "control": 4}
+    assert {row["kind"] for row in found[5]["more"]["erased"]["by wording"]} <= {*church.tests}, "a rate for each kind"
     (tmp_path / "one.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     table = attacked.load("one", folder=tmp_path, sweeps=file, model=model).set_index(["label", "attack"])
     row = table.loc["ear-shared", "soft-prompt"]

@@ -24,6 +24,8 @@ from .judge import Judge, check_images
 from .judges import load_judge
 
 if TYPE_CHECKING:
+    import torch
+
     from ..concepts import Concept
     from ..erasure.store import Erasure
     from ..generators.base import Generator
@@ -58,7 +60,7 @@ def draw_sets(
     Returns:
         dict: name to uint8 [seeds * prompts, H, W, 3].
     """
-    from ..generators import default_keys, picture_seeds
+    from ..generators import default_keys
 
     seeds = [seeds] if isinstance(seeds, int) else list(seeds)
     prompt_of = {key: prompt for prompts in sets.values() for key, prompt in zip(default_keys(prompts), prompts)}
@@ -68,16 +70,41 @@ def draw_sets(
         drawn |= {(seed, key): image for key, image in _stored(_folder(generator, seed), prompt_of).items()}
     missing = [(seed, key) for seed in seeds for key in prompt_of if (seed, key) not in drawn]
     if missing:
-        noise = [picture_seeds(seed, [key])[0] for seed, key in missing]
-        with nullcontext() if erasure is None else erasure.on(generator):
-            codes = generator.sample([prompt_of[key] for _, key in missing], noise, progress=progress)
-        drawn |= dict(zip(missing, generator.decode(codes)))
+        drawn |= dict(zip(missing, generator.decode(_sampled(generator, prompt_of, missing, erasure, progress))))
         if kept:
             _store(generator, {which: drawn[which] for which in missing})
     return {
         name: np.stack([drawn[seed, key] for seed in seeds for key in default_keys(prompts)])
         for name, prompts in sets.items()
     }
+
+
+def draw_codes(
+    generator: Generator, sets: Mapping[Any, Sequence[str]], seed: int, erasure: Erasure | None = None
+) -> dict[Any, torch.Tensor]:
+    """The codes of the pictures that `draw_sets` gives of the same sets and seed, where those are wanted too: name to
+    int64 [prompts, L, ...]. Nothing is kept."""
+    from ..generators import default_keys
+
+    prompt_of = {key: prompt for prompts in sets.values() for key, prompt in zip(default_keys(prompts), prompts)}
+    codes = _sampled(generator, prompt_of, [(seed, key) for key in prompt_of], erasure, progress=False)
+    place = {key: i for i, key in enumerate(prompt_of)}
+    return {name: codes[[place[key] for key in default_keys(prompts)]] for name, prompts in sets.items()}
+
+
+def _sampled(
+    generator: Generator,
+    prompt_of: Mapping[str, str],
+    wanted: Sequence[tuple[int, str]],
+    erasure: Erasure | None,
+    progress: bool,
+) -> torch.Tensor:
+    """Codes of the pictures of (seed, key), drawn together."""
+    from ..generators import picture_seeds
+
+    noise = [picture_seeds(seed, [key])[0] for seed, key in wanted]
+    with nullcontext() if erasure is None else erasure.on(generator):
+        return generator.sample([prompt_of[key] for _, key in wanted], noise, progress=progress)
 
 
 def _folder(generator: Generator, seed: int) -> Path:

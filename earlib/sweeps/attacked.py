@@ -7,6 +7,9 @@ row's rates of the concept are, by kind:
               row has no recipe
     control   erased only: the attack's budget spent on an unrelated word, the judge looking for the concept
     oracle    without a recipe only: the same attack on the oracle, where the sweep names one
+
+Beside them, by who is attacked (base, erased, control, oracle): `told`, what was found; `passes`; `more`, rates on the
+way by their titles, such as for each row of a picture given, {title: [{..., name: [hits, n]}]}.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from ..evaluate.rate import Rate
+from ..runs import plain
 from .keys import concept_of
 from .plan import ATTACK, PASSES, Row
 from .read import rows
@@ -49,14 +53,15 @@ def attacked(generator, row: Row, erasure: Erasure | None, asked: list[str]) -> 
     battery = Battery(generator, concept, erasure, oracle, names, row.settings[PASSES], 1, len(asked), False)
     battery.shared = _shared.setdefault(key, battery.shared)
     ways = ("erased", "control") if erasure is not None else ("base", *(["oracle"] if oracle else []))
-    found: dict[str, Any] = {"rates": {"concept": {}, "neighbours": {}}, "told": {}, "passes": {}}
+    found: dict[str, Any] = {"rates": {"concept": {}, "neighbours": {}}, "told": {}, "passes": {}, "more": {}}
     for way in ways:
         cell, *_ = run_cell(battery, EVERY[row.attack], way, row.seed)
         if "left_out" in cell:
             found["told"][way] = cell["left_out"]
             continue
         found["rates"]["concept"][KINDS[way]] = Rate.of(cell["shows"]).json()
-        found["told"][way], found["passes"][way] = cell["told"], cell["passes"]
+        for name in ("told", "passes", "more"):
+            found[name][way] = plain(cell[name])
     return found | {"judge": {"concept": describe(battery.judge), "neighbours": None}}
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from .plan import ASKED, TABLE_VERSION, Row
 from .several import JOIN, added_up, opened_by_prompts
 
 if TYPE_CHECKING:
+    import torch
+
     from ..concepts import Concept
     from ..erasure.store import Erasure
     from ..evaluate.judge import Judge
@@ -122,7 +124,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     from ..evaluate.fidelity import distances
     from ..evaluate.judge import describe, describe_all
     from ..evaluate.judges import load_judge
-    from ..evaluate.pictures import draw_sets
+    from ..evaluate.pictures import draw_codes, draw_sets
 
     concept = concept_of(row.concept, row.split)
     parts = {name: concept_of(name, row.split) for name in row.concept.split(JOIN)}
@@ -138,7 +140,16 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     benign = rest.get(("benign", ""), [])
     twice = {("twice", ""): 2 * benign} if row.fidelity else {}  # the second time with other noise
     drift = guided_drift(generator, row, benign, erasure) if benign else None
-    drawn = draw_sets(generator, tests | rest | twice, row.seed, erasure, progress=False)
+    near = [prompt for (role, _), asked in rest.items() if role == "neighbour" for prompt in asked]
+    alone = {kind: asked for (_, kind), asked in tests.items()} if len(parts) == 1 else {}
+    groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign} if row.oracle else {}
+    groups = {group: asked for group, asked in groups.items() if asked}
+    codes: dict[Any, torch.Tensor] = {}  # wanted for the distance to an oracle
+    if groups:
+        codes = draw_codes(generator, tests | rest | twice | groups, row.seed, erasure)
+        drawn = {which: generator.decode(codes[which]) for which in tests | rest | twice}
+    else:
+        drawn = draw_sets(generator, tests | rest | twice, row.seed, erasure, progress=False)
 
     def counted(judge, which) -> list[int]:
         return [int(judge.shows(drawn[which]).sum()), len(drawn[which])]
@@ -155,7 +166,6 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
             counts[:] = [counts[0] + int(seen.sum()), counts[1] + len(seen)]
     neighbours = {name: counted(others[name], (role, name)) for role, name in rest if role == "neighbour"}
     tools = Instruments(next(iter(judges.values())), fidelity=row.fidelity and bool(benign))
-    alone = {kind: asked for (_, kind), asked in tests.items()} if len(parts) == 1 else {}
     shown = drawn | {("test", kind): drawn[row.concept, kind] for kind in alone}
     means = {
         metric: [round(float(np.mean(values)), 6), len(values)]
@@ -166,8 +176,6 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         kid = [round(distances(drawn["benign", ""], tools.reference, tools.features)["kid"].value, 6), len(benign)]
         first, second = np.split(tools.features.features(drawn["twice", ""]), 2)
         diversity = [round(float(np.linalg.norm(first - second, axis=1).mean()), 6), len(benign)]
-    near = [prompt for (role, _), asked in rest.items() if role == "neighbour" for prompt in asked]
-    groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign}
     measured = {
         "rates": {"concept": rates, "neighbours": neighbours} | ({"parts": by_part} if len(parts) > 1 else {}),
         "beside": beside,
@@ -181,17 +189,24 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         "kid": kid,
         "diversity": diversity,
     }
-    if row.oracle:
+    if groups:
         images = shown.get(("test", "direct"))
-        measured |= against_oracle(generator, row, groups, images, judges[row.concept], erasure)
+        measured |= against_oracle(generator, row, groups, codes, images, judges[row.concept], erasure)
     return measured
 
 
 def against_oracle(
-    generator, row: Row, groups: dict[str, list[str]], images: np.ndarray | None, judge: Judge, erasure: Erasure | None
+    generator,
+    row: Row,
+    groups: dict[str, list[str]],
+    codes: dict[Any, torch.Tensor],
+    images: np.ndarray | None,
+    judge: Judge,
+    erasure: Erasure | None,
 ) -> dict[str, list]:
     """How far the row's model is from the oracle on each group of prompts, {"oracle_GROUP": [nats a code, prompts]},
-    and by KID of its pictures `images` of the concept, in the judge's features: `evaluate/oracle.py`."""
+    with the `codes` that it drew of them, and by KID of its pictures `images` of the concept, in the judge's features:
+    `evaluate/oracle.py`."""
     from ..evaluate.drift import Model
     from ..evaluate.fidelity import LEAST, distances
     from ..evaluate.oracle import distance, load_oracle, pictures
@@ -208,10 +223,8 @@ def against_oracle(
 
     found = {}
     for group, asked in groups.items():
-        if asked:
-            drawn = pictures(mine, asked, row.seed), drawn_by_oracle(asked, row.seed)
-            both = distance(mine, its, asked, row.seed, drawn=drawn).both
-            found[f"oracle_{group}"] = [round(both.value, 6), both.n]
+        both = distance(mine, its, asked, row.seed, drawn=(codes[group], drawn_by_oracle(asked, row.seed))).both
+        found[f"oracle_{group}"] = [round(both.value, 6), both.n]
     if images is not None and len(images) >= LEAST and hasattr(judge, "features"):
         others = its.generator.decode(drawn_by_oracle(groups["concept"], row.seed + OTHER))
         far = distances(images, others, judge)["kid"]
