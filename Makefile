@@ -22,7 +22,7 @@ JOBS ?= 2
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## */  make \1\t/' | expand -t 20
-	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='03_... 04_...' (rerun, sweep)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
+	@echo "  options:      PROFILE=mini (book, rerun)   ONLY='methods pareto' (rerun, sweep)   PORT=8000 (serve)   TESTS=tests/test_x.py JOBS=2 (test)   PYTHON=python3.12"
 
 book: $(STAMP)  ## run the notebooks that are not up to date and build the HTML; prints its path
 	@$(PY) -m earlib book --profile $(PROFILE)

@@ -324,6 +324,13 @@ def test_every_chapter_exists_and_every_notebook_is_a_chapter():
     )
 
 
+def test_numbers_of_chapters_are_the_books_alone():
+    assert not [file.name for file in (ROOT / "notebooks").iterdir() if re.search(r"\d", file.name)]
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]:
+        rooms = {chapter["file"].split("/")[0] for chapter in part["chapters"]}
+        assert len(rooms) == 1 and ("numbered" in part) == (rooms == {"notebooks"}), part["caption"]
+
+
 def test_claims_of_the_book_are_well_formed():
     assert claims_list([], yaml.safe_load((ROOT / "book" / "claims.yml").read_text()) or [])
 
@@ -352,11 +359,11 @@ def test_the_worst_attack_of_each_row(monkeypatch, tmp_path):
 
 
 def test_an_answer_on_the_page_of_results():
-    words = {"text/markdown": f"{HEADING}\n\nFew stay, e.g. [cars](15_pareto.ipynb). See [claims](../book/claims.md)."}
+    words = {"text/markdown": f"{HEADING}\n\nFew stay, e.g. [cars](pareto.ipynb). See [claims](../book/claims.md)."}
     cell = new_code_cell("", outputs=[new_output("display_data", words)], metadata={"tags": ["in-short"]})
     shown = cell.outputs[0]
-    shown.metadata["first"] = "Few stay, e.g. [cars](15_pareto.ipynb)."
-    assert answer(nbformat.v4.new_notebook(cells=[cell])) == "Few stay, e.g. [cars](../notebooks/15_pareto.ipynb)."
+    shown.metadata["first"] = "Few stay, e.g. [cars](pareto.ipynb)."
+    assert answer(nbformat.v4.new_notebook(cells=[cell])) == "Few stay, e.g. [cars](../notebooks/pareto.ipynb)."
     shown.metadata["first"] = "See [claims](../book/claims.md), e.g. A."
     assert answer(nbformat.v4.new_notebook(cells=[cell])) == "See [claims](claims.md), e.g. A."
     assert answer(nbformat.v4.new_notebook(cells=[])) == ""

@@ -81,7 +81,7 @@ def test_a_chapter_ends_with_its_answer(name):
 def test_what_counts_as_typed():
     held = "At 95 % (seed 3), `lr = 0.1` and $x^2$ of {cite:t}`fan2025ear`, who have 48 of 576."
     assert typed(held) == []
-    assert typed("It falls to 4 %. See [it](04_three_concepts.ipynb), Eq. 3.") == ["It falls to 4 %."]
+    assert typed("It falls to 4 %. See [it](three_concepts.ipynb), Eq. 3.") == ["It falls to 4 %."]
     cell = nbformat.v4.new_code_cell('say(f"It falls to {rate:.2f} from 82 %, it seems.")')
     assert typed(prose(cell)) == ["It falls to _ from 82 %, it seems."]
 

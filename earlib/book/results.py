@@ -11,7 +11,7 @@ from .. import ROOT
 from .words import HEADING, SHORT
 
 RESULTS_MARK = "<!-- results -->"  # book/results.md has this line where the list goes
-FIGURE = "15_pareto"  # the notebook whose answer's figure the page shows
+FIGURE = "pareto"  # the notebook whose answer's figure the page shows
 LINK = re.compile(r"\]\((?!https?:|#)([^)]+)\)")
 
 

@@ -1,4 +1,4 @@
-"""Chapter 17, the audit: what the released training loop of EAR reads, learns and leaves behind, on a small model.
+"""The audit: what the released training loop of EAR reads, learns and leaves behind, on a small model.
 
 The loop itself is the recipe `ear-released` (`erasure/single_token.py`); here it is watched, never changed. The control
 is an erasure trained on what has nothing to do with the concept, or on nothing at all.

@@ -1,4 +1,4 @@
-"""Chapter 22, several concepts at once: what adding up membranes does to weights, how far prompts open them, and what
+"""Several concepts at once: what adding up membranes does to weights, how far prompts open them, and what
 the table `composition` says of their company."""
 
 from __future__ import annotations

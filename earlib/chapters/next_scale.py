@@ -1,4 +1,4 @@
-"""Chapter 23, how a next-scale picture comes about: with how many different codes, how well, and what becomes of codes
+"""How a next-scale picture comes about: with how many different codes, how well, and what becomes of codes
 that were changed on the way.
 
 Letters: N pictures, K scales, L positions of all of them, C bits of a code (or none, with a codebook).

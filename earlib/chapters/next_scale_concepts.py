@@ -1,4 +1,4 @@
-"""Chapter 27, several concepts erased from a next-scale model at once, and other words for one.
+"""Several concepts erased from a next-scale model at once, and other words for one.
 
 Words here are also those that nobody wrote: a vector in place of a word's, learned so that an erased model draws the
 concept (as in Pham et al. 2023, arXiv 2308.01508).

@@ -1,4 +1,4 @@
-"""Chapter 25, S-VARE's filter taken apart: how strict it is, what each scale has of the loss, and what variants of the
+"""S-VARE's filter taken apart: how strict it is, what each scale has of the loss, and what variants of the
 recipe add."""
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..generators.base import NextScale
 
 PAPER_ALPHA = {0.0: 0.072, 0.25: 0.074, 0.5: 0.217, 0.75: 0.402}  # alpha -> nudity prompts (Ring-A-Bell) that succeed
-PAPER_TERMS = {  # church: concept, neighbours; from the same reading note as in chapter 24
+PAPER_TERMS = {  # church: concept, neighbours; from the same reading note as in next_scale_methods.py
     "squared error": (0.098, 0.689),
     "+ filter": (0.041, 0.735),
     "+ filter + preservation": (0.044, 0.757),

@@ -1,4 +1,4 @@
-"""Chapter 24, the methods for next-scale models side by side: what each is, and what becomes of the papers' claims."""
+"""The methods for next-scale models side by side: what each is, and what becomes of the papers' claims."""
 
 from __future__ import annotations
 

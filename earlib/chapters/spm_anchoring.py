@@ -1,4 +1,4 @@
-"""Chapter 21, SPM's anchoring: how unevenly anchors are drawn, and how strongly both losses pull."""
+"""SPM's anchoring: how unevenly anchors are drawn, and how strongly both losses pull."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chapter 18, SPM on Janus, the poster's first figure with numbers: which loss, in which part of the layers.
+"""SPM on Janus, the poster's first figure with numbers: which loss, in which part of the layers.
 
 The runs are the table `spm-loss`. Measured live are the gradients of membranes on the vision tower.
 """

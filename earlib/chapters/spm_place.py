@@ -1,4 +1,4 @@
-"""Chapter 19, SPM on Janus, the poster's second figure with numbers: whether the place or the size of a change harms.
+"""SPM on Janus, the poster's second figure with numbers: whether the place or the size of a change harms.
 
 The runs are the table `spm-place`. Measured live is what single membranes do to what passes through them.
 """

@@ -1,4 +1,4 @@
-"""Chapter 20, SPM's substitution asked of the model itself: how far concept and surrogate are apart along a picture,
+"""SPM's substitution asked of the model itself: how far concept and surrogate are apart along a picture,
 and what there is to learn.
 
 Letters in tensor names as in `generators/base.py`; N pictures or prompts, c a prompt with the concept, s the same with

@@ -1,4 +1,4 @@
-"""Chapter 28, next-token models against next-scale ones, on the same concepts, prompts and judges: what each is, whose
+"""Next-token models against next-scale ones, on the same concepts, prompts and judges: what each is, whose
 erasures do better by their tables, and which heals itself, measured live.
 
 One operation serves both: the first codes of a picture are given, as they are or damaged, and the model draws on. In

@@ -1,4 +1,4 @@
-"""Chapter 26, which scale of a next-scale picture decides what it shows: whose prompt is told when, what the codes of
+"""Which scale of a next-scale picture decides what it shows: whose prompt is told when, what the codes of
 the first scales say, where a filter acts.
 
 Letters: N pictures, K scales, L positions of all of them, F features, Y classes. c is a prompt that names the concept,
