@@ -21,12 +21,14 @@ from earlib.chapters import composition
 from earlib.concepts import holds_word, list_concepts, load_concept, normal
 from earlib.erasure.change import change_size
 from earlib.erasure.naming import name_of
+from earlib.erasure.presets import recipe as preset
 from earlib.errors import UserError
+from earlib.evaluate.drift import draw_tokens
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
 from earlib.sweeps import attacked, check, compare, read, several, workers
 from earlib.sweeps.keys import concept_of, weights
-from earlib.sweeps.measure import choose, load_model, measure
+from earlib.sweeps.measure import choose, erasure_of, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
 from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import sweep
@@ -442,6 +444,36 @@ def test_rows_of_several_concepts(tiny, model, tmp_path):
     whole = compose(alone).together()
     assert composed["change_size"] == pytest.approx(change_size(tiny.trunk, whole.tensors), abs=1e-3)
     assert replace(asked[5], concept="church").key() == asked[0].key()
+
+
+@pytest.mark.parametrize("recipe", ["ear-shared", "spm"])
+def test_one_after_another_and_added_up(tiny, recipe, tmp_path):
+    """After one another the second learns from what the first left; added up each learns from the base model."""
+    settings = (QUICK if recipe != "spm" else MEMBRANES) | {"erasure.form": ["composed", "sequential"]}
+    entry = TINY | {"concepts": ["church+boat"], "seeds": [0], "cases": [{"recipe": recipe, "settings": settings}]}
+    base, added, after = load_sweeps(write_sweeps(tmp_path, one=entry))["one"].rows()
+    sums, then, own = erasure_of(tiny, added)[0], erasure_of(tiny, after)[0], tiny.fingerprint
+    church = erase(tiny, load_concept("church"), added.preset(), seed=0, progress=False)
+    boat = erase(tiny, load_concept("boat"), added.preset(), seed=100, progress=False)
+    whole = lambda erasure: erasure.merged(tiny).tensors
+    for name, w in tiny.trunk.named_parameters():
+        if name in whole(church):
+            both = whole(church)[name] + whole(boat)[name] - w
+            torch.testing.assert_close(whole(sums)[name], both, atol=1e-6, rtol=0)
+            assert not torch.allclose(whole(then)[name], both, atol=1e-6) or torch.equal(both, w)
+    with church.on(tiny):
+        left = draw_tokens(tiny, ["a red church"])
+    none = replace(asked := after.alone()[-1], settings=asked.settings | {"lr": 1e-12}).preset()
+    with several.afterwards(tiny, church):
+        assert tiny.fingerprint != own
+        nothing = erase(tiny, load_concept("boat"), none, seed=0, progress=False)
+    with several.on_top(church, nothing).on(tiny):
+        assert torch.equal(draw_tokens(tiny, ["a red church"]), left), "the first is still there"
+    assert tiny.fingerprint == own and then.concept == "church + boat" and then.info["pairs"] == sums.info["pairs"]
+    with pytest.raises(UserError, match="acts at positions=words only"):
+        several.check_form(preset("uce", "mini"), "sequential", "none")
+    with pytest.raises(UserError, match="changes no weights"):
+        several.check_form(preset("negative-prompt", "mini"), "composed", "none")
 
 
 def test_the_chapters_tables(model, tmp_path):

@@ -22,6 +22,7 @@ from ..runs import read_json
 
 if TYPE_CHECKING:
     from ..device import Placement
+    from ..erasure.compose import Membranes
     from ..erasure.store import Erasure, NoErasure
     from .profiles import Family
 
@@ -210,7 +211,7 @@ def combined(hashes: Iterable[bytes]) -> str:
     return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]
 
 
-def change_hash(erasure: Erasure | NoErasure) -> str:
+def change_hash(erasure: Erasure | Membranes | NoErasure) -> str:
     """16 hex digits that change with any number of an erasure, with its recipe, and with its strength; "" for one that
     changes nothing."""
     if not (erasure.tensors or erasure.recipe):

@@ -14,7 +14,7 @@ from ..errors import UserError
 from .attacked import attacked
 from .keys import chosen, concept_of, prompts, weights
 from .plan import ASKED, TABLE_VERSION, Row
-from .several import JOIN, added_up, opened_by_prompts
+from .several import JOIN, added_up, afterwards, on_top, opened_by_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -94,7 +94,13 @@ def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
     if key not in _trained:
         if row.form == "composed":
             parts, cores = zip(*(erasure_of(generator, part) for part in row.alone()))
-            made = added_up(parts), sum(cores)
+            made = added_up(parts, generator), sum(cores)
+        elif row.form == "sequential":
+            first, core = erasure_of(generator, row.before())
+            last, began = row.alone()[-1], time.process_time()
+            with afterwards(generator, first):
+                then = erase(generator, last.trained_on, last.preset(), seed=last.seed, progress=False)
+            made = on_top(first, then), core + time.process_time() - began
         else:
             began = time.process_time()
             erasure = erase(generator, row.trained_on, row.preset(), seed=row.seed, progress=False)

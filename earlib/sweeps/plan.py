@@ -24,7 +24,7 @@ from ..errors import UserError, nearest
 from ..evaluate.attacks import LIGHT
 from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
-from .several import JOIN
+from .several import JOIN, check_form
 from .typed import checked_fields, is_list_of, is_number
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
@@ -32,7 +32,7 @@ NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where 
 # Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
-VALUES = {FORM: ("joint", "composed"), TRANSPORT: ("none", "overlap", "similarity")}
+VALUES = {FORM: ("joint", "composed", "sequential"), TRANSPORT: ("none", "overlap", "similarity")}
 # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
 ATTACK, PASSES = "attack", "attack.passes"
 OURS = (STRENGTH, *VALUES, ATTACK, PASSES)
@@ -106,6 +106,10 @@ class Row:
             for i, part in enumerate(parts)
         ]
 
+    def before(self) -> Row:
+        """The row without its last concept."""
+        return dataclasses.replace(self, concept=self.concept.rpartition(JOIN)[0])
+
     def training(self) -> str:
         """The key that all rows share which are trained alike."""
         return dataclasses.replace(self, settings=self._without(STRENGTH, TRANSPORT, ATTACK, PASSES)).key()
@@ -163,11 +167,7 @@ class Row:
                 raise UserError(f"unknown {name} '{value}'; {nearest(str(value), values)}")
         if family_of(self.model) == "next-scale" and {FORM, TRANSPORT} & set(self.settings):
             raise UserError(f"{FORM} and {TRANSPORT} work with next-token models only; leave them out")
-        recipe = self.preset()
-        if (self.settings.get(FORM) == "composed" or self.transport != "none") and not getattr(recipe, "rank", 0):
-            raise UserError(
-                "only adapters can be composed or switched on prompt by prompt; give the recipe a rank, such as rank: 1"
-            )
+        check_form(self.preset(), self.settings.get(FORM, "joint"), self.transport)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Several concepts erased at once: "church+boat" is one concept whose pairs are those of its parts in turn.
 
-Either one erasure learns all of them (form "joint"), or erasures of one concept each are added up ("composed"), each
-with a regulator that may open it by prompt ("facilitated transport" of SPM, Lyu et al. 2024, arXiv 2312.16145):
+Either one erasure learns all of them (form "joint"), or one learns each: from the base model, and their changes are
+added up ("composed"), or from the model that has lost those before it ("sequential"). Adapters that are added up may
+each have a regulator that opens it by prompt ("facilitated transport" of SPM, Lyu et al. 2024, arXiv 2312.16145):
 
     none          always open
     overlap       as far as a prompt shares words with what people call the concept
@@ -13,15 +14,21 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from ..concepts import Concept, list_concepts, load_concept, words_of
+from ..errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from ..erasure.compose import Membranes, Transport
+    from ..erasure.settings import AnyRecipe
     from ..erasure.store import Erasure
+    from ..generators.base import Generator
 
 JOIN = "+"  # between concepts that are erased at once
 NAMES = {
@@ -69,13 +76,72 @@ def telling_words(concept: Concept) -> set[str]:
     return {word for word, prompts in counts.items() if prompts >= SEVERAL} - others
 
 
-def added_up(erasures: list[Erasure]) -> Membranes:
-    """Erasures of one concept each as their sum, always open; its `info` adds up theirs."""
+def check_form(recipe: AnyRecipe, form: str, transport: str) -> None:
+    """UserError for a recipe whose erasures cannot be put together in this form, or opened by prompts."""
+    rank, matrices = getattr(recipe, "rank", 0), hasattr(recipe, "lr") or getattr(recipe, "method", "") == "uce"
+    if transport != "none" and not rank:
+        raise UserError("only adapters can be switched on prompt by prompt; give the recipe a rank, such as rank: 1")
+    if form != "joint" and not (rank or matrices):
+        raise UserError(f"recipe '{recipe.name}' changes no weights that could be added up; only joint is left")
+    if form == "sequential" and not rank and getattr(recipe, "positions", "all") != "all":
+        where = f"acts at positions={recipe.positions} only, where the next one would not see its change"
+        raise UserError(f"recipe '{recipe.name}' {where}; only joint and composed are left")
+
+
+def added_up(erasures: list[Erasure], generator: Generator) -> Erasure | Membranes:
+    """Erasures of one concept each as their sum, always open; its `info` adds up theirs. Whole matrices are
+    W + sum_c (W_c - W)."""
     from ..erasure.compose import compose
 
+    info = summed(erasures)
+    if all(".lora_" in name for erasure in erasures for name in erasure.tensors):
+        return dataclasses.replace(compose(erasures), info=info)
+    tensors: dict[str, Tensor] = {}
+    for erasure in erasures:
+        for name, t in erasure.tensors.items():
+            own = generator.trunk.get_parameter(name).detach()
+            tensors[name] = tensors.get(name, own) + (t - own)
+    return dataclasses.replace(erasures[0], concept=name_of_all(erasures), tensors=tensors, info=info)
+
+
+def on_top(first: Erasure | Membranes, then: Erasure) -> Erasure | Membranes:
+    """`first` and what was trained after it (`afterwards`) as one."""
+    from ..erasure.compose import compose
+
+    info = summed([first, then])
+    then = dataclasses.replace(then, generator_fingerprint=first.generator_fingerprint)
+    if all(".lora_" in name for name in then.tensors):
+        before: tuple[Erasure, ...] = getattr(first, "parts", (first,))
+        return dataclasses.replace(compose([*before, then]), info=info)
+    return dataclasses.replace(
+        then, concept=name_of_all([first, then]), tensors={**first.tensors, **then.tensors}, info=info
+    )
+
+
+@contextmanager
+def afterwards(generator: Generator, erasure: Erasure | Membranes) -> Iterator[None]:
+    """The context in which `generator` has lost a concept for good, so that `erase` begins there: it goes by another
+    fingerprint, as pictures that are kept for training are those of the whole model otherwise."""
+    from ..generators.weights import change_hash
+
+    own = generator.fingerprint
+    with erasure.on(generator):
+        generator.fingerprint = f"{own}+{change_hash(erasure)}"
+        try:
+            yield
+        finally:
+            generator.fingerprint = own
+
+
+def summed(erasures: list) -> dict:
+    """The numbers in the `info` of erasures, added up."""
     numbers = {name for e in erasures for name, value in e.info.items() if isinstance(value, (int, float))}
-    info = {name: sum(e.info[name] for e in erasures) for name in sorted(numbers)}
-    return dataclasses.replace(compose(erasures), info=info)
+    return {name: sum(e.info.get(name, 0) for e in erasures) for name in sorted(numbers)}
+
+
+def name_of_all(erasures: list) -> str:
+    """What composed erasures are called."""
+    return " + ".join(erasure.concept for erasure in erasures)
 
 
 def opened_by_prompts(erasure: Erasure | Membranes, how: str) -> Erasure | Membranes:
