@@ -26,7 +26,7 @@ from earlib.errors import UserError
 from earlib.evaluate.drift import draw_tokens
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
-from earlib.sweeps import attacked, check, compare, read, several, workers
+from earlib.sweeps import attacked, check, compare, read, several, workers, written
 from earlib.sweeps.keys import concept_of, weights
 from earlib.sweeps.measure import choose, erasure_of, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
@@ -131,6 +131,11 @@ WRONG = {  # what is changed of an entry -> what the line must hold
         {"cases": [{"recipe": "spm", "settings": {"erasure.form": "compsed"}}]},
         "unknown erasure.form 'compsed'; did you mean 'composed'",
     ),
+    "a share": (
+        {"cases": [{"recipe": "ear", "settings": {"pairs.writers": "one", "pairs.wrong": 2}}]},
+        "pairs.wrong is a share from 0 to 1, not 2",
+    ),
+    "no writers": ({"cases": [{"recipe": "ear", "settings": {"pairs.filter": "visual"}}]}, "name one"),
     "no adapter": (
         {"cases": [{"recipe": "ear", "settings": {"erasure.transport": ["none", "overlap"]}}]},
         "give the recipe a rank",
@@ -474,6 +479,36 @@ def test_one_after_another_and_added_up(tiny, recipe, tmp_path):
         several.check_form(preset("uce", "mini"), "sequential", "none")
     with pytest.raises(UserError, match="changes no weights"):
         several.check_form(preset("negative-prompt", "mini"), "composed", "none")
+
+
+# ---------------------------------------------------------------- pairs of writers
+
+
+def test_written_pairs(tiny, monkeypatch, tmp_path):
+    """One writer names the concept plainly, several by all its names; a tenth is wrong in two ways; the judge drops
+    what it does not see; no test prompt is written."""
+    church = load_concept("church", "mini")
+    tests = {p for group in (*church.tests.values(), *church.neighbours.values(), church.benign) for p in group}
+    for who, names in (("one", {"church"}), ("several", {"church", "cathedral", None})):
+        made = written.Writers(church, who, 0.2, 0).write(30)
+        right = [pair for pair, fine in made if fine]
+        assert len(right) == 24 and not tests & {p for pair, _ in made for p in (pair.target, pair.replacement)}
+        assert names <= {holds_word(pair.target, church.words) for pair in right}
+        assert not any(holds_word(pair.replacement, church.words) for pair in right)
+        wrong = [pair for pair, fine in made if not fine]
+        assert sum(bool(holds_word(pair.replacement, church.words)) for pair in wrong) == 3
+        assert sum(not holds_word(pair.target, church.words) for pair in wrong) >= 3
+    assert written.Writers(church, "one", 0, 5).write(4) == written.Writers(church, "one", 0, 5).write(4)
+    sees = lambda generator, concept, pairs, seed: ["church" in p.target.split() for p in pairs]
+    monkeypatch.setattr(written, "confirmed", sees)
+    concept, counts = written.written(tiny, church, "several", 0.1, True, 10, 0)
+    assert len(concept.pairs) == 10 and all(holds_word(pair.target, ["church"]) for pair in concept.pairs)
+    assert counts["proposed"] > 10 and counts["kept_wrong"] <= counts["wrong"]
+    settings = QUICK | {"pairs.writers": ["one", "several"], "pairs.wrong": 0.5}
+    entry = TINY | {"cases": [{"recipe": "ear", "settings": settings}], "seeds": [0]}
+    base, one, several_ = load_sweeps(write_sweeps(tmp_path, one=entry))["one"].rows()
+    assert one.key() != several_.key() != replace(several_, settings=several_.settings | {"pairs.wrong": 0}).key()
+    assert measure(tiny, one)["written"] == {"proposed": 2, "wrong": 1, "kept_wrong": 1}
 
 
 def test_the_chapters_tables(model, tmp_path):

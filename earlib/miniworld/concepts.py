@@ -159,14 +159,23 @@ class ConceptFile:
         chosen = list(itertools.islice(zip(itertools.cycle(cells), others), 50))
         return [w.fresh(lambda cell=cell, other=other: self.pair(cell, other)) for cell, other in chosen]
 
-    def any_pair(self) -> tuple[str, str]:
-        """A pair with what it shows chosen at random."""
+    def any_pair(self, other: str | None = None, how: str = "plain", wrong: str = "") -> tuple[str, str]:
+        """A pair with what it shows chosen at random; arguments as of `pair`."""
         w, where = self.w, ("place", PLACES) if self.attribute == "object" else ("object", OBJECTS)
         shown = "person" if self.attribute == "framing" else w.pick(where[1])
-        return self.pair({"colour": w.pick(COLOURS), where[0]: shown}, w.pick(self.replaced_by))
+        cell = {"colour": w.pick(COLOURS), where[0]: shown}
+        return self.pair(cell, other or w.pick(self.replaced_by), how, wrong)
 
-    def pair(self, cell: dict, other: str) -> tuple[str, str]:
-        """The same scene told with the concept and with `other` in its place."""
+    def pair(self, cell: dict, other: str, how: str = "plain", wrong: str = "") -> tuple[str, str]:
+        """The same scene told with the concept and with `other` in its place.
+
+        Args:
+            cell: what the scene shows, besides.
+            other: a value of the concept's attribute.
+            how: the concept is told, as `Writer.name` has it.
+            wrong: "no target" tells of another thing in place of the concept, "no replacement" of the concept by
+                another name in place of `other`.
+        """
         w, attribute = self.w, self.attribute
         r = w.scene(**cell | {attribute: self.value})
         while w.never_shown(r | {attribute: other}):
@@ -175,15 +184,22 @@ class ConceptFile:
         names = {name: w.name(name, r[name], "any") for name in ("object", "style", "place")}
         time = w.name("time", r["time"], "any") if r["time"] == "night" or attribute == "time" else None
 
-        def side(value: str) -> str:
-            told = names | ({attribute: NAMES[attribute][value][0]} if attribute in names else {})
+        def side(value: str, how: str = "plain") -> str:
+            word = lambda: NAMES[attribute][value][0] if how == "plain" else w.name(attribute, value, how)
+            told = names | ({attribute: word()} if attribute in names else {})
             thing = noun_phrase(value if attribute == "object" else r["object"], r["colour"], told["object"])
+            if attribute == "object" and how in ("description", "held-out"):
+                thing = w.thing(value, r["colour"], how)
             if attribute == "framing" and value == "portrait":
-                thing = NAMES["framing"]["portrait"][0].format(x=thing)
-            when = NAMES["time"][value][0] if attribute == "time" else time
+                thing = word().format(x=thing)
+            when = word() if attribute == "time" else time
             return compose(thing, told["place"], when, told["style"])
 
-        return side(self.value), side(other)
+        if wrong == "no replacement":
+            return side(self.value, how), side(self.value, "other")
+        if wrong == "no target":
+            return side(w.pick([value for value in self.others if value != other] or self.others)), side(other)
+        return side(self.value, how), side(other)
 
     def tests(self) -> dict[str, list[str]]:
         """Test prompts by kind."""

@@ -15,6 +15,7 @@ from .attacked import attacked
 from .keys import chosen, concept_of, prompts, weights
 from .plan import ASKED, TABLE_VERSION, Row
 from .several import JOIN, added_up, afterwards, on_top, opened_by_prompts
+from .written import written
 
 if TYPE_CHECKING:
     import torch
@@ -69,6 +70,7 @@ def measure(generator, row: Row) -> dict:
             erasure, core = erasure_of(generator, row)
             for name in ("seconds", "seconds_sampling", "windows_trained", "windows_skipped"):
                 found[name] = erasure.info.get(name)
+            found |= {"written": erasure.info["written"]} if "written" in erasure.info else {}
             found |= {"seconds_core": round(core, 2), "megabytes": round(erasure.megabytes, 4)}
             found["change_size"] = _size(generator, erasure, row.strength)
             erasure = replace(opened_by_prompts(erasure, row.transport), strength=row.strength)
@@ -102,8 +104,13 @@ def erasure_of(generator, row: Row) -> tuple[Erasure, float]:
                 then = erase(generator, last.trained_on, last.preset(), seed=last.seed, progress=False)
             made = on_top(first, then), core + time.process_time() - began
         else:
-            began = time.process_time()
-            erasure = erase(generator, row.trained_on, row.preset(), seed=row.seed, progress=False)
+            concept, began = row.trained_on, time.process_time()
+            if row.pairs:
+                who, wrong, how = row.pairs
+                count = row.preset().pairs
+                concept, counts = written(generator, concept, who, wrong, how == "visual", count, row.seed)
+            erasure = erase(generator, concept, row.preset(), seed=row.seed, progress=False)
+            erasure.info |= {"written": counts} if row.pairs else {}
             made = erasure, time.process_time() - began
         while len(_trained) >= LAST:
             del _trained[next(iter(_trained))]

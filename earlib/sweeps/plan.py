@@ -26,6 +26,7 @@ from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
 from .several import JOIN, check_form
 from .typed import checked_fields, is_list_of, is_number
+from .written import FILTER, MANNERS, WRITERS, WRONG, check_written
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where it is named
@@ -33,9 +34,10 @@ NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where 
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed", "sequential"), TRANSPORT: ("none", "overlap", "similarity")}
+VALUES |= {WRITERS: ("file", *MANNERS), FILTER: ("none", "visual")}
 # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
 ATTACK, PASSES = "attack", "attack.passes"
-OURS = (STRENGTH, *VALUES, ATTACK, PASSES)
+OURS = (STRENGTH, *VALUES, WRONG, ATTACK, PASSES)
 MODELS = (PROFILE, "mini-var", "mini-emu3")
 SPLITS = ("test", "dev", "nonsense")
 ASKED = ("sweep", "label", "concept", "recipe", "settings", "seed", "split")  # what a measured row says it was asked
@@ -88,6 +90,12 @@ class Row:
     def transport(self) -> str:
         """Of VALUES[TRANSPORT]."""
         return self.settings.get(TRANSPORT, VALUES[TRANSPORT][0])
+
+    @property
+    def pairs(self) -> list:
+        """[whose pairs train, the share of wrong ones, the filter] (`written.py`); empty for the file's own."""
+        who, wrong, how = (self.settings.get(*what) for what in ((WRITERS, "file"), (WRONG, 0), (FILTER, "none")))
+        return [who, wrong, how] if who != "file" else []
 
     @property
     def attack(self) -> str | None:
@@ -151,6 +159,7 @@ class Row:
         decides += [self.pictures, self.fidelity]
         decides += [self.strength] if self.strength != 1 else []
         decides += [{"oracle": weights(self.oracle)}] if self.oracle else []
+        decides += self.pairs
         decides += [ATTACK, self.attack, self.settings[PASSES]] if self.attack else []
         if recipe is not None:
             decides += [
@@ -167,6 +176,7 @@ class Row:
                 raise UserError(f"unknown {name} '{value}'; {nearest(str(value), values)}")
         if family_of(self.model) == "next-scale" and {FORM, TRANSPORT} & set(self.settings):
             raise UserError(f"{FORM} and {TRANSPORT} work with next-token models only; leave them out")
+        check_written(self.settings)
         check_form(self.preset(), self.settings.get(FORM, "joint"), self.transport)
 
 

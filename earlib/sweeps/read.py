@@ -20,6 +20,7 @@ only read: all sweeps together take half a day, and `python -m earlib sweep` mea
                     alone, and measuring
     seconds_core    what training took of one core
     megabytes, windows_trained, windows_skipped
+    written         {"proposed", "wrong", "kept_wrong"}: of pairs that writers wrote (`written.py`), where they did
     change_size     Frobenius norm of all changes of weights together; null where none change
     failed          why there are no numbers: training diverged
 """

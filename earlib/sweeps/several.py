@@ -83,8 +83,8 @@ def check_form(recipe: AnyRecipe, form: str, transport: str) -> None:
         raise UserError("only adapters can be switched on prompt by prompt; give the recipe a rank, such as rank: 1")
     if form != "joint" and not (rank or matrices):
         raise UserError(f"recipe '{recipe.name}' changes no weights that could be added up; only joint is left")
-    if form == "sequential" and not rank and getattr(recipe, "positions", "all") != "all":
-        where = f"acts at positions={recipe.positions} only, where the next one would not see its change"
+    if form == "sequential" and not rank and (positions := getattr(recipe, "positions", "all")) != "all":
+        where = f"acts at positions={positions} only, where the next one would not see its change"
         raise UserError(f"recipe '{recipe.name}' {where}; only joint and composed are left")
 
 
@@ -111,8 +111,7 @@ def on_top(first: Erasure | Membranes, then: Erasure) -> Erasure | Membranes:
     info = summed([first, then])
     then = dataclasses.replace(then, generator_fingerprint=first.generator_fingerprint)
     if all(".lora_" in name for name in then.tensors):
-        before: tuple[Erasure, ...] = getattr(first, "parts", (first,))
-        return dataclasses.replace(compose([*before, then]), info=info)
+        return dataclasses.replace(compose([*getattr(first, "parts", [first]), then]), info=info)
     return dataclasses.replace(
         then, concept=name_of_all([first, then]), tensors={**first.tensors, **then.tensors}, info=info
     )
