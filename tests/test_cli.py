@@ -460,6 +460,7 @@ def painter():
         calls=calls,
         name="mini",
         guidance=3.0,
+        temperature=1.0,
         fingerprint="0" * 16,
         steering=None,
         sample_batches=sample_batches,
@@ -491,6 +492,8 @@ def test_pictures_are_drawn_once(place, painter):
     assert run(seed=1) == 1 and painter.calls[-1] == ["four"]
     rows = [json.loads(line) for line in (place / "out" / "index.jsonl").read_text().splitlines()]
     assert [row["key"] for row in rows] == ["four#0", "one#0", "two#0", "three#0"]
+    painter.temperature = 0.8  # the model's own was edited: pictures drawn at another are drawn anew
+    assert run(seed=1) == 2 and run(seed=1) == 0
 
 
 def test_a_stopped_run_keeps_what_it_drew(place, painter):

@@ -26,6 +26,18 @@ def generator():
     return tiny_emu3()
 
 
+def test_a_models_own_guidance_and_temperature_are_read(generator):
+    assert (generator.guidance, generator.temperature) == (3.0, 1.0)  # which is what transformers takes for none
+    config = generator.model.generation_config
+    old = config.guidance_scale, config.temperature
+    config.guidance_scale, config.temperature = 2.0, 0.7
+    other = Emu3Generator(generator.model, generator.processor)
+    config.guidance_scale, config.temperature = old
+    assert (other.guidance, other.temperature) == (2.0, 0.7)
+    assert torch.equal(other.sample(PROMPTS, [0, 1, 2]), generator.sample(PROMPTS, [0, 1, 2], 2.0, 0.7))
+    assert not torch.equal(other.sample(PROMPTS, [0, 1, 2]), generator.sample(PROMPTS, [0, 1, 2], 2.0))
+
+
 WIDE = dict(seed=2, width=96, heads=6, kv_heads=1, layers=2, codes=48, grid=(3, 5), scattered=True)
 
 

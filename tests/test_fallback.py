@@ -60,6 +60,6 @@ def test_generate_inspects_and_declines(tmp_path, monkeypatch, capsys):
     assert "declined: 'zork zork': never seen: zork" in capsys.readouterr().err
     assert not any("zork" in file.name for file in (tmp_path / "a").glob("*.png"))
     assert main([*command, str(tmp_path / "b"), "--unsure", "hotter"]) == 0
+    own = tiny_janus().temperature
     rows = [json.loads(line) for line in (tmp_path / "b" / "index.jsonl").read_text().splitlines()]
-    hot = [row for row in rows if "temperature" in row]
-    assert any("zork" in row["prompt"] for row in hot) and len(rows) == 2 and hot[0]["temperature"] == 1.3
+    assert {row["prompt"]: row["temperature"] for row in rows} == {"a red church": own, "zork zork": 1.3 * own}

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from itertools import count
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.rivals import transformers_generate
+from benchmarks.rivals import own_cache, transformers_generate
+from earlib import DATA, load_generator
 from earlib.errors import UserError
 from earlib.generators import default_keys, picture_seeds
 from earlib.generators.base import Past
@@ -140,3 +144,22 @@ def test_decode_formula_and_round_trip(generator):
         generator.tokenize(images.astype(np.float32))
     again = generator.tokenize(images)
     assert again.shape == tokens.shape and again.max() < generator.codebook_size
+
+
+def test_the_shipped_model_draws_in_transformers_what_it_draws_here(monkeypatch):
+    """Both read guidance and temperature from its generation_config.json; here `generate` gets our noise, too. In
+    double precision, as in the test of the static step."""
+    generator = load_generator("mini", device="cpu", dtype="float64")
+    own = json.loads((DATA / "mini" / "janus" / "generation_config.json").read_text())
+    assert (generator.guidance, generator.temperature) == (own["guidance_scale"], own["temperature"]) != (5.0, 1.0)
+    batch, seeds, steps = generator.encode(PROMPTS[:2]), torch.tensor(picture_seeds(0, PROMPTS[:2])), count()
+
+    def drawn(probabilities_BV, num_samples):
+        noise = gumbel_noise(seeds, next(steps), probabilities_BV.shape[-1])
+        return (probabilities_BV.log() + noise).argmax(-1, keepdim=True)
+
+    monkeypatch.setattr(torch, "multinomial", drawn)
+    more = dict(generation_mode="image", attention_mask=batch.mask_BP, **own_cache(generator, batch))
+    theirs = generator.model.generate(batch.ids_BP, **more)
+    assert torch.equal(generator.sample(PROMPTS[:2], seeds.tolist()), theirs)
+    assert not torch.equal(generator.sample(PROMPTS[:2], seeds.tolist(), temperature=1.0), theirs)

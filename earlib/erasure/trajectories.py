@@ -37,9 +37,10 @@ def draw_trajectories(
 
     What is not on disk is drawn together, in large batches.
     """
-    # weights have a fingerprint; grid, null prompt, number format and device are settings
+    # weights have a fingerprint; grid, null prompt, number format, device and temperature are settings
     null = generator.null_like(generator.encode([""])).ids_BP.tolist()
-    about = [generator.fingerprint, generator.grid, null, str(generator.dtype), generator.device.type, seed, guidance]
+    settings = [generator.grid, null, str(generator.dtype), generator.device.type, generator.temperature]
+    about = [generator.fingerprint, *settings, seed, guidance]
     found, files, missing = {}, {}, []
     for role, prompts in roles.items():
         keys = [f"trajectory/{role}/{i}/{p}" for i, p in enumerate(prompts)]

@@ -79,7 +79,7 @@ def draw_pictures(
         seed: of the run, for prompts that bring none of their own.
         guidance: None for the model's own.
         batch_size: pictures at a time; None for as many as there is room for.
-        temperature: None for the model's own; another stands in the index.
+        temperature: None for the model's own. It stands in the index unless it is 1.
 
     Returns:
         How many pictures were drawn now.
@@ -90,13 +90,14 @@ def draw_pictures(
     from .weights import change_hash
 
     guidance = generator.guidance if guidance is None else guidance
+    temperature = generator.temperature if temperature is None else temperature
     same = {
         "model": generator.name,
         "erasure": erasure.name,
         "guidance": guidance,
         "fingerprint": "+".join(filter(None, (generator.fingerprint, change_hash(erasure)))),
     }
-    same |= {"temperature": temperature} if temperature is not None else {}
+    same |= {"temperature": temperature} if temperature != 1 else {}  # as in folders from when it was always 1
     of_prompt = {file: p for file, p in zip(plan.files, plan.prompts)}
     seed_of = lambda p: {"seed": seed} if p.seed is None else {"seed": None, "picture_seed": p.seed}
     wanted = {f: {"key": p.key, "prompt": p.text, "file": f, **seed_of(p), **same} for f, p in of_prompt.items()}
