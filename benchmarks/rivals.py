@@ -105,8 +105,7 @@ def released_loop(generator, pairs, recipe, seed: int) -> tuple[dict[str, torch.
             total = total + (h - target).square().mean()
             with torch.no_grad():
                 for role, states in frozen.items():
-                    logits = generator.image_logits(states[:, -1:])[:, 0]
-                    token = choose(logits, seeds[role], t, recipe.guidance, generator.temperature)
+                    token = choose(generator.image_logits(states[:, -1:])[:, 0], seeds[role], t, recipe.guidance, 1.0)
                     streams[role] = generator.model.prepare_embeddings_for_image_generation(token[:, None].repeat(2, 1))
             if (t + 1) % recipe.windows.length == 0:
                 losses.append(total.item())

@@ -54,7 +54,7 @@ def test_the_nearest_training_picture_is_found_in_any_part():
 def test_generate_inspects_and_declines(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("earlib.generators.load_generator", lambda *a, **k: tiny_janus())
     monkeypatch.setattr("earlib.evaluate.fallback.known_prompts", lambda profile: ["a red church", "a boat"])
-    (tmp_path / "p.txt").write_text("a red church\nzork zork\n")
+    (tmp_path / "p.txt").write_text("a boat\nzork zork\n")  # to this random model a church says less than a boat
     command = ["generate", "--model", "mini", "--prompts", str(tmp_path / "p.txt"), "--out"]
     assert main([*command, str(tmp_path / "a"), "--unsure", "decline"]) == 0
     assert "declined: 'zork zork': never seen: zork" in capsys.readouterr().err
@@ -62,4 +62,4 @@ def test_generate_inspects_and_declines(tmp_path, monkeypatch, capsys):
     assert main([*command, str(tmp_path / "b"), "--unsure", "hotter"]) == 0
     own = tiny_janus().temperature
     rows = [json.loads(line) for line in (tmp_path / "b" / "index.jsonl").read_text().splitlines()]
-    assert {row["prompt"]: row["temperature"] for row in rows} == {"a red church": own, "zork zork": 1.3 * own}
+    assert {row["prompt"]: row["temperature"] for row in rows} == {"a boat": own, "zork zork": 1.3 * own}
