@@ -28,7 +28,7 @@ from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
 from earlib.sweeps import attacked, check, compare, read, several, workers, written
 from earlib.sweeps.keys import concept_of, weights
-from earlib.sweeps.measure import choose, erasure_of, load_model, measure
+from earlib.sweeps.measure import choose, erasure_of, known_to_oracle, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
 from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import sweep
@@ -273,6 +273,9 @@ def test_a_row_with_an_oracle(tiny, model, tmp_path):
     assert "oracle_benign" not in some, "it has no such prompts"
     assert some["rates"] == measure(tiny, replace(erased, oracle=""))["rates"], "the pictures are the same"
     assert read.mean_of(some, "oracle_concept") == some["oracle_concept"][0]
+    asked = ["a red boat , by vincent", "a boat at noon", "a church at noon", "a naked person"]
+    assert known_to_oracle(replace(base, oracle="mini-never"), asked) == asked[1:3], "its own concept is church"
+    assert known_to_oracle(base, asked) == asked
 
 
 def test_training_that_diverges_is_a_row(tiny, model, tmp_path):

@@ -47,6 +47,13 @@ def _folder(model: str) -> Path:
     return Path(PROFILES.get(model) or model)
 
 
+def unseen(oracle: str) -> list[str]:
+    """The concepts that an oracle (a profile or folder) was never shown: `miniworld.make` names its folder by them."""
+    from ..miniworld.words import CONCEPTS
+
+    return [name for name in _folder(oracle).name.partition("-never-")[2].split("-") if name in CONCEPTS]
+
+
 @lru_cache
 def image_tokens(model: str = PROFILE) -> int:
     """Tokens of a picture of `model`, a mini profile or a folder of such a model, without loading it."""

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..concepts import holds_word
 from ..errors import UserError
 from .attacked import attacked
-from .keys import chosen, concept_of, prompts, weights
+from .keys import chosen, concept_of, prompts, unseen, weights
 from .plan import ASKED, TABLE_VERSION, Row
 from .several import JOIN, added_up, afterwards, on_top, opened_by_prompts
 from .written import written
@@ -156,7 +157,7 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
     near = [prompt for (role, _), asked in rest.items() if role == "neighbour" for prompt in asked]
     alone = {kind: asked for (_, kind), asked in tests.items()} if len(parts) == 1 else {}
     groups = {"concept": alone.get("direct", []), "neighbours": near, "benign": benign} if row.oracle else {}
-    groups = {group: asked for group, asked in groups.items() if asked}
+    groups = {group: some for group, asked in groups.items() if (some := known_to_oracle(row, asked))}
     codes: dict[Any, torch.Tensor] = {}  # wanted for the distance to an oracle
     if groups:
         codes = draw_codes(generator, tests | rest | twice | groups, row.seed, erasure)
@@ -203,9 +204,16 @@ def _measured(generator, row: Row, erasure: Erasure | None) -> dict:
         "diversity": diversity,
     }
     if groups:
-        images = shown.get(("test", "direct"))
-        measured |= against_oracle(generator, row, groups, codes, images, judges[row.concept], erasure)
+        measured |= against_oracle(generator, row, groups, codes, judges[row.concept], erasure)
     return measured
+
+
+def known_to_oracle(row: Row, asked: list[str]) -> list[str]:
+    """Those of some prompts that name nothing which the oracle was never shown, but for the row's own concept: how it
+    draws another one says nothing about an erasure of this."""
+    others = [name for name in unseen(row.oracle) if name not in row.concept.split(JOIN)]
+    words = [word for name in others for word in concept_of(name).words]
+    return [prompt for prompt in asked if not holds_word(prompt, words)]
 
 
 def against_oracle(
@@ -213,12 +221,11 @@ def against_oracle(
     row: Row,
     groups: dict[str, list[str]],
     codes: dict[Any, torch.Tensor],
-    images: np.ndarray | None,
     judge: Judge,
     erasure: Erasure | None,
 ) -> dict[str, list]:
     """How far the row's model is from the oracle on each group of prompts, {"oracle_GROUP": [nats a code, prompts]},
-    with the `codes` that it drew of them, and by KID of its pictures `images` of the concept, in the judge's features:
+    with the `codes` that it drew of them, and by KID of its pictures of the concept, in the judge's features:
     `evaluate/oracle.py`."""
     from ..evaluate.drift import Model
     from ..evaluate.fidelity import LEAST, distances
@@ -238,9 +245,9 @@ def against_oracle(
     for group, asked in groups.items():
         both = distance(mine, its, asked, row.seed, drawn=(codes[group], drawn_by_oracle(asked, row.seed))).both
         found[f"oracle_{group}"] = [round(both.value, 6), both.n]
-    if images is not None and len(images) >= LEAST and hasattr(judge, "features"):
+    if len(groups.get("concept", ())) >= LEAST and hasattr(judge, "features"):
         others = its.generator.decode(drawn_by_oracle(groups["concept"], row.seed + OTHER))
-        far = distances(images, others, judge)["kid"]
+        far = distances(generator.decode(codes["concept"]), others, judge)["kid"]
         found["oracle_kid"] = [round(far.value, 6), far.n]
     return found
 

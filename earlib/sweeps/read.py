@@ -15,7 +15,8 @@ only read: all sweeps together take half a day, and `python -m earlib sweep` mea
     clip, in_prompt, kid, diversity     [value, n]; null where not measured. diversity: mean distance of two pictures of
                     one benign prompt, in the judge's features
     oracle_concept, oracle_neighbours, oracle_benign, oracle_kid    [value, n], where the sweep names an oracle: the
-                    distance to it in nats a code, both ways added, and KID to its pictures of the concept's prompts
+                    distance to it in nats a code, both ways added, and KID to its pictures of the concept's prompts;
+                    prompts that name another concept which it was never shown do not count
     seconds, seconds_sampling, seconds_measuring    by the clock: training with drawing its trajectories, that drawing
                     alone, and measuring
     seconds_core    what training took of one core
