@@ -170,6 +170,11 @@ def matrices(sizes: Sizes) -> dict[str, tuple[int, int]]:
     return each
 
 
+def layer_parameters(sizes: Sizes) -> int:
+    """How many numbers the matrices of all decoder layers hold."""
+    return sizes.layers * sum(out * into for out, into in matrices(sizes).values())
+
+
 def trained_parameters(sizes: Sizes, names: list[str], rank: int = 0) -> int:
     """How many parameters are trained in a model of these sizes.
 
@@ -221,39 +226,6 @@ def decode_chunk_that_fits(generator: NextToken, largest: int = 32) -> int:
     if free is None:
         return largest
     return max(1, min(largest, (free - RESERVE) // decode_bytes(sizes_of_generator(generator), generator.dtype)))
-
-
-def check_training(
-    generator: NextToken, what: str, trained: int, window: int, rows: int, logits: bool, prompt: int = PROMPT
-) -> None:
-    """Refuse training for which the generator's device has no room now, and say what would fit.
-
-    Args:
-        generator: the model.
-        what: the recipe's name, for the message.
-        trained: parameters that it trains.
-        window: tokens of a window; -1 for whole pictures.
-        rows: sequences of an update.
-        logits: whether logits of student and teacher are compared.
-        prompt: positions of a prompt.
-
-    Raises:
-        UserError: there is no room.
-    """
-    from .device import free_memory
-
-    free, sizes = free_memory(generator.device), sizes_of_generator(generator)
-    length = sizes.image_tokens if window < 0 else window
-    needed = lambda tokens: train_bytes(sizes, generator.dtype, trained, tokens, rows, logits, prompt)
-    if free is None or needed(length) <= free:
-        return
-    shorter = [w for w in (length // 2, length // 4, length // 8) if w and window >= 0 and needed(w) <= free]
-    less = "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
-    raise UserError(
-        f"training '{what}' on {generator.name} takes {gigabytes(needed(length))} beside the weights, and "
-        f"{generator.device} has "
-        f"{gigabytes(free)} free; {f'windows.length={shorter[0]} would fit' if shorter else less}"
-    )
 
 
 def advice(sizes: Sizes, dtype: Any, free: int) -> str:

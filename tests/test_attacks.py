@@ -32,7 +32,6 @@ from earlib.evaluate.attacks.states import Steering, patched
 from earlib.evaluate.attacks.trying import surest
 from earlib.evaluate.judge import Judge
 from earlib.generators import default_keys, picture_seeds
-from earlib.generators.weights import change_hash
 from tests.conftest import tiny_janus
 from tests.test_nextscale import tiny as tiny_scales
 
@@ -384,7 +383,7 @@ def test_a_folder_is_of_one_concept_and_one_change(battery, erasure, tmp_path):
 
 
 def test_the_hash_of_a_change(erasure):
-    of = lambda **more: change_hash(dataclasses.replace(erasure, **more))
+    of = lambda **more: dataclasses.replace(erasure, **more).change_hash
     (name, tensor), recipe = next(iter(erasure.tensors.items())), {"layers": (0.0, 1.0)}
     different = {of(), of(strength=2.0), of(recipe=recipe), of(tensors={name: -tensor}), of(tensors={})}
     assert len(different) == 5 and of(recipe=recipe) == of(recipe={"layers": [0.0, 1.0]}), "JSON has no tuples"

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from earlib.chapters import composition
 from earlib.concepts import Concept, PromptPair
 from earlib.erasure import erase
-from earlib.erasure.change import PARTS, applied, change_size, layer_range, student_parameters, tensor_names
+from earlib.erasure.change import PARTS, applied, change_size, layer_range, spoken, student_parameters, tensor_names
 from earlib.erasure.compose import Transport, compose, pooled_state
 from earlib.erasure.files.peft import read_peft, write_peft
 from earlib.erasure.naming import names_of
@@ -474,9 +474,10 @@ def test_noise_stands_for_the_name_alone(generator):
     names_BP = own_words(generator, targets, PAIRS) & generator.word_mask(targets)
     embed = generator.trunk.get_input_embeddings()
     own = embed(targets.ids_BP)
-    with noised(generator, names_BP, 3):
+    noise = lambda seed: spoken(generator, *noised(generator, targets, names_BP, seed))
+    with noise(3):
         noisy, again = embed(targets.ids_BP), embed(targets.ids_BP)
-    with noised(generator, names_BP, 4):
+    with noise(4):
         other = embed(targets.ids_BP)
     assert torch.equal(noisy, again) and torch.equal(embed(targets.ids_BP), own)
     assert torch.equal((noisy != own).any(-1), names_BP) and not torch.equal(noisy[names_BP], other[names_BP])

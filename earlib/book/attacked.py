@@ -20,7 +20,6 @@ from ..evaluate.rate import Rate
 from ..plots import pictures, style
 from ..runs import Run
 from .page import Page
-from .words import by_interval
 
 SHOWN = 8  # pictures of each attack
 TABLE = (
@@ -108,7 +107,7 @@ def withstood(name: str, records: Sequence[dict]) -> list[str]:
     if asked is None or not rates:
         return []
     more = {attack: rate.minus(asked) for attack, rate in rates.items()}
-    back = [attack for attack in more if by_interval(more[attack], "more", "", "")]
+    back = [attack for attack in more if more[attack].above]
     said = lambda attacks: ", ".join(f"{attack} {rates[attack].text()} %" for attack in attacks) or "none"
     line = f"Attacked at a small budget, the erasure does not withstand: {said(back)}. As far as {asked.n} pictures"
     line += f" tell, it withstands: {said([attack for attack in rates if attack not in back])}."

@@ -4,7 +4,7 @@ measurement."""
 from __future__ import annotations
 
 from ..erasure import presets
-from ..memory import KNOWN, bytes_of, gigabytes, matrices, to_draw, to_train, trained_parameters, weight_bytes
+from ..memory import KNOWN, bytes_of, gigabytes, layer_parameters, to_draw, to_train, trained_parameters, weight_bytes
 
 CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the table goes
 # name: GB of memory, GB/s and TFLOPS in 16-bit numbers of its data sheet
@@ -32,8 +32,7 @@ def cards_table() -> str:
         "|---|---|---|---|---|",
     ]
     for name, sizes in KNOWN.items():
-        layer = sum(out * into for out, into in matrices(sizes).values())
-        read = sizes.image_tokens * sizes.layers * layer * bytes_of("float16")
+        read = sizes.image_tokens * layer_parameters(sizes) * bytes_of("float16")
         draw, train = to_draw(sizes, "float16"), to_train(sizes, "float16", ear_parameters(name))
         least = " / ".join(f"{read / (speed * 1e9):.0f}" for _, speed, _ in CARDS.values())
         rows.append(

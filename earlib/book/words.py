@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from ..evaluate.rate import Estimate, Rate
+from ..evaluate.rate import NOT_TOLD, Estimate, Rate
 
 SHORT = "in-short"  # tag of the cell whose sentences the book shows first (merge.py)
 HEADING = "## In short"
-NOT_TOLD = "not told apart"
 
 
 def per_cent(rate: Rate | Estimate) -> str:
@@ -31,9 +30,7 @@ def change(before: Rate | Estimate, after: Rate | Estimate) -> str:
 
 def by_interval(difference: Estimate, higher: str, lower: str, otherwise: str) -> str:
     """The words for a difference by its interval: `higher` above 0, `lower` below it, `otherwise` where it holds 0."""
-    if difference.value is None or not difference.differs:
-        return otherwise
-    return higher if difference.value > 0 else lower
+    return higher if difference.above else lower if difference.below else otherwise
 
 
 def went(before: Rate, after: Rate, rise: str = "rise", fall: str = "fall") -> str:

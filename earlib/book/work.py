@@ -16,18 +16,13 @@ WORK = "book/work.json"  # profile -> notebook -> what tests/stand_in.py counted
 DTYPE = "float16"
 
 
-def _layers(sizes: memory.Sizes) -> int:
-    """Parameters of the decoder layers' matrices."""
-    return sizes.layers * sum(out * into for out, into in memory.matrices(sizes).values())
-
-
 def drawing_seconds(sizes: memory.Sizes, pictures: int, card: str) -> float:
     """The least time that drawing takes with guidance: of each batch that the card has room for, each token is the
     longer of arithmetic and of reading weights, keys and values once."""
     room, bandwidth, rate = CARDS[card]
     free = int(room * 1e9) - memory.weight_bytes(sizes, DTYPE)
     batch = min(pictures, 64, memory.pictures_that_fit(sizes, DTYPE, free))
-    rows, layers = 2 * batch, _layers(sizes)
+    rows, layers = 2 * batch, memory.layer_parameters(sizes)
     kept = memory.cache_bytes(sizes, DTYPE, rows, memory.PROMPT + sizes.image_tokens // 2)
     token = max(2 * layers * rows / (rate * 1e12), (memory.bytes_of(DTYPE) * layers + kept) / (bandwidth * 1e9))
     return math.ceil(pictures / batch) * sizes.image_tokens * token
@@ -37,7 +32,7 @@ def least_seconds(sizes: memory.Sizes, counted: dict, card: str) -> float:
     """The least time of all that was counted: pictures drawn, sequences read, sequences learned from (there and
     back)."""
     drawn = sum(times * drawing_seconds(sizes, int(n), card) for n, times in counted["drawn"].items())
-    passes = 2 * _layers(sizes) * sizes.image_tokens * (counted["read"] + 2 * counted["learned"])
+    passes = 2 * memory.layer_parameters(sizes) * sizes.image_tokens * (counted["read"] + 2 * counted["learned"])
     return drawn + passes / (CARDS[card][2] * 1e12)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..erasure.settings import PAPER, WHOLE
+
 AXES = {  # columns of the grid -> fields of a recipe
     "reads": ("prefix",),
     "teacher's states": ("teacher_states",),
@@ -16,8 +18,8 @@ AXES = {  # columns of the grid -> fields of a recipe
 }
 WORDS = {  # how values are told
     ("rank", 0): "whole matrices",
-    ("windows.length", -1): "picture",
-    ("windows.length", 0): "the paper's",
+    ("windows.length", WHOLE): "picture",
+    ("windows.length", PAPER): "the paper's",
     ("retain.weight", 0.0): "–",
     ("positions", "all"): "every position",
     ("positions", "words"): "the prompt's words",

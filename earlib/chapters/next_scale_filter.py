@@ -68,7 +68,7 @@ def better(frame: pd.DataFrame, reference: str) -> dict[str, list[str]]:
     first = frame[frame.label == reference].iloc[0].to_dict()
     for row in frame[frame.recipe.notna() & (frame.label != reference) & frame.direct.notna()].to_dict("records"):
         ahead = margin(row).minus(margin(first))
-        found["same" if not ahead.differs else "above" if ahead.value > 0 else "below"].append(row["label"])
+        found["above" if ahead.above else "below" if ahead.below else "same"].append(row["label"])
     return found
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from ..evaluate.rate import Estimate, Rate
-from ..sweeps.compare import KINDS, NOT_TOLD, difference, plain, told
+from ..evaluate.rate import NOT_TOLD, Estimate, Rate
+from ..sweeps.compare import KINDS, difference, plain, told
 
 if TYPE_CHECKING:
     import numpy as np

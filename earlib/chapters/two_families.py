@@ -317,7 +317,7 @@ def counterparts(rows: list[dict], ideas: dict[str, tuple[str, str, str]] = IDEA
 
 def ahead(balance: Estimate) -> str:
     """Which family an idea works better in, of a difference next-scale less next-token."""
-    return AHEAD[2 if not balance.differs else 0 if balance.value > 0 else 1]
+    return AHEAD[0 if balance.above else 1 if balance.below else 2]
 
 
 def best(rows: list[dict]) -> dict[tuple[str, str], dict]:

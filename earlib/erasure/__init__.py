@@ -109,14 +109,13 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
     """Tokens in a window of a recipe that trains a next-token model.
 
     Args:
-        recipe: its windows.length is a number of tokens; 0 ("paper") for the concept's own from the paper, in
-            proportion to the grid (48 of 576 is 12 of 144); -2 ("auto") for one row of the grid, which is square;
-            less for what a rule of `windows.py` predicts.
+        recipe: its windows.length is a number of tokens, or one of the names in `settings.WORDS`; the paper's length
+            is taken in proportion to the grid (48 of 576 is 12 of 144), and the grid is square.
         concept: what is erased.
         generator: whatever has `num_codes`; the model itself, where a rule is to predict.
 
     Returns:
-        A number of tokens, or -1 for the whole picture.
+        A number of tokens, or WHOLE.
 
     Raises:
         UserError: the concept has none of its own, or a picture has fewer tokens.
@@ -126,10 +125,10 @@ def window_length(recipe: Recipe, concept: Concept, generator: Any) -> int:
     total, length = generator.num_codes, recipe.windows.length
     if length == ROW:
         return math.isqrt(total)
-    if length < ROW:
+    if rule := {number: name for name, number in RULES.items()}.get(length):
         from .windows import signals
 
-        return signals(generator, concept.pairs, recipe).window(RULES[ROW - 1 - length])
+        return signals(generator, concept.pairs, recipe).window(rule)
     if length == PAPER:
         paper = concept.paper.get("window")
         if not paper:

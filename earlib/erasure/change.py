@@ -29,7 +29,7 @@ from .recipe import Recipe
 from .recipe_scale import ScaleRecipe
 
 if TYPE_CHECKING:
-    from ..generators.base import Generator
+    from ..generators.base import Generator, NextToken
 
 ATTENTION = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
 MLP = ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
@@ -198,6 +198,19 @@ def hooked(*handles: Any) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def spoken(generator: NextToken, place_RP: torch.Tensor, vectors_KD: torch.Tensor) -> Iterator[None]:
+    """Within the context prompts have the vector k in the place of the word's own where `place_RP` is k, and -1 is none
+    (int64, R rows, P positions of prompts, K vectors)."""
+
+    def replace(module: Any, args: Any, out_RSD: torch.Tensor) -> torch.Tensor:
+        place_RS = F.pad(place_RP, (0, out_RSD.shape[1] - place_RP.shape[1]), value=-1)
+        return torch.where((place_RS >= 0)[..., None], vectors_KD.to(out_RSD.dtype)[place_RS.clamp(min=0)], out_RSD)
+
+    with hooked(generator.word_embeddings.register_forward_hook(replace)):
+        yield
 
 
 @contextmanager

@@ -29,7 +29,7 @@ from ..errors import UserError
 from ..generators.base import Generator, NextToken
 from .change import adapters, applied, frozen
 from .closed_form import reads
-from .store import Erasure, strength_of
+from .store import Erasure, hash_of, strength_of
 
 RECIPE = "composed"
 
@@ -147,6 +147,11 @@ class Membranes:
     def tensors(self) -> dict[str, torch.Tensor]:
         """All adapters stacked, each times its strength and that of all."""
         return stacked(dict(enumerate(self.parts)), self.strength)[0]
+
+    @property
+    def change_hash(self) -> str:
+        """As an `Erasure` has it."""
+        return hash_of(self.recipe, self.tensors, self.strength)
 
     @property
     def megabytes(self) -> float:

@@ -15,16 +15,13 @@ Letters: R rows, P positions of prompts, T tokens, K vectors, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 
 from ..concepts import PromptPair
-from ..generators.base import NextToken
-from .change import hooked
+from ..generators.base import Generator, NextToken
+from .change import spoken
 from .lesson import Student
 from .matching import Matching
 from .objective import log_likelihood
@@ -35,7 +32,11 @@ if TYPE_CHECKING:
     from .lessons import Lessons
 
 ADVERSARIES = 4  # which take turns, each going on from where it stood
-RATE = 0.3  # of Adam's steps on vectors, times the root mean square of the model's own embeddings
+# of Adam's steps on vectors, times the root mean square of the model's own embeddings. Chosen for the attack
+# `soft-prompt` on development prompts for cars and boats (`miniworld/development.py`; uce and ear-shared on mini, uce
+# and s-vare on mini-var, seed 0), where it made no difference: 0.1, 0.3 and 1 brought back 41 [33-49], 42 [34-50] and
+# 40 [32-48] % of 140 pictures.
+RATE = 0.3
 
 
 def word_places(generator: NextToken, pairs: list[PromptPair]) -> torch.Tensor:
@@ -56,16 +57,9 @@ def first_vectors(generator: NextToken, pairs: list[PromptPair], seed: int) -> t
     return vectors.reshape(ADVERSARIES, count, -1)
 
 
-@contextmanager
-def spoken(generator: NextToken, place_RP: torch.Tensor, vectors_KD: torch.Tensor) -> Iterator[None]:
-    """Within the context prompts have the vector k where `place_RP` is k."""
-
-    def replace(module: Any, args: Any, out_RSD: torch.Tensor) -> torch.Tensor:
-        place_RS = F.pad(place_RP, (0, out_RSD.shape[1] - place_RP.shape[1]), value=-1)
-        return torch.where((place_RS >= 0)[..., None], vectors_KD.to(out_RSD.dtype)[place_RS.clamp(min=0)], out_RSD)
-
-    with hooked(generator.word_embeddings.register_forward_hook(replace)):
-        yield
+def word_rate(generator: Generator) -> float:
+    """The rate of Adam's steps on vectors in the place of words."""
+    return RATE * generator.word_embeddings.weight.detach().float().square().mean().sqrt().item()
 
 
 class Hardened(Matching):
@@ -97,8 +91,7 @@ class Hardened(Matching):
         """The adversary's steps against the student as it is now; what it found stays for its next turn."""
         g = self.generator
         vectors_KD = self.vectors_KD.clone().requires_grad_()
-        size = g.word_embeddings.weight.detach().float().square().mean().sqrt().item()
-        optimizer = torch.optim.Adam([vectors_KD], RATE * size)
+        optimizer = torch.optim.Adam([vectors_KD], word_rate(g))
         with student(), spoken(g, self.place_BP, vectors_KD):
             for _ in range(self.recipe.adversary):
                 z_BTV = g.image_logits(g.hidden_states(self.alone, self.concept_BT))

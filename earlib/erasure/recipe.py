@@ -12,7 +12,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from .settings import (
     PAPER,
-    ROW,
     RULES,
     WHOLE,
     AnyRecipe,
@@ -30,7 +29,7 @@ LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of picture
 INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
 Modules = Literal["attention", "mlp", "both", "kv", "no-kv", "down"]
 Positions = Literal["all", "words"]
-Length = Annotated[int, lambda n: n >= ROW - len(RULES)]
+Length = Annotated[int, lambda n: n >= min(RULES.values())]
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,8 @@ class Windows:
     """Windowed gradient accumulation (WGA): one update for each window of image tokens.
 
     Args:
-        length: tokens in a window; 0 ("paper") takes the concept's own length from the paper, in proportion to the
-            model's grid; -1 ("whole") the whole picture; -2 ("auto") one row of the picture; -3 to -6 what a rule of
-            `windows.py` predicts ("decay", "correlation", "noise", "entropy").
+        length: tokens in a window, or one of the names in `settings.WORDS`; the paper's own length is taken in
+            proportion to the model's grid.
         order: in which order the windows of a picture train. For "random" keys and values of earlier windows are read
             anew before each; in raster order they stay as the weights of their time computed them.
         tail: what happens to the last tokens when the length does not divide the grid.

@@ -7,15 +7,15 @@ the next token, summed over the tokens of a picture. The erasing part of an upda
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 
 from ..generators.base import NextToken, PromptBatch
-from .change import hooked
+from .change import hooked, spoken
 from .objective import divergence
 from .trajectories import draw_trajectories
 
@@ -76,16 +76,17 @@ class Retained:
             rows = torch.randint(len(self.prompts), (R,), generator=chance).tolist()
         batch, tokens_RT = g.encode([self.prompts[i] for i in rows]), self.tokens_NT[rows].to(g.device)
         blank_R1 = ((torch.arange(R, device=g.device) + step * R) % self.BLANK == 0)[:, None]
-        names_RP = None
+        noise = None
         if self.kind == "noise":
             names_RP = own_words(g, batch, [self.pairs[i] for i in rows]) & g.word_mask(batch) & ~blank_R1
+            noise = noised(g, batch, names_RP, seed)
         batch = PromptBatch(torch.where(blank_R1, g.null_like(batch).ids_BP, batch.ids_BP), batch.mask_BP)
         if self.kind == "sparsity":
             many = weight * g.num_codes
             return lambda share: many * share * gate_square(g, student, batch, tokens_RT, self.recipe.positions)
 
         def read() -> torch.Tensor:
-            with nullcontext() if names_RP is None else noised(g, names_RP, seed):
+            with spoken(g, *noise) if noise else nullcontext():
                 return g.image_logits(g.hidden_states(batch, tokens_RT))
 
         with torch.no_grad():
@@ -120,20 +121,15 @@ def chances(generator: NextToken, prompts: list[str], pairs: Sequence[PromptPair
     return (chance_N / chance_N.sum()).cpu()
 
 
-@contextmanager
-def noised(generator: NextToken, where_RP: torch.Tensor, seed: int) -> Iterator[None]:
-    """Within the context the embeddings of prompts are random directions where `where_RP` says so, each as long as what
-    it stands for; the same for a seed."""
-
-    def replace(module: Any, args: Any, out_RSD: torch.Tensor) -> torch.Tensor:
-        own_ND = out_RSD[:, : where_RP.shape[1]][where_RP]
-        noise_ND = torch.randn(own_ND.shape, generator=torch.Generator().manual_seed(seed)).to(own_ND)
-        noise_ND = F.normalize(noise_ND, dim=-1) * own_ND.norm(dim=-1, keepdim=True)
-        whole_RS = F.pad(where_RP, (0, out_RSD.shape[1] - where_RP.shape[1]))
-        return out_RSD.masked_scatter(whole_RS[..., None], noise_ND)
-
-    with hooked(generator.trunk.get_input_embeddings().register_forward_hook(replace)):
-        yield
+def noised(
+    generator: NextToken, batch: PromptBatch, where_RP: torch.Tensor, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(places int64 [R, P], vectors [K, D]) that `spoken` takes: random directions where `where_RP` says so, each as
+    long as the embedding that it stands for; the same for a seed."""
+    own_KD = generator.word_embeddings(batch.ids_BP[where_RP]).detach()
+    noise_KD = torch.randn(own_KD.shape, generator=torch.Generator().manual_seed(seed)).to(own_KD)
+    place_RP = torch.where(where_RP, where_RP.flatten().cumsum(0).view_as(where_RP) - 1, -1)
+    return place_RP, F.normalize(noise_KD, dim=-1) * own_KD.norm(dim=-1, keepdim=True)
 
 
 def gate_square(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from .. import memory
+from dataclasses import replace
+from typing import Any
+
+from .. import device, memory
+from ..errors import UserError
 from ..generators.base import NextToken
 from .change import tensor_names
 from .recipe import Recipe
+from .settings import WHOLE
 
 
 def trained_parameters(sizes: memory.Sizes, recipe: Recipe) -> int:
@@ -21,22 +26,33 @@ def _rows_and_logits(recipe: Recipe) -> tuple[int, bool]:
     return rows, recipe.space == "logits" or recipe.retain.weight > 0
 
 
-def training_bytes(sizes: memory.Sizes, dtype: str, recipe: Recipe) -> int:
-    """What training with `recipe` takes beside the weights; its windows have their length in tokens, or are whole
-    pictures (-1)."""
-    length = sizes.image_tokens if recipe.windows.length < 0 else recipe.windows.length
+def training_bytes(sizes: memory.Sizes, dtype: Any, recipe: Recipe) -> int:
+    """What training with `recipe` takes beside the weights; its windows have their length in tokens, or are WHOLE."""
+    length = sizes.image_tokens if recipe.windows.length == WHOLE else recipe.windows.length
     return memory.train_bytes(sizes, dtype, trained_parameters(sizes, recipe), length, *_rows_and_logits(recipe))
 
 
 def check_training(generator: NextToken, recipe: Recipe) -> None:
-    """Refuse a recipe for whose training the generator's device has no room now.
+    """Refuse a recipe for whose training the generator's device has no room now, and say what would fit.
 
     Args:
         generator: the model.
-        recipe: its windows have their length in tokens, or are whole pictures (-1).
+        recipe: its windows have their length in tokens, or are WHOLE.
 
     Raises:
-        UserError: with what would fit.
+        UserError: there is no room.
     """
-    trained = trained_parameters(memory.sizes_of_generator(generator), recipe)
-    memory.check_training(generator, recipe.name, trained, recipe.windows.length, *_rows_and_logits(recipe))
+    free, sizes = device.free_memory(generator.device), memory.sizes_of_generator(generator)
+    needed = lambda recipe: training_bytes(sizes, generator.dtype, recipe)
+    if free is None or needed(recipe) <= free:
+        return
+    less = "train fewer layers or less at a time (batch), use a smaller model or a larger GPU"
+    fits = (
+        f"windows.length={length} would fit"
+        for length in (recipe.windows.length // part for part in (2, 4, 8))
+        if length > 0 and needed(replace(recipe, windows=replace(recipe.windows, length=length))) <= free
+    )
+    raise UserError(
+        f"training '{recipe.name}' on {generator.name} takes {memory.gigabytes(needed(recipe))} beside the weights, "
+        f"and {generator.device} has {memory.gigabytes(free)} free; {next(fits, less)}"
+    )

@@ -20,12 +20,11 @@ Count = Annotated[int, lambda n: n >= 1]
 CountOr0 = Annotated[int, lambda n: n >= 0]
 Span = tuple[float, float]  # two shares of a whole, the depth or the scales: 0 <= first < last <= 1
 
-PAPER, WHOLE, ROW = 0, -1, -2  # windows of the concept's own length; that are the whole picture, or one row of it
-RULES = ("decay", "correlation", "noise", "entropy")  # by which windows are predicted (`windows.py`): from -3 downwards
+# windows.length is a number of tokens, or: the concept's own in the paper; the whole picture; one row of it
+PAPER, WHOLE, ROW = 0, -1, -2
+RULES = {"decay": -3, "correlation": -4, "noise": -5, "entropy": -6}  # or what a rule of `windows.py` predicts
 # field -> what may stand for its numbers; "auto" is what is best without a sweep
-WORDS = {
-    "windows.length": {"paper": PAPER, "whole": WHOLE, "auto": ROW} | {r: ROW - 1 - i for i, r in enumerate(RULES)}
-}
+WORDS = {"windows.length": {"paper": PAPER, "whole": WHOLE, "auto": ROW} | RULES}
 
 R = TypeVar("R", bound="AnyRecipe")
 
@@ -147,8 +146,8 @@ def with_settings(recipe: R, settings: list[str] | dict[str, Any]) -> R:
 
     Args:
         recipe: of any kind.
-        settings: ["windows.length=12", "lr=1e-3"] or a dictionary. windows.length may also be "paper" (the concept's
-            own, 0), "whole" (the picture, -1) or "auto" (one row of the picture, -2).
+        settings: ["windows.length=12", "lr=1e-3"] or a dictionary. windows.length may also be one of
+            the names in `WORDS`.
 
     Raises:
         UserError: an unknown field, or a value of the wrong kind.

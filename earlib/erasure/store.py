@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -110,6 +112,12 @@ class Erasure:
                 size = "x".join(map(str, t.shape))
                 raise UserError(f"{whose} has {name} of {size}, which {generator.name} has not; it is damaged")
 
+    @property
+    def change_hash(self) -> str:
+        """16 hex digits that change with any number of it, with its recipe, and with its strength; "" if it changes
+        nothing."""
+        return hash_of(self.recipe, self.tensors, self.strength)
+
     def save(self, folder: str | Path) -> Path:
         """Write erasure.json into `folder`, and erasure.safetensors, or peft's two files for adapters at every
         position. The strength is no part of it. What an erasure before it left there of the other kind is removed."""
@@ -163,6 +171,18 @@ class Erasure:
         return sum(t.numel() * t.element_size() for t in self.tensors.values()) / 2**20
 
 
+def hash_of(recipe: dict, tensors: Mapping[str, torch.Tensor], strength: float) -> str:
+    """`Erasure.change_hash`."""
+    if not (tensors or recipe):
+        return ""
+    digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    if strength != 1:
+        digest.update(f"strength {float(strength)}".encode())
+    return digest.hexdigest()[:16]
+
+
 def strength_of(value: Any, whose: str) -> float:
     """A strength as a finite number; UserError if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
@@ -178,6 +198,7 @@ class NoErasure:
     recipe: dict[str, Any] = {}
     info: dict[str, Any] = {}
     tensors: dict[str, torch.Tensor] = {}
+    change_hash = ""
 
     def on(self, generator: Generator) -> AbstractContextManager[Generator]:
         return nullcontext(generator)

@@ -5,8 +5,6 @@ Signals of a prompt c, of a picture x that the model draws for it, in nats a cod
     pull        1/L sum_t KL( p(. | x_<t, c) || p(. | x_<t, 0) ): how much the prompt says; words that are unknown or
                 contradict each other pull little
     entropy     1/L sum_t H( p(. | x_<t, c) ): how sure the model is
-    margin      1/L log p(x | c) less the mean of 1/L log p(x | c') over other prompts: whether another prompt would
-                have done as well (`margins`)
 
 How alike two pictures of other noise come out is `drift.token_agreement`. That the model knows a picture by heart is
 told by the training pictures only (`nearest`): to every test by likelihood a model's own samples look like members
@@ -21,13 +19,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from ..concepts import list_concepts, load_concept
 from ..erasure.objective import entropy, kl
 from ..errors import UserError
 from ..generators.base import Generator
-from .drift import distributions, draw_tokens, nll
+from .drift import distributions, draw_tokens
 
 if TYPE_CHECKING:
     from ..erasure.store import Erasure
@@ -63,19 +60,6 @@ def inspect(generator: Generator, prompts: Sequence[str], erasure: Erasure | Non
         entropy_N[rows] = entropy(p_BLCV).sum(-1).mean(1).numpy()
     words = [(tuple(generator.unknown_words([prompt])), odd_pieces(generator, prompt)) for prompt in prompts]
     return [Told(*told) for told in zip(prompts, *zip(*words), pull_N.tolist(), entropy_N.tolist())]
-
-
-def margins(
-    generator: Generator, prompts: Sequence[str], codes: torch.Tensor, erasure: Erasure | None = None
-) -> np.ndarray:
-    """The margin of each of N pictures `codes`, drawn for `prompts`, over at most `KNOWN` of the other prompts: float64
-    [N]; NaN where all prompts are one."""
-    prompts = list(prompts)
-    rivals = [[other for other in dict.fromkeys(prompts) if other != prompt][:KNOWN] for prompt in prompts]
-    if not all(rivals):
-        return np.full(len(prompts), np.nan)
-    others = [nll(generator, list(those), codes, erasure) for those in zip(*rivals)]
-    return np.mean(others, 0) - nll(generator, prompts, codes, erasure)
 
 
 def odd_pieces(generator: Generator, prompt: str) -> tuple[str, ...]:

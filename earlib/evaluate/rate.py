@@ -17,6 +17,7 @@ import numpy as np
 
 Z = 1.959964  # 95 %
 DRAWS = 2000  # bootstrap samples
+NOT_TOLD = "not told apart"  # the words for two numbers the interval of whose difference holds 0
 Values = np.ndarray | Sequence[float]
 
 
@@ -180,7 +181,17 @@ class Estimate:
     @property
     def differs(self) -> bool:
         """Whether the interval leaves out 0; False where there is no interval."""
-        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
+        return self.above or self.below
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval lies above 0."""
+        return self.low is not None and self.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether the whole interval lies below 0."""
+        return self.high is not None and self.high < 0
 
     def flat(self) -> dict:
         """`{"value", "n", "low", "high"}`, as the flat records of `evaluate --json` have it."""

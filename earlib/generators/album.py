@@ -87,7 +87,6 @@ def draw_pictures(
     from PIL import Image
 
     from . import picture_seeds
-    from .weights import change_hash
 
     guidance = generator.guidance if guidance is None else guidance
     temperature = generator.temperature if temperature is None else temperature
@@ -95,7 +94,7 @@ def draw_pictures(
         "model": generator.name,
         "erasure": erasure.name,
         "guidance": guidance,
-        "fingerprint": "+".join(filter(None, (generator.fingerprint, change_hash(erasure)))),
+        "fingerprint": "+".join(filter(None, (generator.fingerprint, erasure.change_hash))),
     }
     same |= {"temperature": temperature} if temperature != 1 else {}  # as in folders from when it was always 1
     of_prompt = {file: p for file, p in zip(plan.files, plan.prompts)}

@@ -6,7 +6,6 @@ Neither the CPU nor the GPU ever holds them twice, and what is not needed is nev
 from __future__ import annotations
 
 import hashlib
-import json
 import pickle
 import shutil
 import zipfile
@@ -22,8 +21,6 @@ from ..runs import read_json
 
 if TYPE_CHECKING:
     from ..device import Placement
-    from ..erasure.compose import Membranes
-    from ..erasure.store import Erasure, NoErasure
     from .profiles import Family
 
 
@@ -209,16 +206,3 @@ def tensor_hash(name: str, tensor: torch.Tensor) -> bytes:
 def combined(hashes: Iterable[bytes]) -> str:
     """The fingerprint from its tensors' shares, in whatever order they come."""
     return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()[:16]
-
-
-def change_hash(erasure: Erasure | Membranes | NoErasure) -> str:
-    """16 hex digits that change with any number of an erasure, with its recipe, and with its strength; "" for one that
-    changes nothing."""
-    if not (erasure.tensors or erasure.recipe):
-        return ""
-    digest = hashlib.sha256(json.dumps(erasure.recipe, sort_keys=True).encode())
-    for name, tensor in sorted(erasure.tensors.items()):
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    if erasure.strength != 1:
-        digest.update(f"strength {float(erasure.strength)}".encode())
-    return digest.hexdigest()[:16]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..evaluate.rate import Estimate
+from ..evaluate.rate import NOT_TOLD, Estimate
 from .read import MEANS, RATES, rate_of
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Row = Mapping[str, Any] | pd.Series  # of the frame that `read.load` gives
 
 KINDS = {"direct": "the concept", "neighbours": "its neighbours"}  # column -> how it is called in words
-NOT_TOLD = "cannot be told from 0"  # of a difference
 HEADINGS = {  # column -> its heading in tables for people, and the digits of an Estimate
     "direct": ("the concept", 0),
     "synonym": ("other names", 0),
@@ -64,8 +63,13 @@ def agreeing(one: Row, other: Row, kind: str = "direct") -> tuple[int, int]:
 
 
 def told(one: Row, other: Row, kind: str = "direct") -> str:
-    """A difference in words: `+12 [+4 to +20] points, in 3 of 3 seeds`, or `+1 [-5 to +7], cannot be told from 0`."""
+    """A difference in words: `+12 [+4 to +20] points, in 3 of 3 seeds`, or `+1 [-5 to +7], not told apart`."""
     return in_words(difference(one, other, kind), agreeing(one, other, kind))
+
+
+def apart(one: Row, other: Row, kind: str = "direct") -> bool:
+    """Whether a rate of two rows differs, by the interval of `difference`."""
+    return difference(one, other, kind).differs
 
 
 def in_words(points: Estimate, agree: tuple[int, int] | None = None) -> str:
@@ -107,7 +111,7 @@ def moved(frame: pd.DataFrame) -> dict[str, list[str]]:
     """The recipes of one concept's table whose rate differs from the base model's, by its 95 % interval: for each kind
     of KINDS."""
     base, rows = frame[frame.recipe.isna()].iloc[0], _dicts(frame[frame.recipe.notna() & frame.direct.notna()])
-    return {kind: [row["recipe"] for row in rows if difference(base, row, kind).differs] for kind in KINDS}
+    return {kind: [row["recipe"] for row in rows if apart(base, row, kind)] for kind in KINDS}
 
 
 def margin(row: Row) -> Estimate:

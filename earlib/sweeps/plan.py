@@ -143,10 +143,10 @@ class Row:
         picture has fewer."""
         from ..erasure import window_length
         from ..erasure.presets import with_settings
-        from ..erasure.settings import ROW
+        from ..erasure.settings import RULES
 
         recipe = self.preset()
-        if not hasattr(recipe, "windows") or recipe.windows.length < ROW:
+        if not hasattr(recipe, "windows") or recipe.windows.length in RULES.values():
             return recipe  # methods that do not train, or train on scales; windows that the model itself is to predict
         grid = SimpleNamespace(num_codes=image_tokens(self.model))
         return with_settings(recipe, {"windows.length": window_length(recipe, concept_of(self.concept), grid)})

@@ -23,7 +23,6 @@ import torch
 from ...concepts import Concept
 from ...errors import UserError
 from ...generators.base import Generator
-from ...generators.weights import change_hash
 from ...runs import Run, plain, progress_bar, read_json, write_bytes, write_json
 from ..evaluation import Note
 from ..judge import Judge, describe
@@ -128,7 +127,7 @@ class Battery:
 
     def config(self) -> dict:
         """What a folder is of: everything but which attacks and how many seeds."""
-        erasure = None if self.erasure is None else f"{self.erasure.name} {change_hash(self.erasure)}"
+        erasure = None if self.erasure is None else f"{self.erasure.name} {self.erasure.change_hash}"
         oracle = None if self.oracle is None else self.oracle.fingerprint
         concept = hashlib.sha256(json.dumps(plain(asdict(self.concept))).encode()).hexdigest()[:16]
         about = {"attacks_on": self.concept.name, "model": self.generator.name, "erasure": erasure, "oracle": oracle}

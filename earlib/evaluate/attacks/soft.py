@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from ...erasure.hardened import word_rate
 from ...errors import UserError
 from ...generators.base import Generator
 from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood, unrecorded
@@ -19,10 +20,6 @@ from .search import vocabulary
 
 BATCH = 4  # pictures in one step
 LESSONS = 16  # pictures of the goal to learn from
-# of Adam, times the root mean square of the model's own embeddings. Chosen on development prompts for cars and boats
-# (`miniworld/development.py`; uce and ear-shared on mini, uce and s-vare on mini-var, seed 0), where it made no
-# difference: 0.1, 0.3 and 1 brought back 41 [33-49], 42 [34-50] and 40 [32-48] % of 140 pictures.
-RATE = 0.3
 
 
 class SoftWords:
@@ -123,10 +120,8 @@ def learn(
     victim: Victim, soft: SoftWords, slots: list[str], codes: torch.Tensor, budget: Budget, seed: int
 ) -> list[float]:
     """Steps of Adam on the vectors of `soft` until the budget is spent; the mean nats a code at each."""
-    table = victim.generator.word_embeddings.weight
     soft.vectors_KD = torch.nn.Parameter(soft.vectors_KD.clone())
-    scale = table.detach().float().square().mean().sqrt().item()
-    optimizer = torch.optim.Adam([soft.vectors_KD], RATE * scale)
+    optimizer = torch.optim.Adam([soft.vectors_KD], word_rate(victim.generator))
     prompts, order = filled_in(slots, soft.text), torch.Generator().manual_seed(seed)
     losses: list[float] = []
     with victim.on() as generator, soft.on(generator):
