@@ -121,11 +121,9 @@ def on_top(first: Erasure | Membranes, then: Erasure) -> Erasure | Membranes:
 def afterwards(generator: Generator, erasure: Erasure | Membranes) -> Iterator[None]:
     """The context in which `generator` has lost a concept for good, so that `erase` begins there: it goes by another
     fingerprint, as pictures that are kept for training are those of the whole model otherwise."""
-    from ..generators.weights import change_hash
-
     own = generator.fingerprint
     with erasure.on(generator):
-        generator.fingerprint = f"{own}+{change_hash(erasure)}"
+        generator.fingerprint = f"{own}+{erasure.change_hash}"
         try:
             yield
         finally:
