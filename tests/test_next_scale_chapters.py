@@ -23,17 +23,18 @@ from .test_svare import CONCEPT, PAIRS, heeding
 from .test_sweep import row_of
 
 KINDS = ("direct", "synonym", "description", "compositional")
-N = 100  # pictures of a kind in a made-up row
+N = 300  # pictures of a kind in the rows of all seeds that are made up
 
 
-def made(asked, concept=50, neighbours=80, **more):
-    """A row as measured: so many hits of N, of every kind of prompt and of the neighbours."""
+def made(asked, n, concept=50, neighbours=80, **more):
+    """A row as measured of n pictures of every kind of prompt and of the neighbours: so many of 100 are hits."""
+    of = lambda share, n: [share * n // 100, n]
     rates = {
-        "concept": {kind: [concept, N] for kind in KINDS},
-        "neighbours": {"boat": [neighbours // 2, N // 2], "car": [neighbours - neighbours // 2, N // 2]},
+        "concept": {kind: of(concept, n) for kind in KINDS},
+        "neighbours": {"boat": of(neighbours, n // 2), "car": of(neighbours, n // 2)},
     }
     if "+" in asked.concept:
-        rates["parts"] = {part: {"direct": [concept, N], "synonym": [concept, N]} for part in asked.concept.split("+")}
+        rates["parts"] = dict.fromkeys(asked.concept.split("+"), {kind: of(concept, n) for kind in KINDS[:2]})
     found = row_of(
         asked, rates=rates, kl_drift=0.2 if asked.recipe else 0.0, kid=[0.05, 24], diversity=[3.0, 24], change_size=1.0
     )
@@ -46,7 +47,8 @@ def measured(tmp_path):
     needs."""
 
     def write(name, make):
-        rows = [made(row, **make(row)) for row in load_sweeps()[name].rows()]
+        asked = load_sweeps()[name].rows()
+        rows = [made(row, N // len({row.seed for row in asked}), **make(row)) for row in asked]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         return {"folder": tmp_path}
 
