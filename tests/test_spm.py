@@ -1,143 +1,124 @@
-"""The poster's figures with numbers: what is compared with what, and what is measured about single membranes. On made-
-up tables and a tiny model."""
+"""What a poster says of SPM, held against made-up tables; what a surrogate leaves to learn and what membranes on the
+vision tower do, on a tiny model."""
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from earlib.chapters import spm_loss, spm_place
-from earlib.concepts import Concept, PromptPair
-from earlib.erasure.change import applied, student_parameters, tensor_names
-from earlib.erasure.presets import recipe
-from earlib.erasure.store import Erasure
+from earlib.chapters import spm
+from earlib.concepts import Concept, PromptPair, load_concept, renamed
+from earlib.erasure import presets, retain_prompts
+from earlib.erasure.retain import chances
+from earlib.errors import UserError
+from earlib.evaluate import drift
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.sweeps.compare import margin
 
+TARGETS = ["a red church on a hill", "a blue church in the snow"]
 PAIRS = tuple(PromptPair(f"a {colour} church", f"a {colour} house") for colour in ("red", "blue", "green", "yellow"))
-CHURCH = Concept(
-    "church",
-    "object",
-    PAIRS,
-    {"direct": ("a red church on a hill", "a church by the sea")},
-    {},
-    {},
-    (),
-    {},
-    {"window": 144},
-)
+DIRECT = {"direct": ("a red church on a hill", "a church by the sea")}
+CHURCH = Concept("church", "object", PAIRS, DIRECT, {}, {}, (), {}, {"window": 144})
 
 
 def row(concept: int, neighbours: int, n: int = 100, size: float = 1.0, **more) -> dict:
-    """A row of `read.load`, of one seed."""
-    found = {"recipe": "spm", "kl_drift": Estimate(0.1, 1), "clip": Estimate(0.8, 1), "change_size": Estimate(size, 1)}
-    found |= {"erasure.strength": 1.0, "lr": 1e-3, "modules": "attention"} | more
-    for kind, hits in (("direct", concept), ("neighbours", neighbours)):
-        found |= {kind: Rate(hits, n), f"{kind}_by_seed": {0: Rate(hits, n)}}
-    return found
-
-
-def frame(*rows):
-    return pd.DataFrame([row(90, 95) | {"recipe": None, "change_size": None, "modules": None, "lr": None}, *rows])
+    """A row of `read.load`."""
+    found = {"recipe": "spm", "change_size": Estimate(size, 1), "erasure.strength": 1.0, "modules": "attention"}
+    return found | {"direct": Rate(concept, n), "neighbours": Rate(neighbours, n)} | more
 
 
 def test_margins_and_their_differences():
     """Newcombe's example: 56/70 - 48/80."""
     m = margin({"neighbours": Rate(56, 70), "direct": Rate(48, 80)})
     assert (m.low, m.value, m.high) == pytest.approx((0.0524, 0.2, 0.3339), abs=1e-4)
-    better = margin(row(10, 90)).minus(margin(row(20, 80)))
-    assert better.value == pytest.approx(0.2) and better.low > 0
-    assert margin(row(19, 80)).minus(margin(row(20, 80))).low < 0
+    frame = pd.DataFrame([row(20, 80, called="us"), row(10, 90, called="them"), row(19, 80, called="as good")])
+    found = spm.above(frame, row(20, 80, called="us"))
+    assert list(found) == ["them", "as good"] and found["them"].low > 0 > found["as good"].low
+    assert found["them"].value == pytest.approx(0.2)
 
 
-def test_peaks_take_each_trainings_best_snapshot():
-    of = lambda label, divergence, passes, *rates: row(*rates, label=label, divergence=divergence, passes=passes)
-    found = spm_loss.peaks(
-        frame(
-            of("attention", "kl", 1, 40, 90),  # 50
-            of("attention", "kl", 3, 10, 80),  # 70
-            of("attention", "kl", 9, 0, 30),
-            of("MLP", "mse", 1, 30, 90),  # 60
-            of("MLP", "mse", 3, 0, 20),
-        )
+@pytest.mark.parametrize(
+    "hits, expected, verdict",
+    [
+        (80, "more", spm.TRUE),
+        (5, "more", spm.FALSE),
+        (5, "fewer", spm.TRUE),
+        (5, "same", spm.FALSE),
+        (80, "same", spm.FALSE),
+        (41, "same", spm.OPEN),  # an interval that holds 0 confirms nothing
+        (41, "fewer", spm.OPEN),
+    ],
+)
+def test_a_statement_stands_or_falls_by_the_interval(hits, expected, verdict):
+    found = spm.held_against("says", "churches", Rate(40, 100), Rate(hits, 100), expected)
+    assert found.verdict == verdict
+    assert found.measured.startswith("churches: 40 [31–50] → ") and found.measured.endswith("(n = 100, 100)")
+
+
+def test_one_better_place_refutes_that_kl_on_attention_is_best():
+    worse, level, better = Estimate(-0.3, 9, -0.5, -0.1), Estimate(0.1, 9, -0.1, 0.3), Estimate(0.3, 9, 0.1, 0.5)
+    assert spm.the_best({"a": worse}).verdict == spm.TRUE
+    assert spm.the_best({"a": worse, "b": level}).verdict == spm.OPEN
+    found = spm.the_best({"a": worse, "b": level, "c": better})
+    assert found.verdict == spm.FALSE and found.measured.endswith(
+        "greater in 1, less in 1, not told apart in the rest (c)"
     )
-    assert list(found.index) == [("attention", "KL"), ("MLP", "MSE")] and list(found.passes) == ["3", "1"]
-    against = list(found["against KL on attention"])
-    assert against[0] == "" and against[1].startswith("-10 [")
 
 
 def test_matched_reads_the_other_place_at_the_same_size():
-    runs = frame(
-        row(50, 90, size=2.0),
-        row(30, 80, size=10**0.5),  # half of the way between 1 and 10, by the logarithm
-        row(5, 10, size=11.0),  # larger than any run of the other place
-        row(70, 96, size=1.0, modules="mlp"),
-        row(10, 40, size=10.0, modules="mlp"),
-        row(0, 0, size=3.0, modules="mlp", **{"erasure.strength": 0.5}),  # of another strength: on another line
+    runs = pd.DataFrame(
+        [
+            row(90, 95, recipe=None, change_size=None, modules=None),
+            row(50, 90, size=2.0),
+            row(30, 80, size=10**0.5),  # half of the way between 1 and 10, by the logarithm
+            row(5, 10, size=11.0),  # larger than any run of the other place
+            row(70, 96, size=1.0, modules="mlp"),
+            row(10, 40, size=10.0, modules="mlp"),
+            row(0, 0, size=3.0, modules="mlp", **{"erasure.strength": 0.5}),  # of another strength: on another line
+        ]
     )
-    pairs = spm_place.matched(runs, "attention", "mlp")
+    pairs = spm.matched(runs, "attention", "mlp")
     assert [round(second["size"], 3) for _, second in pairs] == [2.0, 3.162]
     other = pairs[1][1]
     assert other["direct"].value == pytest.approx(0.4) and other["neighbours"].value == pytest.approx(0.68)
-    assert len(spm_place.matched(runs, "mlp", "attention")) == 1
-    assert spm_place.matched(runs, "attention", "both") == []
-    shown = spm_place.beside(pairs)
-    assert list(shown["run"]) == ["0.001 × 1"] * 2 and shown["its neighbours"].iloc[1] == "80 → 68"
-    assert spm_place.verdicts(pairs, "direct") == "lower in 0, higher in 0, cannot be told in 2"
-    far = [
-        (row(50, 90), pairs[0][1] | {"direct": Estimate(0.8, 100, 0.7, 0.9), "neighbours": Estimate(0.2, 9, 0.1, 0.3)})
-    ]
-    assert spm_place.verdicts(far, "direct").startswith("lower in 0, higher in 1")
-    assert spm_place.verdicts(far, "neighbours").startswith("lower in 1")
-
-
-def test_spared_is_the_best_of_those_that_erase():
-    runs = frame(row(10, 60), row(2, 40), row(11, 90), row(5, 85, modules="mlp", lr=0.01), row(60, 95, modules="both"))
-    found = spm_place.spared(runs)
-    assert list(found.index) == ["attention", "MLP"] and list(found["run"]) == ["0.001 × 1", "0.01 × 1"]
-    assert found["the concept"].iloc[0].startswith("10 [")
-    assert found["neighbours, against attention"].iloc[1].startswith("+25 [")
-
-
-def test_counts_are_those_of_the_true_shapes():
-    found = spm_loss.counts()["parameters"].to_dict()
-    assert found["janus-pro-7b", "attention"] == "983,040" and found["janus-pro-7b", "attention + MLP"] == "2,342,400"
-    assert found["janus-pro-7b", "attention + 7 MLPs"] == f"{983_040 + 7 * 45_312:,}"
+    assert len(spm.matched(runs, "mlp", "attention")) == 1 and spm.matched(runs, "attention", "both") == []
+    assert spm.counted(pairs, "direct") == "not told apart in 2" and spm.counted([], "direct") == "none"
+    far = (row(50, 90), {"direct": Estimate(0.8, 100, 0.7, 0.9), "neighbours": Estimate(0.2, 9, 0.1, 0.3)})
+    assert spm.counted([far], "direct") == "higher in 1" and spm.counted([far, *pairs], "neighbours").startswith(
+        "lower"
+    )
 
 
 def test_the_tower_gets_no_gradient_and_draws_nothing(generator):
-    """E4: the loss that trains membranes, with membranes on the vision tower beside those of the language model."""
-    gradients, changed = spm_loss.tower(
-        generator, CHURCH, recipe("spm", "custom", prefix="target", pairs=4), pictures=2
-    )
-    assert gradients["norm of the gradient"]["vision tower"] == 0 < gradients["norm of the gradient"]["language model"]
-    assert gradients.membranes["vision tower"] >= 4 and gradients.membranes["language model"] == 12
-    assert changed["pictures"] == 0 < changed["captions"] <= changed["n"] == 2
+    """The loss that trains membranes, with membranes on the vision tower beside those of the language model."""
+    recipe = presets.recipe("spm", "custom", prefix="target", pairs=4)
+    found = spm.tower(generator, CHURCH, recipe, pictures=2)
+    assert found["tower"] == 0 < found["trunk"]
+    assert found["pictures"] == 0 < found["captions"] <= found["n"] == 2
 
 
-def test_what_passes_through_a_membrane(generator):
-    """`change` is what the module itself computes more of; `step` what entries of one size in b would do to it, on
-    average over fresh gates."""
-    names = tensor_names(recipe("spm", "custom", modules="both"), len(generator.decoder_layers))
-    tensors = {n: p.detach() for n, p in student_parameters(generator.trunk, names, rank=1, seed=1).items()}
-    tensors |= {n: torch.full_like(t, 0.1) for n, t in tensors.items() if ".lora_B." in n}
-    prompts, tokens = ["a red church", "a church by the sea"], torch.arange(16).repeat(2, 1)
-    erasure = Erasure("spm", {}, "church", generator.fingerprint, tensors, strength=0.5)
-    found = spm_place.passing(generator, erasure, prompts, tokens).set_index(["layer", "part"])
-    assert len(found) == 3 * 7 and found.index.is_unique
-    module, seen = generator.trunk.layers[0].mlp.up_proj, []
-    hook = module.register_forward_hook(lambda m, args, y: seen.append((args[0].detach(), y.detach())))
-    generator.hidden_states(generator.encode(prompts[:1]), tokens[:1])
-    name, a_seeds = "layers.0.mlp.up_proj", []
-    with applied(generator, {n: 0.5 * t if "_B" in n else t for n, t in tensors.items() if n.startswith(f"{name}.")}):
-        generator.hidden_states(generator.encode(prompts[:1]), tokens[:1])
-    hook.remove()
-    (x, y), (_, changed) = seen
-    alone = spm_place.passing(generator, erasure, prompts[:1], tokens[:1]).set_index(["layer", "part"]).loc[0, "up"]
-    assert alone["change"] == pytest.approx(((changed - y).norm() / y.norm()).item(), rel=1e-4)
-    assert alone["input"] == pytest.approx(x.square().mean().sqrt().item(), rel=1e-4)
-    for seed in range(200):
-        a = student_parameters(generator.trunk, [f"{name}.weight"], rank=1, seed=seed)[f"{name}.lora_A.weight"].detach()
-        a_seeds.append((torch.ones(len(y[0, 0]), 1) @ (a @ x[0].T)).square().sum())
-    assert alone["step"] == pytest.approx((torch.stack(a_seeds).mean().sqrt() / y.norm()).item(), rel=0.1)
+def test_surrogates_stand_where_the_word_stood():
+    assert renamed(["A Church by a churchyard"], "church", "car") == ["A car by a churchyard"]
+    with pytest.raises(UserError, match="the prompt 'a red boat' lacks the word 'church'"):
+        renamed(["a red boat"], "church", "car")
+    church = load_concept("church", "mini")
+    made = spm.with_surrogate(church, "church", "chapel")
+    assert all(pair.replacement == pair.target.replace("church", "chapel") for pair in made.pairs)
+    assert made.tests == church.tests
+
+
+def test_what_is_told_the_same_is_not_apart(generator):
+    tokens = drift.draw_tokens(generator, TARGETS)
+    others = {"itself": TARGETS, "a car": renamed(TARGETS, "church", "car"), "nothing": None}
+    found = spm.apart(generator, TARGETS, others, tokens)
+    assert all(kl.shape == tokens.shape and (kl > -1e-6).all() for kl in found.values())
+    assert not found["itself"].any() and found["a car"].mean() > 1e-3 and found["nothing"].mean() > 1e-3
+
+
+def test_what_a_drawing_is_worth(generator):
+    others = retain_prompts(load_concept("church", "mini"), "mini")[:12]
+    even, strong = (spm.worth(chances(generator, others, PAIRS, alpha)) for alpha in (0, 10))
+    assert even == pytest.approx(12) and strong < 12
+    assert spm.worth(torch.tensor([0.5, 0.5, 1e-12])) == pytest.approx(2) and np.isfinite(strong)
