@@ -158,21 +158,23 @@ NOT_TRAINED = (NEGATIVE_PROMPT, SAFE_GUIDANCE, UCE, LEACE, RECOMMENDED)
 
 # What differs between scales is data. A mini model has a thousandth of the weights and wants larger steps, and fewer of
 # them; chosen on development prompts (`miniworld/development.py`) by the rule of `sweeps/rates.py`: of the steps tried,
-# the one with the greatest margin of neighbours over the concept, churches, nudity and Van Gogh together.
+# the one with the greatest margin of neighbours over the concept, churches and Van Gogh together.
 MINI = {"lr": 3e-4, "guidance": 1.5}
 OF_MINI: dict[str, dict[str, Any]] = {
-    "esd-x": {"batch": 4, "passes": 2, "lr": 1e-3},
-    "esd-u": {"batch": 4, "passes": 2, "lr": 3e-4},
-    "concept-ablation": {"passes": 4, "lr": 2e-3},
-    "concept-ablation-noise": {"passes": 4, "lr": 2e-3},
-    "obliviate": {"eta": 1.0, "batch": 4, "passes": 4, "lr": 3e-4},
-    "spm": {"passes": 3, "lr": 3e-3},
+    "ear": {"lr": 3e-5},
+    "ear-released": {"lr": 3e-5},
+    "esd-x": {"batch": 4, "passes": 2, "lr": 3e-3},
+    "esd-u": {"batch": 4, "passes": 2, "lr": 3e-3},
+    "concept-ablation": {"passes": 4, "lr": 7e-4},
+    "concept-ablation-noise": {"passes": 4, "lr": 7e-4},
+    "obliviate": {"eta": 1.0, "batch": 4, "passes": 4, "lr": 1e-3},
+    "spm": {"passes": 3, "lr": 1e-2},
     "forget-me-not": {"passes": 2, "lr": 3e-4},
     "gradient-ascent": {"passes": 2, "lr": 1.3e-4},
-    "npo": {"passes": 4, "lr": 7e-5},
-    "dpo": {"passes": 4, "lr": 1e-4},
-    "rmu": {"eta": 3.0, "passes": 4, "lr": 3e-3},
-    "ablation-at-words": {"passes": 4, "lr": 5e-4},
+    "npo": {"passes": 4, "lr": 7e-4},
+    "dpo": {"passes": 4, "lr": 3e-4},
+    "rmu": {"eta": 3.0, "passes": 4, "lr": 1e-2},
+    "ablation-at-words": {"passes": 4, "lr": 1.5e-3},
     "robust": {"passes": 4, "lr": 2e-3},
     "safe-guidance": {"threshold": 3.0},
 }
@@ -244,6 +246,7 @@ SCALE_NOT_TRAINED = (SCALE_UCE, SCALE_RECOMMENDED, SCALE_NEGATIVE_PROMPT, SCALE_
 # guidance (table var-dev; where all are alike, they are the published ones).
 MINI_VAR = {"guidance": 2.0, "batch": 8, "passes": 16, "lr": 1e-3}
 OF_MINI_VAR: dict[str, dict[str, Any]] = {
+    "vare": {"lr": 3e-4},
     "s-vare": {"lr": 3e-3},
     "s-vare-released": {"retain.guidance": 2.0, "batch": 2, "passes": 8},
     # as published it changes nothing: no position reaches a third of the attention, and by scale 2 a church is one
