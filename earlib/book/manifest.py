@@ -46,8 +46,9 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
         raise UserError(f"{manifest}: not valid YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not isinstance(content.get("notebooks"), list):
         raise UserError(f"{manifest}: must hold `notebooks:`, a list of {{name, path, ...}}")
-    sweeps = file.with_name("sweeps.yml")  # a table that it asks for may be measured later
-    planned = yaml.safe_load(sweeps.read_text(encoding="utf-8")) or {} if sweeps.is_file() else {}
+    planned: set[str] = set()  # a table that is asked for may be measured later
+    for sweeps in map(file.with_name, ("sweeps.yml", "sweeps-next.yml")):
+        planned |= set(yaml.safe_load(sweeps.read_text(encoding="utf-8")) or ()) if sweeps.is_file() else set()
     shared = {key: content[key] for key in ("timeout", "slurm") if key in content}
     if unknown := set(content) - {"notebooks", *shared}:
         raise UserError(

@@ -27,6 +27,8 @@ from ..generators.base import Generator
 from .drift import distributions, draw_tokens
 
 if TYPE_CHECKING:
+    import torch
+
     from ..erasure.store import Erasure
     from ..generators.album import Plan
     from .judge import Judge
@@ -49,10 +51,17 @@ class Told:
     entropy: float
 
 
-def inspect(generator: Generator, prompts: Sequence[str], erasure: Erasure | None = None, seed: int = 0) -> list[Told]:
-    """Read prompts as the model's tokenizer does, draw a picture of each, and look at what the model says along it."""
+def inspect(
+    generator: Generator,
+    prompts: Sequence[str],
+    erasure: Erasure | None = None,
+    seed: int = 0,
+    codes: torch.Tensor | None = None,
+) -> list[Told]:
+    """Read prompts as the model's tokenizer does, draw a picture of each, unless its `codes` are given, and look at
+    what the model says along it."""
     prompts = list(prompts)
-    codes = draw_tokens(generator, prompts, seed, erasure)
+    codes = draw_tokens(generator, prompts, seed, erasure) if codes is None else codes
     pull_N, entropy_N = np.zeros(len(prompts)), np.zeros(len(prompts))
     of = lambda null: distributions(generator, prompts, codes, erasure, null=null)
     for (rows, p_BLCV), (_, free_BLCV) in zip(of(False), of(True)):

@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,10 +58,14 @@ def write(model: str = PROFILE, folder: Path | None = None) -> Path:
     sweep = find_sweeps([SWEEP])[SWEEP]
     if any(is_row(row) for row in read_lines(folder / f"{SWEEP}.jsonl")):
         raise UserError(f"{folder / SWEEP}.jsonl has rows already; what is predicted after the sweep is no prediction")
+    from ..erasure.presets import recipe
     from ..erasure.windows import TOLERANCE
+    from ..miniworld.summary import commit
     from .keys import weights
 
-    about = {"model": model, "weights": weights(model), "recipe": RECIPE, "tolerance": TOLERANCE}
+    guidance = recipe(RECIPE, PROFILE).guidance
+    about = {"model": model, "weights": weights(model), "recipe": RECIPE, "tolerance": TOLERANCE, "guidance": guidance}
+    about |= {"commit": commit(), "date": date.today().isoformat()}
     return write_json(folder / f"{SWEEP}.json", about | {"windows": predictions(sweep.concepts, model)})
 
 
