@@ -20,7 +20,7 @@ from earlib.book.manifest import load_manifest, parameters
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
-from earlib.book.words import HEADING, between, by_interval, compared, listed, sorted_out, went
+from earlib.book.words import HEADING, between, by_interval, compared, listed, n_of, sorted_out, went
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import presets
 from earlib.errors import UserError
@@ -150,6 +150,7 @@ def test_words_of_direction_come_from_intervals():
     assert by_interval(one.minus(Rate(0, 0)), "more", "fewer", "not measured") == "not measured"
     assert sorted_out({"a": one.minus(other), "b": one.minus(near)}) == "more for a, not told apart for b"
     assert between([one, near, None, other]) == "10 to 80 %" and between([one]) == "80 %" and between([]) == "–"
+    assert n_of(one, near) == "n = 100" and n_of(one, Rate(1, 8)) == "n = 8 to 100"
     assert [listed("abc"), listed(["a"], code=True), listed([])] == ["a, b and c", "`a`", "none"]
 
 
@@ -198,6 +199,7 @@ def test_verdicts_by_the_interval_of_a_difference():
     gain = {"value": 0.28, "n": 32, "low": 0.12, "high": 0.44, "metric": "mended_rate_change"}
     assert verdict_of({"expect": "higher"}, gain).kind == "holds"
     assert verdict_of({"expect": "higher"}, gain | {"low": -0.03}).kind == "open"
+    assert verdict_of({"expect": "higher"}, gain | dict.fromkeys(("value", "low", "high"), 0.0)).kind == "fails"
     assert verdict_of({"expect": "higher"}, None).kind == "missing"
 
 

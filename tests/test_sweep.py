@@ -547,6 +547,9 @@ def test_the_chapters_tables(model, tmp_path):
     each = several.each_part(frame[frame.form != "joint"])
     assert each.loc["boat", "composed, 2"].startswith("75 [") and each.loc["boat", "alone"].startswith("25 [")
     assert list(each.columns)[0] == "before"
+    assert read.one(table, concept="boat", recipe=None).direct == read.one(frame, form="base", concept="boat").direct
+    with pytest.raises(UserError, match="no row with concept='boot'"):
+        read.one(table, concept="boot")
     json.dumps(read.flat_records(table))
 
 

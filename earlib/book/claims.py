@@ -114,6 +114,8 @@ def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) 
             return Verdict("holds", f"{bar} {what}")
         return Verdict("fails" if change.differs else "open", f"{bar} {what}")
     bar = f"Expected: {expected}." if differs else f"Expected: {'above' if expected == 'higher' else 'below'} 0."
+    if change.low == change.high == 0:
+        return Verdict("fails", f"{bar} {what} Nothing has changed at all.")
     if not change.differs:
         return Verdict("open", f"{bar} {what} It holds 0: no difference that these seeds and pictures can tell.")
     as_expected = expected == "different" or (change.value > 0) == (expected == "higher")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from pathlib import Path
 
 from .. import ROOT
 from ..evaluate.evaluation import KEYS
@@ -72,13 +71,13 @@ def link(repository: str, commit: str, where: str) -> str:
     return f"[`{path}`{said}]({repository}/blob/{commit}/{path}{anchor})"
 
 
-def findings(words: dict[str, str], file: Path = ROOT / "book" / "audit.yml") -> str:
-    """The items of `file` in Markdown, a paragraph and a list each, their numbers filled in from `words`
+def findings(words: dict[str, str]) -> str:
+    """The items of book/audit.yml in Markdown, a paragraph and a list each, their numbers filled in from `words`
     (`Ledger.words`)."""
     import yaml
 
     known = defaultdict(lambda: "*(not measured in this run)*", words)
-    audit = yaml.safe_load(file.read_text(encoding="utf-8"))
+    audit = yaml.safe_load((ROOT / "book" / "audit.yml").read_text(encoding="utf-8"))
     parts = []
     for item in audit["items"]:
         measured = item.get("measured", "Read in the code; nothing to show on mini.").format_map(known)

@@ -81,6 +81,12 @@ def listed(names: Iterable[str], none: str = "none", code: bool = False) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or none
 
 
+def n_of(*rates: Rate | Estimate) -> str:
+    """`n = 300`, or `n = 150 to 300`: how many pictures or prompts each of some rates counts."""
+    counts = sorted({rate.n for rate in rates})
+    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+
+
 def say(*sentences: str) -> None:
     """Show `sentences` as one paragraph. In a cell tagged `remove-input` it reads like the prose around it."""
     from IPython.display import Markdown, display

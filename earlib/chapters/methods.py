@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
 from ..erasure.settings import PAPER, WHOLE
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 AXES = {  # columns of the grid -> fields of a recipe
     "reads": ("prefix",),
@@ -26,8 +32,8 @@ WORDS = {  # how values are told
 }
 
 
-def grid(profile: str = "mini"):
-    """The recipes that train at the sizes of `profile`, as a DataFrame of words: a row for each, a column an axis."""
+def grid(names: Collection[str], profile: str = "mini") -> pd.DataFrame:
+    """Those of the recipes `names` that train, at the sizes of `profile`, in words: a row each, a column an axis."""
     import pandas as pd
 
     from ..erasure.presets import TRAINED, recipe
@@ -42,7 +48,7 @@ def grid(profile: str = "mini"):
         return WORDS.get((name, value), str(value))
 
     rows = {}
-    for preset in TRAINED:
+    for preset in (preset for preset in TRAINED if preset.name in names):
         r = recipe(preset.name, profile)
         rows[r.name] = {axis: ", ".join(dict.fromkeys(told(r, name) for name in names)) for axis, names in AXES.items()}
     return pd.DataFrame(rows).T.rename_axis("recipe")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..sweeps import read
 from ..sweeps.compare import KINDS, difference, margin, plain, told
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def switched(frame: pd.DataFrame, reference: str) -> pd.DataFrame:
     the difference of the margins (neighbours less concept)."""
     import pandas as pd
 
-    rows, first = {}, frame[frame.label == reference].iloc[0].to_dict()
+    rows, first = {}, read.one(frame, label=reference)
     for row in frame.to_dict("records"):
         if row["direct"] is None:
             rows[row["label"]] = {"the concept": f"diverged in {row['failed']} of {row['seeds']} runs"}
@@ -65,7 +66,7 @@ def better(frame: pd.DataFrame, reference: str) -> dict[str, list[str]]:
     """The labels whose margin lies above that of `reference`, below it, or cannot be told from it: {"above", "below",
     "same"}."""
     found: dict[str, list[str]] = {"above": [], "below": [], "same": []}
-    first = frame[frame.label == reference].iloc[0].to_dict()
+    first = read.one(frame, label=reference)
     for row in frame[frame.recipe.notna() & (frame.label != reference) & frame.direct.notna()].to_dict("records"):
         ahead = margin(row).minus(margin(first))
         found["above" if ahead.above else "below" if ahead.below else "same"].append(row["label"])
@@ -122,7 +123,7 @@ def learning(rows: list[dict], schedule: Sequence[int], smooth: int = 1):
     return panels.finish(fig, axes, "updates")
 
 
-def loss_shares(shares: dict[str, pd.DataFrame], ways: Sequence[str] = ("token", "side", "equal")):
+def loss_shares(shares: dict[str, pd.DataFrame]):
     """What each scale has of the loss, by how positions are counted: stacked bars. The first panel is the weight of the
     scales by itself, the others their shares of the filtered loss.
 
@@ -135,6 +136,7 @@ def loss_shares(shares: dict[str, pd.DataFrame], ways: Sequence[str] = ("token",
     from ..plots import panels
     from ..plots.style import PALETTE
 
+    ways = ("token", "side", "equal")
     frames = {"weight of a scale": ("weight", next(iter(shares.values())))}
     frames |= {f"share of the loss, {title}": ("loss", frame) for title, frame in shares.items()}
     fig, axes = panels.grid_of(frames, height=1.6, sharey=True)

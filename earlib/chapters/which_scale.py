@@ -152,15 +152,12 @@ def knows_prompt(generator: NextScale, pairs: Sequence[PromptPair], n: int, seed
     ]
 
 
-def read_off(
-    generator: NextScale, codes: torch.Tensor, labels: dict[str, np.ndarray], decay: float = 1e-3
-) -> list[dict]:
+def read_off(generator: NextScale, codes: torch.Tensor, labels: dict[str, np.ndarray]) -> list[dict]:
     """What can be read off the codes of the first scales linearly: a multinomial logistic regression from the codes'
     vectors, on half of the pictures, asked about the other half.
 
     Args:
         labels: name -> int [N].
-        decay: weight of the squared weights in the loss.
 
     Returns:
         Rows {"scales", "part", "rate", "chance"}, one of every `labels`; `chance` is the most frequent class's share.
@@ -171,14 +168,14 @@ def read_off(
         x_NF = vectors_NLC[:, : span.stop].flatten(1) * vectors_NLC.shape[-1] ** 0.5
         for part, values in labels.items():
             y_N = torch.as_tensor(np.unique(values, return_inverse=True)[1])
-            guess, truth = _logistic(x_NF[::2], y_N[::2], decay)(x_NF[1::2]), y_N[1::2]
+            guess, truth = _logistic(x_NF[::2], y_N[::2])(x_NF[1::2]), y_N[1::2]
             chance = float(truth.bincount().max() / len(truth))
             rate = Rate.of((guess == truth).numpy())
             rows.append({"scales": k + 1, "part": part, "rate": rate, "chance": chance})
     return rows
 
 
-def _logistic(x_NF: torch.Tensor, y_N: torch.Tensor, decay: float):
+def _logistic(x_NF: torch.Tensor, y_N: torch.Tensor):
     """The function from features to classes that a multinomial logistic regression on (x, y) learns."""
     weight_FY = torch.zeros(x_NF.shape[1] + 1, int(y_N.max()) + 1, requires_grad=True)
     score = lambda x: x @ weight_FY[:-1] + weight_FY[-1]
@@ -186,7 +183,7 @@ def _logistic(x_NF: torch.Tensor, y_N: torch.Tensor, decay: float):
 
     def closure():
         optimizer.zero_grad()
-        loss = torch.nn.functional.cross_entropy(score(x_NF), y_N) + decay * weight_FY.square().sum()
+        loss = torch.nn.functional.cross_entropy(score(x_NF), y_N) + 1e-3 * weight_FY.square().sum()
         loss.backward()
         return loss
 
@@ -203,12 +200,12 @@ def kept_by_scale(generator: NextScale, kept_NL: torch.Tensor) -> list[Estimate]
     return [Estimate.mean(kept_NL[:, span].float().mean(1).numpy()) for span in spans]
 
 
-def masked(image: np.ndarray, kept: np.ndarray, side: int, colour=(213, 94, 0), cover: float = 0.6) -> np.ndarray:
+def masked(image: np.ndarray, kept: np.ndarray, side: int) -> np.ndarray:
     """A picture uint8 [H, W, 3] with the cells laid over it that a filter keeps at a scale of `side` cells a side;
     `kept` bool [side^2], row by row."""
     row, column = (np.arange(size) * side // size for size in image.shape[:2])
     mask = kept.reshape(side, side)[row][:, column][..., None]
-    return np.where(mask, (1 - cover) * image + cover * np.array(colour), image).round().astype(np.uint8)
+    return np.where(mask, 0.4 * image + 0.6 * np.array((213, 94, 0)), image).round().astype(np.uint8)
 
 
 def where_learnt(frame: pd.DataFrame, K: int) -> pd.DataFrame:

@@ -157,11 +157,7 @@ def likelihood_gap(
 
 
 def first_row_entropy(
-    generator: NextToken,
-    prompts: list[str],
-    codes: torch.Tensor,
-    erasure: Erasure | None = None,
-    guidance: float | None = None,
+    generator: NextToken, prompts: list[str], codes: torch.Tensor, erasure: Erasure | None = None
 ) -> dict[str, Estimate]:
     """How free a model's first row is, in nats, along pictures it drew itself (`codes`), from the guided distribution q
     that it draws from:
@@ -174,7 +170,7 @@ def first_row_entropy(
     too small by itself: compare equal numbers.
     """
     first_row = codes[:, : generator.grid[1]]
-    parts = (log_p.exp()[:, :, 0] for _, log_p in distributions(generator, prompts, first_row, erasure, guidance))
+    parts = (log_p.exp()[:, :, 0] for _, log_p in distributions(generator, prompts, first_row, erasure))
     q_NWV = torch.cat(list(parts))
     entropy_of = lambda p: torch.special.entr(p).sum(-1)
     spread_of = lambda rows: entropy_of(q_NWV[rows].mean(0)).mean().item()

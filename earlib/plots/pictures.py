@@ -146,7 +146,7 @@ def token_maps(images, values, shape: tuple[int, int], titles: Sequence[str], la
     return fig
 
 
-def matrices(shares: dict[str, np.ndarray], names: Sequence[str], label: str = "share of the row"):
+def matrices(shares: dict[str, np.ndarray], names: Sequence[str]):
     """Square matrices of shares from 0 to 1, rows the truth and columns the answer, side by side under their titles;
     returns the figure."""
     import matplotlib.pyplot as plt
@@ -162,6 +162,6 @@ def matrices(shares: dict[str, np.ndarray], names: Sequence[str], label: str = "
         axis.tick_params(axis="y", rotation=0, left=False)
         axis.set(title=title, xlabel="answer")
         if last:
-            fig.colorbar(axis.collections[0], ax=list(axes[0]), shrink=0.7, label=label, pad=0.02)
+            fig.colorbar(axis.collections[0], ax=list(axes[0]), shrink=0.7, label="share of the row", pad=0.02)
     axes[0, 0].set_ylabel("truth")
     return fig

@@ -123,7 +123,6 @@ def summary(
     frame: pd.DataFrame,
     by: Mapping[str, str],
     columns: tuple[str, ...] = ("direct", "synonym", "neighbours", "clip", "kl_drift", "seconds"),
-    headings: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     """A table for people: a row for each row of `frame`, the base model first in each concept.
 
@@ -132,15 +131,14 @@ def summary(
         by: columns that say what a row is -> their headings: the index of the table.
         columns: what is shown, of HEADINGS, or any other column of `frame`. Rates are in per cent with their interval,
             `82 [78–86]`; Estimates are means over seeds; `n` is how many pictures each of the rates shown counts.
-        headings: other headings than HEADINGS has.
 
     Returns:
         DataFrame of text; a training that diverged with every seed says so in its first column.
     """
     import pandas as pd
 
-    headings, rates = headings or {}, [column for column in columns if column in RATES]
-    heading = {column: headings.get(column) or HEADINGS.get(column, (column,))[0] for column in columns}
+    rates = [column for column in columns if column in RATES]
+    heading = {column: HEADINGS.get(column, (column,))[0] for column in columns}
     last, shown = list(by.values())[-1], []
     frame = frame.assign(erased=frame.recipe.notna()).sort_values(["concept", "erased"], kind="stable")
     for row in frame.to_dict("records"):
@@ -176,10 +174,10 @@ def plain(value: Any, column: str = "") -> str:
 # ---------------------------------------------------------------- a row measured again
 
 
-def disagreements(then: dict, now: dict, drift: float = 1e-4, means: float = 1e-3) -> list[str]:
+def disagreements(then: dict, now: dict) -> list[str]:
     """What differs between a row of a table and the same row measured now: `direct: 3 of 30 there, 4 of 30 now`.
 
-    Rates must be equal, the drift within `drift` nats, other means within `means` of their size; seconds may differ.
+    Rates must be equal, the drift within 1e-4 nats, other means within a thousandth of their size; seconds may differ.
     """
     found = []
     for kind in RATES:
@@ -192,7 +190,7 @@ def disagreements(then: dict, now: dict, drift: float = 1e-4, means: float = 1e-
         before, after = (row[name][0] if isinstance(row.get(name), list) else row.get(name) for row in (then, now))
         if name not in then or before is None and after is None:  # a column that the table does not have yet
             continue
-        limit = drift if name == "kl_drift" else means * max(abs(before or 0), 1e-2)
+        limit = 1e-4 if name == "kl_drift" else 1e-3 * max(abs(before or 0), 1e-2)
         if before is None or after is None or abs(before - after) > limit:
             found.append(f"{name}: {before} there, {after} now")
     if "failed" in then and "failed" not in now:

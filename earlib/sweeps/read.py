@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .. import DATA, ROOT
 from ..errors import UserError, nearest
@@ -176,6 +176,20 @@ def load(
     for column in (*RATES, *BESIDE, *MEANS, *(f"{kind}_base" for kind in RATES)):  # None, where pandas would have NaN
         frame[column] = pd.Series([row[column] for row in pooled], dtype=object)
     return frame
+
+
+def one(frame: pd.DataFrame, **columns: Any) -> pd.Series:
+    """The row of `load` whose `columns` are as given; `recipe=None` is the base model.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = frame
+    for name, value in columns.items():
+        found = found[found[name].isna() if value is None else found[name] == value]
+    if not len(found):
+        raise UserError(f"the table has no row with {', '.join(f'{n}={v!r}' for n, v in columns.items())}")
+    return found.iloc[0]
 
 
 def _pooled(group: list[dict]) -> dict:

@@ -210,17 +210,18 @@ def by_number(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows).sort_values(["form", "transport", "count"]).reset_index(drop=True)
 
 
-def each_part(frame: pd.DataFrame, kind: str = "direct", transport: str = "none") -> pd.DataFrame:
-    """How often each concept is drawn, in per cent: before, alone, and among others. Rows of `counted`."""
+def each_part(frame: pd.DataFrame) -> pd.DataFrame:
+    """How often each concept is drawn when it is asked for by name, in per cent: before, alone, and among others that
+    are open to every prompt. Rows of `counted`."""
     import pandas as pd
 
     rows: dict[str, dict] = {}
-    wanted = frame[(frame.form == "base") | (frame.transport == transport)].sort_values("count", kind="stable")
+    wanted = frame[(frame.form == "base") | (frame.transport == "none")].sort_values("count", kind="stable")
     for row in wanted.to_dict("records"):
         if row["form"] == "base" and row["count"] > 1:
             continue
         heading = {"base": "before", "alone": "alone"}.get(row["form"], f"{row['form']}, {row['count']}")
         for part, rates in row["parts"].items():
-            if kind in rates:
-                rows.setdefault(part, {})[heading] = rates[kind].text()
+            if "direct" in rates:
+                rows.setdefault(part, {})[heading] = rates["direct"].text()
     return pd.DataFrame(rows).T.fillna("").rename_axis("per cent")

@@ -66,7 +66,6 @@ def rounding_sweep(
     judge: Judge,
     erasure: Erasure | None = None,
     seeds: tuple[int, ...] = (0,),
-    progress: bool = False,
 ) -> dict[str, Rate]:
     """The concept's rate with the model as it is and in each of `FORMATS`, the same noise for all of them.
 
@@ -76,13 +75,12 @@ def rounding_sweep(
         judge: says whether a picture shows the concept.
         erasure: rounded together with the model; None for the base model.
         seeds: of the pictures.
-        progress: show bars.
     """
     noise = [number for seed in seeds for number in picture_seeds(seed, default_keys(prompts))]
     rates = {}
     for name, format in {"as it is": None, **FORMATS}.items():
         small = None if format is None else lambda tensor, format=format: rounded(tensor, *format)
         with compressed(generator, erasure, small):
-            codes = generator.sample(prompts * len(seeds), noise, progress=progress)
+            codes = generator.sample(prompts * len(seeds), noise)
         rates[name] = judge.rate(generator.decode(codes))
     return rates
