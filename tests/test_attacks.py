@@ -14,6 +14,7 @@ import torch
 
 from earlib.__main__ import main
 from earlib.book.attacked import as_text, attack_page
+from earlib.chapters import attacks as chapter
 from earlib.concepts import load_concept
 from earlib.erasure.change import scaled
 from earlib.erasure.store import Erasure
@@ -31,6 +32,7 @@ from earlib.evaluate.attacks.soft import SoftPrompt, SoftWords, numbers_of
 from earlib.evaluate.attacks.states import Steering, patched
 from earlib.evaluate.attacks.trying import surest
 from earlib.evaluate.judge import Judge
+from earlib.evaluate.rate import Rate
 from earlib.generators import default_keys, picture_seeds
 from tests.conftest import tiny_janus
 from tests.test_nextscale import tiny as tiny_scales
@@ -500,3 +502,44 @@ def test_a_learned_word_stands_at_its_own_place_in_pieces(in_pieces):
     with soft.on(in_pieces):
         there_BP = (in_pieces.word_embeddings(batch.ids_BP) == 5.0).all(-1)
     assert there_BP.sum(1).tolist() == [1, 1, 0] and not (there_BP & ~in_pieces.word_mask(batch)).any()
+
+
+def test_what_counts_as_brought_back():
+    """More than by name, and more than the same attack draws of the oracle; a sentence says why."""
+    found = {("oracle", "prefix"): Rate(18, 30), ("oracle", "none"): Rate(0, 30), ("base", "prefix"): Rate(30, 30)}
+    for name, none, soft, prefix in (("uce", 0, 20, 20), ("ear", 1, 2, 29), ("npo", 0, 0, 0), ("rmu", 20, 21, 20)):
+        found |= {(name, "none"): Rate(none, 30), (name, "soft-prompt"): Rate(soft, 30)}
+        found |= {(name, "prefix"): Rate(prefix, 30)}
+    back = {name: list(chapter.beyond(found, name)) for name in ("uce", "ear", "npo", "rmu", "base", "oracle")}
+    assert back == {"uce": ["soft-prompt"], "ear": ["prefix"], "npo": [], "rmu": [], "base": [], "oracle": []}
+    words, drawing, likelihoods = chapter.sentences(found, ["uce", "ear", "npo"])
+    assert (
+        "`uce`" in words and "`soft-prompt` (in 1 of 1: 67 [49–81] %)" in words and chapter.WHY["soft-prompt"] in words
+    )
+    assert "the oracle 60 [42–75]" in drawing and likelihoods.endswith(chapter.NOT_BACK)
+    figure = chapter.heat({"all": found}, ["base", "uce", "ear", "oracle"])
+    bold = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"}
+    assert bold == {"67", "97"}
+
+
+def test_rates_on_the_way_are_pooled_by_kind():
+    table = lambda given, drawn, pasted: [{"given": given, "drawn on": [drawn, 4], "pasted": [pasted, 4]}]
+    rows = [
+        {
+            "recipe": recipe,
+            "label": recipe or "base",
+            "settings": {"attack": "prefix"},
+            "more": {way: {"by rows": points}},
+        }
+        for recipe, way, points in (
+            ("uce", "erased", table(2, 1, 0)),
+            ("leace", "erased", table(2, 3, 0)),
+            (None, "oracle", table(2, 0, 4)),
+            ("uce", "control", table(2, 4, 4)),
+        )
+    ]
+    panels = chapter.on_the_way(rows, "prefix", "given")
+    assert {kind: {s.name: dict(s.points) for s in series} for kind, series in panels.items()} == {
+        "words": {"erased": {2: Rate(4, 8)}, "oracle": {2: Rate(0, 4)}, chapter.ALONE: {2: Rate(0, 8)}}
+    }
+    assert chapter.ticks_of(panels) == {2: "2"} and chapter.on_the_way(rows, "relearning", "steps") == {}

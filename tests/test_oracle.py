@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
+from earlib.chapters import oracle as chapter
 from earlib.concepts import load_concept
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.evaluate.drift import draw_tokens, kl_by_code, kl_drift
 from earlib.evaluate.oracle import Model, against_oracle, check_oracle, distance, prompts_of
+from earlib.evaluate.rate import Estimate, Rate
 
 from .conftest import tiny_janus
 from .test_nextscale import tiny as tiny_scales
@@ -103,3 +105,22 @@ def test_bits_that_mean_something_else_are_another_tokenizer():
         first.weight[:, [0, 2]] = first.weight[:, [2, 0]]
     with pytest.raises(UserError, match="another picture tokenizer"):
         check_oracle(other, one)
+
+
+def test_a_usual_measure_that_orders_methods_as_the_oracle_does():
+    """The chapter's rank correlations: 1 for the same order, 0 where all are alike; the interval holds the value."""
+    pandas = pytest.importorskip("pandas")
+    methods = [f"m{i}" for i in range(6)]
+    rows = [
+        {"concept": concept, "label": name, "recipe": name, "direct": Rate(i, 10), "clip": Estimate(0.5, 1)}
+        | {"oracle_concept": Estimate(0.1 * i + 0.1, 1), "margin": None}
+        for concept in ("church", "nudity")
+        for i, name in enumerate(methods)
+    ]
+    base = {"concept": "church", "label": "base", "recipe": None, "direct": Rate(9, 10), "clip": Estimate(0.5, 1)}
+    frame = pandas.DataFrame([base | {"oracle_concept": Estimate(0.35, 1), "margin": None}, *rows[:6]])
+    same = chapter.agreement(pandas.DataFrame(rows), "direct", "oracle_concept")
+    assert same.value == 1 and same.n == 12 and same.low > 0
+    assert chapter.agreement(pandas.DataFrame(rows), "clip", "oracle_concept").value == 0
+    assert chapter.agreement(pandas.DataFrame(rows), "margin", "oracle_concept").value is None
+    assert chapter.farther(frame, 0.45) == (Rate(2, 5), ["m3", "m4"]), "of those below 45 %"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ..errors import UserError
+from ..evaluate.rate import Rate
 from .style import INK, QUIET, WIDTH
+from .style import look as look_of
 
 
 def grid(
@@ -164,4 +167,41 @@ def matrices(shares: dict[str, np.ndarray], names: Sequence[str]):
         if last:
             fig.colorbar(axis.collections[0], ax=list(axes[0]), shrink=0.7, label="share of the row", pad=0.02)
     axes[0, 0].set_ylabel("truth")
+    return fig
+
+
+def heat(panels: Mapping[str, Mapping[tuple, Rate]], rows: Sequence[str], columns: Mapping[str, str], bold: Mapping):
+    """Rates as numbers in per cent on colour.
+
+    Args:
+        panels: title -> {(row, column): Rate}; what is missing stays empty.
+        rows: from top to bottom, their names in the colours of `style.COLOURS`.
+        columns: column -> how it is called.
+        bold: title -> those (row, column) whose numbers are printed in bold.
+
+    Returns:
+        matplotlib.figure.Figure
+    """
+    import matplotlib.pyplot as plt
+
+    size = (min(WIDTH, 1.6 + 1.9 * len(panels)), 1.25 + 0.21 * len(rows))
+    size_of = 8 if len(panels) * len(columns) <= 24 else 7  # of numbers, of three digits too
+    fig, axes = plt.subplots(1, len(panels), figsize=size, sharey=True, squeeze=False, layout="constrained")
+    for axis, (title, found) in zip(axes[0], panels.items()):
+        value = lambda row, column, found=found: 100 * found[row, column].value if (row, column) in found else np.nan
+        cells = np.array([[value(row, column) for column in columns] for row in rows], float)
+        axis.imshow(cells, vmin=0, vmax=100, cmap="Oranges", aspect="auto")
+        for (y, row), (x, column) in itertools.product(enumerate(rows), enumerate(columns)):
+            if not np.isnan(cells[y, x]):
+                weight = "bold" if (row, column) in bold.get(title, ()) else "normal"
+                look = {"color": "white" if cells[y, x] > 65 else INK, "fontweight": weight, "fontsize": size_of}
+                axis.text(x, y, f"{cells[y, x]:.0f}", ha="center", va="center", **look)
+        axis.set_xticks(range(len(columns)), list(columns.values()), rotation=90)
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set_title(title)
+        axis.grid(False)
+        axis.spines[:].set_visible(False)
+        axis.tick_params(length=0)
+    for label in axes[0, 0].get_yticklabels():
+        label.set_color(look_of(label.get_text(), 7)[0])
     return fig

@@ -28,7 +28,7 @@ METHODS = {  # what a method learns by: (its colour, the recipes)
     "squared error over scales": (SKY, ("naive", "vare")),
     "cross entropy over scales": (BLUE, ("s-vare", "s-vare-released", "sace-style")),
     "without training": (QUIET, ("negative-prompt", "safe-guidance", "scale-erasure-style", "uce", "leace")),
-    "ours": (INK, ("recommended",)),
+    "ours": (INK, ("recommended", "robust")),
 }
 COLOURS = {  # thing -> (colour, marker), the same in every figure; recipes have their group's colour and a marker each
     "direct": (VERMILION, "o"), "neighbours": (BLUE, "s"),  # of a concept: asked for by name; what should stay

@@ -1,0 +1,158 @@
+"""Can it be brought back? Every attack on every method by the tables `attacks` and `var-attacks`, beside the oracle's
+own success; why, by the kind of method; and one attack live.
+
+An attack counts as bringing a concept back where its rate lies above that of asking by name, and above the oracle's
+under the same attack where there is one, both by the 95 % interval of the difference: what it draws of a model that
+never knew the concept it draws by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from ..evaluate.attacks.battery import Battery, run_cell
+from ..evaluate.attacks.registry import EVERY, PLAIN
+from ..evaluate.evaluation import KEYS
+from ..evaluate.rate import Rate
+from ..plots import pictures, style
+from ..plots.series import Series
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+PULLED = ("concept-ablation", "obliviate", "spm", "robust")
+KINDS = {  # what a method changes -> (how it is said, recipes of either family)
+    "words": ("what the prompt's words carry", ("uce", "leace", "recommended", "ablation-at-words", "esd-x")),
+    "drawing": ("how pictures are drawn, code by code", ("ear", "ear-shared", "ear-released", "esd-u", *PULLED)),
+    "likelihoods": ("how likely whole pictures are", ("gradient-ascent", "npo", "dpo")),
+    "states": ("states inside the layers", ("forget-me-not", "rmu")),
+    "scales": ("how scales are drawn", ("naive", "vare", "s-vare", "s-vare-released", "sace-style")),
+    "guidance": ("the guidance only, and no weight", ("negative-prompt", "safe-guidance", "scale-erasure-style")),
+}
+KIND_OF = {recipe: kind for kind, (_, recipes) in KINDS.items() for recipe in recipes}
+WHY = {  # attack -> what its success says
+    "wordings": "other words for it were left as they were",
+    "best-of-n": "it was made rare, not impossible",
+    "soft-prompt": "what draws it is still there, and only the words that led to it were cut off",
+    "prefix": "a picture that somebody began is finished, as what follows was not unlearned",
+    "relearning": "it was covered rather than taken out, and a few steps uncover it",
+    "rounding": "the change is smaller than a step of the coarser numbers",
+}
+TAUGHT = ("relearning",)  # attacks that teach the model the concept again
+WHOLE = ("base", "oracle")  # rows of models from which nothing was erased
+ALONE, NOT_BACK = "the beginning alone", "no attack here brings it back."
+
+
+def rates(frame: pd.DataFrame) -> dict[tuple[str, str], Rate]:
+    """(row, attack) -> the rate under the attack, concepts pooled, of `sweeps.attacked.load`: the rows are the base
+    model, recipes by their labels, and the oracle."""
+    found: dict[tuple[str, str], list[Rate]] = {}
+    for row in frame.to_dict("records"):
+        if row["label"] == "base" and row["oracle"]:
+            found.setdefault(("oracle", row["attack"]), []).append(row["oracle"])
+        if row["with"]:
+            found.setdefault((row["label"], row["attack"]), []).append(row["with"])
+    return {key: Rate.pooled(some) for key, some in found.items()}
+
+
+def tried(found: Mapping[str, Mapping[tuple[str, str], Rate]]) -> list[str]:
+    """The attacks of several tables' `rates`, in the registry's order."""
+    there = {attack for rates in found.values() for _, attack in rates}
+    return [name for name in EVERY if name in there and name != PLAIN.name]
+
+
+def beyond(found: Mapping[tuple[str, str], Rate], name: str) -> dict[str, Rate]:
+    """The attacks that bring a concept back from `name`, by the rule at the head of this file: the most first."""
+    back = {}
+    for (label, attack), rate in found.items():
+        below = [found.get((name, PLAIN.name)), found.get(("oracle", attack))]
+        if label == name not in WHOLE and attack != PLAIN.name:
+            if all((rate.minus(other).low or 0) > 0 for other in below if other):
+                back[attack] = rate
+    return dict(sorted(back.items(), key=lambda item: -item[1].value))
+
+
+def heat(panels: Mapping[str, Mapping[tuple[str, str], Rate]], order: Sequence[str]):
+    """`plots.pictures.heat` of `rates`, a panel each, a row for each of `order` that is there; bold where the attack
+    brings the concept back."""
+    every = {key for found in panels.values() for key in found}
+    names = [name for name in order if any(name == label for label, _ in every)]
+    attacks = [PLAIN.name, *tried(panels)]
+    bold = {title: {(name, a) for name in names for a in beyond(found, name)} for title, found in panels.items()}
+    return pictures.heat(panels, names, {a: "by name" if a == PLAIN.name else a for a in attacks}, bold)
+
+
+def on_the_way(rows: Iterable[dict], attack: str, along: str) -> dict[str, list[Series]]:
+    """What an attack noted on its way, over `along` ("given", "steps"): a panel for each kind of method, with the
+    erased models, the oracle and, of pictures that were begun, what the beginning shows by itself."""
+    pooled: dict[tuple[str, str], dict[int, list[Rate]]] = {}
+    for row in (row for row in rows if row["settings"]["attack"] == attack):
+        kind = KIND_OF.get(row["recipe"], "")
+        for way in {"erased", "oracle"} & set(row.get("more", {})):
+            for point in (point for table in row["more"][way].values() for point in table if along in point):
+                for name, rate in ((name, Rate(*rate)) for name, rate in point.items() if isinstance(rate, list)):
+                    key = (kind, ALONE if name == "pasted" else way) if way == "erased" else ("", way)
+                    if (way, name) != ("oracle", "pasted"):
+                        pooled.setdefault(key, {}).setdefault(point[along], []).append(rate)
+    line = lambda key, **look: Series(key[1], {x: Rate.pooled(some) for x, some in sorted(pooled[key].items())}, **look)
+    panels = {}
+    for kind in (kind for kind in KINDS if (kind, "erased") in pooled):
+        panels[kind] = [line((kind, "erased"))]
+        panels[kind] += [line(("", "oracle"), colour=style.INK, marker="s")] if ("", "oracle") in pooled else []
+        panels[kind] += [line((kind, ALONE), colour=style.PALE, line="--")] if (kind, ALONE) in pooled else []
+    return panels
+
+
+def ticks_of(panels: Mapping[str, list[Series]]) -> dict[int, str]:
+    """Every x of the panels, for their axes."""
+    return {x: str(x) for x in sorted({x for series in panels.values() for one in series for x, _ in one.points})}
+
+
+def sentences(found: Mapping[tuple[str, str], Rate], labels: Iterable[str]) -> list[str]:
+    """For each kind of method among `labels`, which attacks bring a concept back from some of it, beside the oracle,
+    and why: the reason is that of the one which brings most back without teaching the model anything."""
+    told, labels = [], list(labels)
+    for kind, (what, recipes) in KINDS.items():
+        mine = [name for name in labels if name in recipes]
+        attacks = dict.fromkeys(attack for name in mine for attack in beyond(found, name))
+        of = {attack: Rate.pooled(found[n, attack] for n in mine if (n, attack) in found) for attack in attacks}
+        parts = []
+        for attack, rate in sorted(of.items(), key=lambda item: (item[0] in TAUGHT, -item[1].value)):
+            own, hit = found.get(("oracle", attack)), sum(attack in beyond(found, name) for name in mine)
+            beside = f", the oracle {own.text()}" if own else ""
+            parts.append(f"`{attack}` (in {hit} of {len(mine)}: {rate.text()} %{beside})")
+        first = next(iter(sorted(of, key=lambda attack: (attack in TAUGHT, -of[attack].value))), None)
+        line = f"**{kind}** ({what}: {', '.join(f'`{name}`' for name in mine)}): "
+        line += (
+            f"brought back by {', '.join(parts)}. That `{first}` does it says that {WHY[first]}." if first else NOT_BACK
+        )
+        told += [line] if mine else []
+    return told
+
+
+def records(table: str, frame: pd.DataFrame) -> list[dict]:
+    """`rates` as flat records: attack_rate, its kind the attack; of each concept, and of all together."""
+    found, recipes = [], dict(frame[["label", "recipe"]].dropna().values)
+    of = {"all": frame} | {concept: some for concept, some in frame.groupby("concept")}
+    for subject, some in of.items():
+        for (label, attack), rate in rates(some).items():
+            record = dict.fromkeys(KEYS) | {"table": table, "metric": "attack_rate", "subject": subject, "kind": attack}
+            record |= {"condition": label if label in WHOLE else "erased", "label": label}
+            found.append(record | {"recipe": recipes.get(label)} | rate.flat())
+    return found
+
+
+def live(battery: Battery) -> dict[str, tuple[np.ndarray, Rate]]:
+    """A battery with an oracle run now, from one seed: `who, attack` -> (pictures, uint8 [N, H, W, 3]; in how many the
+    judge sees the concept)."""
+    wanted = [(PLAIN, way) for way in ("base", "erased", "oracle")]
+    wanted += [(attack, way) for attack in battery.attacks for way in ("erased", "oracle")]
+    found = {}
+    for attack, way in wanted:
+        cell, codes, _ = run_cell(battery, attack, way, 0)
+        if codes is not None:
+            called = f"{way}, {'by name' if attack is PLAIN else attack.name}"
+            found[called] = battery.victim(way).generator.decode(codes), Rate.of(cell["shows"])
+    return found
