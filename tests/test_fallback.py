@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from earlib.__main__ import main
+from earlib.chapters import fallback as chapter
+from earlib.concepts import holds_word, load_concept
 from earlib.errors import UserError
 from earlib.evaluate.fallback import Told, inspect, nearest, unsure
 from earlib.miniworld.trunk import Sizes, trained_on
@@ -58,3 +60,23 @@ def test_generate_inspects_and_declines(tmp_path, monkeypatch, capsys):
     own = tiny_janus().temperature
     rows = [json.loads(line) for line in (tmp_path / "b" / "index.jsonl").read_text().splitlines()]
     assert {row["prompt"]: row["temperature"] for row in rows} == {"a boat": own, "zork zork": 1.3 * own}
+
+
+def test_the_chapters_prompts_and_detectors():
+    """Kinds of prompts share none; a contradiction says two things; a signal that separates has the whole area; odd
+    prompts that train are not those that test."""
+    prompts = chapter.asked(6, ["church", "night"])
+    assert {kind: len(group) for kind, group in prompts.items()} == {
+        "known": 12, "odd": 6, "unknown": 6, "contradictory": 6,
+    }  # fmt: skip
+    flat = [p for group in prompts.values() for p in group]
+    assert len(set(flat)) == len(flat)
+    known, odd = np.arange(10.0), np.arange(20.0, 26.0)
+    assert chapter.area(known, odd).value == 1 and chapter.area(known, odd, -1).value == 0
+    assert chapter.area(known, known).value == 0.5 and chapter.area(known, known).low < 0.5
+    points = chapter.curve(known, odd)
+    assert points[0] == (0, 0) and (0, 100) in points and points[-1] == (100, 100)
+    church = load_concept("church", "mini")
+    pairs, tests = chapter.halves(church)
+    assert len(chapter.augmented(church).pairs) == len(church.pairs) and not {p.target for p in pairs} & set(tests)
+    assert not any(holds_word(pair.replacement, church.words) for pair in pairs)
