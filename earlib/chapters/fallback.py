@@ -102,6 +102,9 @@ def margins(
 # ---------------------------------------------------------------- what is drawn
 
 
+SEEN = ["an object", "nothing whole", "most often", "its share", "spread"]  # columns of `drawn`
+
+
 @cache
 def second() -> MiniWorldJudge:
     """The second judge, which has learned what pictures are that fell apart."""
@@ -221,10 +224,10 @@ def hotter(generator: Generator, frame: pd.DataFrame, known: Sequence[fallback.T
     least = float(np.quantile([one.pull for one in known], fallback.LEAST))
     prompts = list(frame.prompt[frame["pull"] < least])
     found = {}
-    for how, factor in (("as usual", 1.0), (f"{fallback.HOTTER:g} times as hot", fallback.HOTTER)):
+    for how, factor in (("as usual", 1.0), (f"{fallback.HOTTER:g} times as hot", fallback.HOTTER)) if prompts else ():
         images = draw(generator, prompts, temperature=factor * generator.temperature, progress=False)
         found[how] = drawn(["unsure"] * len(images), images).loc["unsure"]
-    return pd.DataFrame(found).T
+    return pd.DataFrame(found, index=SEEN).T
 
 
 def leaks(
