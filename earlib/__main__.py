@@ -253,8 +253,7 @@ def _asked(args):
 
 
 def _concept_of_mini(args):
-    """A mini model's concept, before anything heavy is loaded; None for other models, whose profile is known only when
-    they are loaded."""
+    """A mini model's concept, before anything heavy is loaded; None where a profile is known only after loading."""
     from .concepts import load_concept
     from .generators.profiles import MAKERS
 

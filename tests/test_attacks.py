@@ -56,7 +56,7 @@ class Bright(Judge):
 
 @pytest.fixture(scope="module", params=["next-token", "next-scale"])
 def model(request):
-    return tiny_janus() if request.param == "next-token" else tiny_scales(text_length=24)
+    return tiny_janus() if request.param == "next-token" else tiny_scales(text_length=32)
 
 
 @pytest.fixture(scope="module")

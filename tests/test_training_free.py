@@ -250,8 +250,8 @@ def test_uce_gives_the_concept_s_words_the_values_of_their_replacements(generato
     torch.testing.assert_close((k_e[church] @ new.T)[0], v_e[church].mean(0), atol=1e-3, rtol=1e-2)
 
 
-def test_uce_keeps_what_retained_prompts_read(generator):
-    moved = {}
+def test_uce_keeps_what_retained_prompts_read():
+    generator, moved = tiny_janus(seed=3), {}  # random weights: at weight 1 they keep 1.5 to 2.3 times as much
     for preserve in (0.0, 1.0, 1e4):
         _, _, k_p, old, new = _uce_layer(generator, preserve=preserve)
         moved[preserve] = float((k_p @ (new - old).T).norm() / (k_p @ old.T).norm())
