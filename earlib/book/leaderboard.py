@@ -62,6 +62,9 @@ def leaderboard() -> str:
     parts = []
     for name, (title, attacks) in TABLES.items():
         frame, worst = read.load(name, complete=False), worst_attacks(attacks)
+        if frame.empty:
+            parts += [f"## {title}", "", f"Not measured yet: `python -m earlib sweep {name}`.", ""]
+            continue
         frame["worst"] = [worst.get((row.concept, row.label)) for row in frame.itertuples()]
         frame["erased"] = frame.recipe.notna()
         parts += [f"## {title}", "", _caption(name, frame), "", _table(frame), ""]
@@ -70,10 +73,10 @@ def leaderboard() -> str:
 
 def _caption(name: str, frame: pd.DataFrame) -> str:
     counts = lambda column: ", ".join(str(n) for n in sorted({rate.n for rate in frame[column] if rate}))
-    seeds = ", ".join(str(n) for n in sorted(set(frame.seeds)))
+    seeds = ", ".join(f"{n} training{'s' * (n != 1)}" for n in sorted(set(frame.seeds)))
     return (
         f"n = {counts('direct')} pictures that are asked for by name, {counts('synonym')} by a synonym, "
-        f"{counts('neighbours')} of neighbours; {seeds} trainings a row. {made(name)}."
+        f"{counts('neighbours')} of neighbours; {seeds} a row. {made(name)}."
     )
 
 
