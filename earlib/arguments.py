@@ -44,286 +44,144 @@ def parser() -> argparse.ArgumentParser:
         sub.add_argument("--gpus", type=flags.gpus, metavar="N", help="GPUs a job; default: what the model needs")
         sub.add_argument("--time", type=flags.minutes, metavar="TIME", help="limit of a job: 90 (minutes) or 2:30:00")
 
-    about = (
-        "say what is installed, which device will be used and why, what is shipped and cached; or what an erasure is"
-    )
+    about = "say what is installed, which device will be used and why, what is shipped and cached; or what an erasure"
+    about += " is"
     sub = command("doctor", about, model=False)
-    about = "say what this is, for which model, and whether it fits; default: none"
-    sub.add_argument("--erasure", type=flags.path, metavar="DIR", help=about)
-    sub.add_argument("--model", type=flags.name, help="with --erasure: a profile or a folder; default: every profile")
+    sub.flag("--erasure", "say what this is, for which model, and whether it fits; default: none", flags.DIR)
+    sub.flag("--model", "with --erasure: a profile or a folder; default: every profile", type=flags.name)
 
     sub = command("generate", "draw a picture for every prompt of a file; run again, it draws what is missing")
-    sub.add_argument(
-        "--prompts",
-        required=True,
-        type=flags.path,
-        metavar="FILE",
-        help="one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'",
-    )
-    sub.add_argument(
-        "--out",
-        required=True,
-        type=flags.path,
-        metavar="DIR",
-        help="folder for the pictures, KEY.png, and their list, index.jsonl",
-    )
+    about = "one prompt a line, JSON lines with key and prompt, or a table with a column 'prompt'"
+    sub.flag("--prompts", about, flags.FILE, required=True)
+    sub.flag("--out", "folder for the pictures, KEY.png, and their list, index.jsonl", flags.DIR, required=True)
     about = "default: 0; where the prompt file has a column seed or evaluation_seed, that is the picture's"
-    sub.add_argument("--seed", type=flags.seed, help=about)
+    sub.flag("--seed", about, type=flags.seed)
     about = "an erasure to switch on: the folder that `erase` wrote, a LoRA folder of peft, or a .pt file of the EAR "
     about += "authors; several times for several at once"
-    sub.add_argument("--erasure", type=flags.path, action="append", metavar="DIR", help=about)
-    sub.add_argument(
-        "--by-prompt",
-        action="store_true",
-        help="switch each erasure on only for prompts that have words of its concept",
-    )
+    sub.flag("--erasure", about, flags.DIR, action="append")
+    sub.flag("--by-prompt", "switch each erasure on only for prompts that have words of its concept", flags.ON)
     about = "say which prompts the model may not understand: words that it has never seen or cuts into many pieces, "
-    sub.add_argument("--inspect", action="store_true", help=about + "and prompts that hardly move what it draws")
+    about += "and prompts that hardly move what it draws"
+    sub.flag("--inspect", about, flags.ON)
     about = "what is done with those: drawn at a higher temperature, or not at all"
-    sub.add_argument("--unsure", choices=("hotter", "decline"), help=about)
-    sub.add_argument("--guidance", type=flags.guidance, metavar="SCALE", help="default: the model's own")
-    sub.add_argument(
-        "--batch-size",
-        type=flags.count,
-        metavar="N",
-        help="pictures drawn at a time, which changes speed and memory only; default: what fits, at most 128",
-    )
-    sub.add_argument(
-        "--shard",
-        type=flags.shard,
-        default=(1, 1),
-        metavar="K/N",
-        help="draw part K of N; run once more without it to join the parts' indexes",
-    )
+    sub.flag("--unsure", about, choices=("hotter", "decline"))
+    sub.flag("--guidance", "default: the model's own", type=flags.guidance, metavar="SCALE")
+    about = "pictures drawn at a time, which changes speed and memory only; default: what fits, at most 128"
+    sub.flag("--batch-size", about, flags.N)
+    about = "draw part K of N; run once more without it to join the parts' indexes"
+    sub.flag("--shard", about, type=flags.shard, default=(1, 1), metavar="K/N")
 
     sub = command("erase", "train an erasure for one concept")
     sub.add_argument("--concept", **flags.CONCEPT)
     sub.add_argument("--recipe", **flags.RECIPE)
-    sub.add_argument(
-        "--out",
-        required=True,
-        type=flags.path,
-        metavar="DIR",
-        help="folder for the erasure and the log of its training",
-    )
+    sub.flag("--out", "folder for the erasure and the log of its training", flags.DIR, required=True)
     sub.add_argument("--set", **flags.SET)
-    sub.add_argument("--seed", type=flags.seed, default=0, help="of everything that is random; default: 0")
-    sub.add_argument("--resume", action="store_true", help="go on with the run in DIR, if there is one")
+    sub.flag("--seed", "of everything that is random; default: 0", type=flags.seed, default=0)
+    sub.flag("--resume", "go on with the run in DIR, if there is one", flags.ON)
 
     sub = command("merge", "write the model with an erasure in it, as a plain checkpoint that transformers loads alone")
     about = "what to merge: as with generate; given several times, adapters are added up"
-    sub.add_argument("--erasure", required=True, type=flags.path, action="append", metavar="DIR", help=about)
-    sub.add_argument("--out", required=True, type=flags.path, metavar="DIR", help="for the model; new, or empty")
+    sub.flag("--erasure", about, flags.DIR, required=True, action="append")
+    sub.flag("--out", "for the model; new, or empty", flags.DIR, required=True)
 
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
     sub.add_argument("--concept", **flags.CONCEPT)
-    sub.add_argument(
-        "--erasure", type=flags.path, metavar="DIR", help="what `erase` wrote; default: the model as it is"
-    )
-    sub.add_argument(
-        "--json", required=True, type=flags.path, metavar="FILE", help="where the measurements go, a list of records"
-    )
-    sub.add_argument(
-        "--prompts",
-        type=flags.path,
-        metavar="FILE",
-        help="test prompts to use in place of the concept's own, drawn from --seeds",
-    )
+    sub.flag("--erasure", "what `erase` wrote; default: the model as it is", flags.DIR)
+    sub.flag("--json", "where the measurements go, a list of records", flags.FILE, required=True)
+    sub.flag("--prompts", "test prompts to use in place of the concept's own, drawn from --seeds", flags.FILE)
     about = "a picture of each prompt with each; default: 0"
-    sub.add_argument("--seeds", type=flags.seed, nargs="+", default=[0], metavar="SEED", help=about)
-    sub.add_argument("--max-prompts", type=flags.count, metavar="N", help="at most N prompts of each kind")
-    sub.add_argument("--no-fidelity", action="store_true", help="leave out FID, KID and CLIP score")
+    sub.flag("--seeds", about, type=flags.seed, nargs="+", default=[0], metavar="SEED")
+    sub.flag("--max-prompts", "at most N prompts of each kind", flags.N)
+    sub.flag("--no-fidelity", "leave out FID, KID and CLIP score", flags.ON)
 
-    sub = command(
-        "attack", "try to bring an erased concept back, and write a page of what worked; run again, it goes on"
-    )
+    about = "try to bring an erased concept back, and write a page of what worked; run again, it goes on"
+    sub = command("attack", about)
     sub.add_argument("--concept", **flags.CONCEPT)
-    sub.add_argument("--erasure", required=True, type=flags.path, metavar="DIR", help="the erasure under attack")
-    about = "an attack to run; several times for several; default: all that the model admits. wordings, compositions, "
-    about += "negations, misspellings, guidance, best-of-n, random-search, genetic-search, token-search, soft-prompt, "
-    about += "soft-prompt-4, prefix, steering, patching, relearning, harmless-tuning, pruning, rounding"
-    sub.add_argument("--attack", action="append", metavar="NAME", help=about)
+    sub.flag("--erasure", "the erasure under attack", flags.DIR, required=True)
+    about = "an attack to run; several times for several; default: all that the model admits. wordings, compositions,"
+    about += " negations, misspellings, guidance, best-of-n, random-search, genetic-search, token-search, soft-prompt,"
+    about += " soft-prompt-4, prefix, steering, patching, relearning, harmless-tuning, pruning, rounding"
+    sub.flag("--attack", about, action="append", metavar="NAME")
     about = "a model of the same picture tokenizer that never saw the concept: what an attack draws of it is the "
-    sub.add_argument("--oracle", type=flags.name, metavar="NAME_OR_DIR", help=about + "attack's own")
+    about += "attack's own"
+    sub.flag("--oracle", about, type=flags.name, metavar="NAME_OR_DIR")
     about = "one attack of each kind, with budgets that a laptop can afford; for --attack and --budget"
-    sub.add_argument("--light", action="store_true", help=about)
-    about = "forward passes of each attack; default: each one's own"
-    sub.add_argument("--budget", type=flags.count, metavar="N", help=about)
-    about = "runs of each attack, with seeds from 0; default: 3"
-    sub.add_argument("--runs", dest="seeds", type=flags.count, default=3, metavar="N", help=about)
-    about = "prompts on which success is counted; default: 20"
-    sub.add_argument("--max-prompts", type=flags.count, default=20, metavar="N", help=about)
-    about = "for report.html, report.md, results.json and what was found"
-    sub.add_argument("--out", required=True, type=flags.path, metavar="DIR", help=about)
-    sub.add_argument(
-        "--show-explicit",
-        action="store_true",
-        help="do not blur explicit pictures: they will be seen, and stored in DIR",
-    )
+    sub.flag("--light", about, flags.ON)
+    sub.flag("--budget", "forward passes of each attack; default: each one's own", flags.N)
+    sub.flag("--runs", "runs of each attack, with seeds from 0; default: 3", flags.N, dest="seeds", default=3)
+    sub.flag("--max-prompts", "prompts on which success is counted; default: 20", flags.N, default=20)
+    sub.flag("--out", "for report.html, report.md, results.json and what was found", flags.DIR, required=True)
+    sub.flag("--show-explicit", "do not blur explicit pictures: they will be seen, and stored in DIR", flags.ON)
 
-    sub = command(
-        "convert", "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on", model=False
-    )
-    sub.add_argument(
-        "source", type=flags.path, metavar="SRC", help="its folder: config.json, pytorch_model*.bin and the tokenizer"
-    )
-    sub.add_argument("target", type=flags.path, metavar="DST", help="the folder to write, for --model")
+    about = "rewrite a Janus checkpoint of deepseek-ai for transformers; run again, it goes on"
+    sub = command("convert", about, model=False)
+    sub.flag("source", "its folder: config.json, pytorch_model*.bin and the tokenizer", type=flags.path, metavar="SRC")
+    sub.flag("target", "the folder to write, for --model", type=flags.path, metavar="DST")
 
-    sub = command(
-        "report", "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
-    )
+    about = "erase a concept, measure everything that applies, and write a page of it; run again, it goes on"
+    sub = command("report", about)
     sub.add_argument("--concept", **flags.CONCEPT)
     sub.add_argument("--recipe", **flags.RECIPE)
-    sub.add_argument(
-        "--erasure", type=flags.path, metavar="DIR", help="report on this erasure in place of training one"
-    )
-    sub.add_argument(
-        "--out",
-        required=True,
-        type=flags.path,
-        metavar="DIR",
-        help="folder for report.html, report.md, results.json and the erasure",
-    )
+    sub.flag("--erasure", "report on this erasure in place of training one", flags.DIR)
+    sub.flag("--out", "folder for report.html, report.md, results.json and the erasure", flags.DIR, required=True)
     sub.add_argument("--set", **flags.SET)
-    sub.add_argument("--seed", type=flags.seed, default=0, help="of the training")
-    sub.add_argument(
-        "--seeds", type=flags.seed, nargs="+", default=[0, 1], metavar="SEED", help="of the pictures; default: 0 1"
-    )
-    sub.add_argument(
-        "--max-prompts", type=flags.count, default=20, metavar="N", help="at most N prompts of each kind; default: 20"
-    )
-    sub.add_argument(
-        "--clip",
-        metavar="MODEL",
-        help=(
-            "the CLIP model that scores pictures, NAME/PRETRAINED or local-dir:FOLDER of open_clip; the mini "
-            "models have one"
-        ),
-    )
-    sub.add_argument(
-        "--reference",
-        type=flags.path,
-        metavar="DIR",
-        help="real pictures to compare with (FID, KID); the mini models have some",
-    )
-    sub.add_argument(
-        "--show-explicit",
-        action="store_true",
-        help="do not blur explicit pictures: they will be seen, and stored in DIR",
-    )
+    sub.flag("--seed", "of the training", type=flags.seed, default=0)
+    sub.flag("--seeds", "of the pictures; default: 0 1", type=flags.seed, nargs="+", default=[0, 1], metavar="SEED")
+    sub.flag("--max-prompts", "at most N prompts of each kind; default: 20", flags.N, default=20)
+    about = "the CLIP model that scores pictures, NAME/PRETRAINED or local-dir:FOLDER of open_clip; the mini models "
+    about += "have one"
+    sub.flag("--clip", about, metavar="MODEL")
+    sub.flag("--reference", "real pictures to compare with (FID, KID); the mini models have some", flags.DIR)
+    sub.flag("--show-explicit", "do not blur explicit pictures: they will be seen, and stored in DIR", flags.ON)
 
-    sub = command(
-        "ecgvf",
-        "write pairs of prompts, with a concept and without, draw them, and keep those whose pictures a judge tells "
-        "apart; run again, it goes on",
-    )
+    about = "write pairs of prompts, with a concept and without, draw them, and keep those whose pictures a judge "
+    about += "tells apart; run again, it goes on"
+    sub = command("ecgvf", about)
     sub.add_argument("--concept", **flags.CONCEPT)
-    sub.add_argument(
-        "--out",
-        required=True,
-        type=flags.path,
-        metavar="DIR",
-        help="folder for NAME.json (the kept pairs), report.md, report.json and pictures.png",
-    )
-    about = (
-        "who writes the prompts: grammar (templates), openai:URL:MODEL (a server) or local:FOLDER (a language model); "
-    )
-    about += (
-        "one or several; default: grammar. A server's key is read from EARLIB_WRITER_KEY, or EARLIB_WRITER_KEY_1, ..."
-    )
-    sub.add_argument("--writer", nargs="+", action="extend", metavar="WRITER", help=about)
-    sub.add_argument(
-        "--count", type=flags.count, default=40, metavar="N", help="pairs to ask each writer for; default: 40"
-    )
-    sub.add_argument(
-        "--pictures", type=flags.count, default=4, metavar="N", help="pictures drawn of each prompt; default: 4"
-    )
-    about = (
-        "keep a pair if at least this share of the pictures with the concept shows it, and of those without at most "
-    )
-    about += "the rest (1 - SHARE); default: 0.75"
-    sub.add_argument("--threshold", type=flags.share, default=0.75, metavar="SHARE", help=about)
-    sub.add_argument("--seed", type=flags.seed, default=0, help="of everything that is random; default: 0")
-    sub.add_argument(
-        "--timeout",
-        type=flags.seconds,
-        default=60,
-        metavar="SECONDS",
-        help="how long a server may take to answer; default: 60",
-    )
-    sub.add_argument(
-        "--batch-size",
-        type=flags.count,
-        default=64,
-        metavar="N",
-        help="pictures drawn at a time, which changes speed and memory only; default: 64",
-    )
+    about = "folder for NAME.json (the kept pairs), report.md, report.json and pictures.png"
+    sub.flag("--out", about, flags.DIR, required=True)
+    about = "who writes the prompts: grammar (templates), openai:URL:MODEL (a server) or local:FOLDER (a language "
+    about += "model); one or several; default: grammar. A server's key is read from EARLIB_WRITER_KEY, or "
+    about += "EARLIB_WRITER_KEY_1, ..."
+    sub.flag("--writer", about, nargs="+", action="extend", metavar="WRITER")
+    sub.flag("--count", "pairs to ask each writer for; default: 40", flags.N, default=40)
+    sub.flag("--pictures", "pictures drawn of each prompt; default: 4", flags.N, default=4)
+    about = "keep a pair if at least this share of the pictures with the concept shows it, and of those without at "
+    about += "most the rest (1 - SHARE); default: 0.75"
+    sub.flag("--threshold", about, type=flags.share, default=0.75, metavar="SHARE")
+    sub.flag("--seed", "of everything that is random; default: 0", type=flags.seed, default=0)
+    about = "how long a server may take to answer; default: 60"
+    sub.flag("--timeout", about, type=flags.seconds, default=60, metavar="SECONDS")
+    about = "pictures drawn at a time, which changes speed and memory only; default: 64"
+    sub.flag("--batch-size", about, flags.N, default=64)
 
     sub = command("fetch", "fetch public prompt sets that are not shipped, or take them from a folder", model=False)
-    sub.add_argument(
-        "name", metavar="NAME", help="ear (the authors' prompts), vangogh (50 titles) or coco (30,000 captions)"
-    )
-    sub.add_argument(
-        "--from",
-        dest="folder",
-        type=flags.path,
-        metavar="FOLDER",
-        help="copy the files from here, for machines without a network",
-    )
+    sub.flag("name", "ear (the authors' prompts), vangogh (50 titles) or coco (30,000 captions)", metavar="NAME")
+    about = "copy the files from here, for machines without a network"
+    sub.flag("--from", about, dest="folder", type=flags.path, metavar="FOLDER")
 
     sub = command("rerun", "run the notebooks of the book that are not up to date", model=False)
     sub.add_argument("--profile", **flags.PROFILE)
-    sub.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="notebooks; default: all")
-    sub.add_argument(
-        "--jobs",
-        type=flags.count,
-        metavar="N",
-        help="notebooks at a time; default: two of the mini models', else one; with jobs, as many as may run",
-    )
-    sub.add_argument("--dry-run", action="store_true", help="say what would run")
+    sub.flag("--only", "notebooks; default: all", nargs="+", action="extend", default=[], metavar="NAME")
+    about = "notebooks at a time; default: two of the mini models', else one; with jobs, as many as may run"
+    sub.flag("--jobs", about, flags.N)
+    sub.flag("--dry-run", "say what would run", flags.ON)
     cluster(sub, "its GPUs in turn, with --gpus")
 
-    sub = command(
-        "sweep",
-        "measure the rows that the tables of results lack, as book/sweeps.yml asks; run again, it goes on",
-        model=False,
-    )
-    sub.add_argument(
-        "names", nargs="*", metavar="NAME", help="tables, those of sweeps-next.yml too; default: all of book/sweeps.yml"
-    )
-    sub.add_argument(
-        "--jobs",
-        type=flags.count,
-        metavar="N",
-        help="processes side by side, of one thread each; default: 2, in a queue as many as may run",
-    )
-    sub.add_argument(
-        "--effort",
-        type=flags.count,
-        default=1,
-        metavar="N",
-        help="measure with N times as many seeds, and pictures of each; default: 1, as in the shipped tables",
-    )
-    sub.add_argument(
-        "--out",
-        type=flags.path,
-        metavar="DIR",
-        help="folder of the tables, NAME.jsonl; default: data/sweeps, with --effort N runs/sweeps/effort-N",
-    )
-    sub.add_argument("--dry-run", action="store_true", help="say what would be measured")
+    about = "measure the rows that the tables of results lack, as book/sweeps.yml asks; run again, it goes on"
+    sub = command("sweep", about, model=False)
+    about = "tables, those of sweeps-next.yml too; default: all of book/sweeps.yml"
+    sub.flag("names", about, nargs="*", metavar="NAME")
+    sub.flag("--jobs", "processes side by side, of one thread each; default: 2, in a queue as many as may run", flags.N)
+    about = "measure with N times as many seeds, and pictures of each; default: 1, as in the shipped tables"
+    sub.flag("--effort", about, flags.N, default=1)
+    about = "folder of the tables, NAME.jsonl; default: data/sweeps, with --effort N runs/sweeps/effort-N"
+    sub.flag("--out", about, flags.DIR)
+    sub.flag("--dry-run", "say what would be measured", flags.ON)
     cluster(sub, "its CPU cores")
-    sub.add_argument(
-        "--check",
-        action="store_true",
-        help="measure the quickest row of every table again, and say how many agree with the table",
-    )
-    sub.add_argument(
-        "--rows",
-        type=flags.count,
-        default=1,
-        metavar="N",
-        help="with --check: the N quickest rows of each table; default: 1",
-    )
+    about = "measure the quickest row of every table again, and say how many agree with the table"
+    sub.flag("--check", about, flags.ON)
+    sub.flag("--rows", "with --check: the N quickest rows of each table; default: 1", flags.N, default=1)
 
     sub = command("book", "run the notebooks that are not up to date, and build the pages of the book", model=False)
     sub.add_argument("--profile", **flags.PROFILE)

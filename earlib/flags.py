@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,10 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **more):
         super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **more)
+
+    def flag(self, name: str, about: str, kind: Mapping[str, Any] | None = None, **more: Any) -> None:
+        """Add an argument: what `--help` says of it, and what it takes (`kind` and `more`, as for `add_argument`)."""
+        self.add_argument(name, help=about, **(kind or {}), **more)
 
     def error(self, message):
         raise UserError(f"{message} ({self.prog} --help)")
@@ -95,6 +99,11 @@ share = number(
 seconds = number(lambda x: x > 0, "is no time; give seconds, such as 60")
 
 
+# what several flags take
+DIR: dict[str, Any] = {"type": path, "metavar": "DIR"}
+FILE: dict[str, Any] = {"type": path, "metavar": "FILE"}
+N: dict[str, Any] = {"type": count, "metavar": "N"}
+ON: dict[str, Any] = {"action": "store_true"}
 # flags that several commands have
 CONCEPT = {"required": True, "type": name, "help": "a name that `doctor` lists, or a JSON file of your own"}
 RECIPE = {"help": "how to erase, a name that `doctor` lists; default: ear, for a next-scale model (mini-var) s-vare"}
