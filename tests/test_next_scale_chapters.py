@@ -29,9 +29,10 @@ N = 300  # pictures of a kind in the rows of all seeds that are made up
 def made(asked, n, concept=50, neighbours=80, **more):
     """A row as measured of n pictures of every kind of prompt and of the neighbours: so many of 100 are hits."""
     of = lambda share, n: [share * n // 100, n]
+    kept, n_boat = of(neighbours, n)[0], n // 2  # the two neighbours' hits add up, however n is cut by seeds
     rates = {
         "concept": {kind: of(concept, n) for kind in KINDS},
-        "neighbours": {"boat": of(neighbours, n // 2), "car": of(neighbours, n // 2)},
+        "neighbours": {"boat": [kept // 2, n_boat], "car": [kept - kept // 2, n - n_boat]},
     }
     if "+" in asked.concept:
         rates["parts"] = dict.fromkeys(asked.concept.split("+"), {kind: of(concept, n) for kind in KINDS[:2]})
