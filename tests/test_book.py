@@ -123,7 +123,7 @@ def test_merge_puts_the_answer_first(root):
     looks = {"mystnb": {"figure": {"caption": "Rates.", "name": "fig-rates"}, "image": {"alt": "A dot."}}}
     extra = [new_code_cell("draw()", outputs=[picture]), new_code_cell("in_short()", outputs=[answer])]
     path = executed(root, *extra)
-    title = "# A title\n\n[badge](x)\n\nWhat it is about.\n\nAnd what it costs."
+    title = "# A title\n\n[link](x)\n\nWhat it is about.\n\nAnd what it costs."
 
     def change(notebook):
         notebook.cells[0].source = title
@@ -136,7 +136,7 @@ def test_merge_puts_the_answer_first(root):
     head, box, figure, rest, *others = merge(
         nbformat.read(root / "notebooks" / "one.ipynb", 4), nbformat.read(path, 4)
     ).cells
-    assert head.source == "# A title\n\n[badge](x)" and rest.source == "What it is about.\n\nAnd what it costs."
+    assert head.source == "# A title\n\n[link](x)" and rest.source == "What it is about.\n\nAnd what it costs."
     assert "{admonition} In short" in box.source and "Churches fall. (The figure is {numref}`fig-rates`.)" in box.source
     assert figure.outputs == [picture] and figure.metadata.mystnb == {"image": {"alt": "A dot."}}
     assert not any(cell.source == "in_short()" for cell in others) and others[1].metadata.mystnb == looks["mystnb"]

@@ -59,8 +59,9 @@ def merge(source, executed):
 
 
 def answer_first(page) -> None:
-    """Move what the cell tagged `in-short` shows to just below title and badge, as a box, with the figure that it
-    names; in place. The figure stands where it is explained, too, and keeps its caption and number there."""
+    """Move what the cell tagged `in-short` shows to just below the title and the link to Colab, as a box, with the
+    figure that it names; in place. The figure stands where it is explained, too, and keeps its caption and number
+    there."""
     import nbformat
 
     answers = [cell for cell in page.cells if SHORT in cell.metadata.get("tags", [])]
@@ -69,8 +70,8 @@ def answer_first(page) -> None:
     if not shown:
         return
     text, name = shown[-1].data["text/markdown"].removeprefix(HEADING).strip(), shown[-1].metadata["figure"]
-    title, badge, *introduction = page.cells[0].source.split("\n\n")
-    page.cells[0].source = f"{title}\n\n{badge}"
+    title, link, *introduction = page.cells[0].source.split("\n\n")
+    page.cells[0].source = f"{title}\n\n{link}"
     box = f":::{{admonition}} In short\n:class: in-short\n\n{text} (The figure is {{numref}}`{name}`.)\n\n:::"
     first = [nbformat.v4.new_markdown_cell(box)]
     for cell in page.cells:
