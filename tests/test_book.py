@@ -151,6 +151,7 @@ def test_words_of_direction_come_from_intervals():
     assert sorted_out({"a": one.minus(other), "b": one.minus(near)}) == "more for a, not told apart for b"
     assert between([one, near, None, other]) == "10 to 80 %" and between([one]) == "80 %" and between([]) == "–"
     assert n_of(one, near) == "n = 100" and n_of(one, Rate(1, 8)) == "n = 8 to 100"
+    assert n_of(one, seeds=[1]) == "n = 100, one seed" and n_of(one, seeds=[3, 1, 3]) == "n = 100, 1 to 3 seeds"
     assert [listed("abc"), listed(["a"], code=True), listed([])] == ["a, b and c", "`a`", "none"]
 
 

@@ -81,10 +81,15 @@ def listed(names: Iterable[str], none: str = "none", code: bool = False) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) or none
 
 
-def n_of(*rates: Rate | Estimate) -> str:
-    """`n = 300`, or `n = 150 to 300`: how many pictures or prompts each of some rates counts."""
-    counts = sorted({rate.n for rate in rates})
-    return f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+def n_of(*rates: Rate | Estimate, seeds: Iterable[int] = ()) -> str:
+    """`n = 300`, or `n = 150 to 300`: how many pictures or prompts each of some rates counts. With how many `seeds` of
+    training stand behind each (`[row.seeds]` of a table's row), `n = 30, one seed`."""
+    found = []
+    for counts in ([rate.n for rate in rates], seeds):
+        least, most = min(counts, default=0), max(counts, default=0)
+        found.append(f"{least:g}" if least == most else f"{least:g} to {most:g}")
+    trained = "" if found[1] == "0" else ", one seed" if found[1] == "1" else f", {found[1]} seeds"
+    return f"n = {found[0]}{trained}"
 
 
 def say(*sentences: str) -> None:
