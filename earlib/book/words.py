@@ -85,7 +85,7 @@ def n_of(*rates: Rate | Estimate, seeds: Iterable[int] = ()) -> str:
     """`n = 300`, or `n = 150 to 300`: how many pictures or prompts each of some rates counts. With how many `seeds` of
     training stand behind each (`[row.seeds]` of a table's row), `n = 30, one seed`."""
     found = []
-    for counts in ([rate.n for rate in rates], seeds):
+    for counts in ([rate.n for rate in rates], list(seeds)):
         least, most = min(counts, default=0), max(counts, default=0)
         found.append(f"{least:g}" if least == most else f"{least:g} to {most:g}")
     trained = "" if found[1] == "0" else ", one seed" if found[1] == "1" else f", {found[1]} seeds"

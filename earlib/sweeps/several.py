@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from ..generators.base import Generator
 
 JOIN = "+"  # between concepts that are erased at once
-NAMES = {
-    "vangogh": "van gogh"
-}  # prompts say "in the style of van gogh", but most prompts have one of those small words
 SEVERAL = 3  # prompts: what stands in fewer may be there by chance
 
 
@@ -165,7 +162,7 @@ def called(concept: str, profile: str = "mini") -> str:
     """What people call a concept: the one name that it is trained with, no synonym."""
     from ..erasure.naming import name_of
 
-    return NAMES.get(concept) or name_of(load_concept(concept, profile))
+    return name_of(load_concept(concept, profile))
 
 
 def reference(profile: str = "mini") -> tuple[str, ...]:
