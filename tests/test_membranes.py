@@ -115,6 +115,14 @@ def test_the_released_shortcut_is_no_sum(generator, church, boat):
     )  # even of one concept
 
 
+def test_prompts_name_several_concepts(generator):
+    """A church at night opens the night's membrane too; a chapel opens only what else is named."""
+    of_kind = {kind: composition.named_in(generator, ["church", "night"], kind) for kind in ("direct", "synonym")}
+    assert of_kind["direct"]["own"].value == 1 and 0 < of_kind["direct"]["other"].value < 1
+    chapels = composition.named_in(generator, ["church"], "synonym")
+    assert chapels["own"].hits == chapels["other"].hits == 0 < of_kind["synonym"]["other"].hits
+
+
 def test_the_chapters_measures_of_composition(generator, church):
     """Sizes are those of whole matrices; equal changes are alike, unrelated ones not."""
     car, gammas = membrane(generator, "car", 3), (0.5, 0.8)

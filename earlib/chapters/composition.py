@@ -7,8 +7,10 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING
 
+from ..concepts import load_concept
+from ..evaluate.rate import Rate
 from ..sweeps.compare import plain
-from ..sweeps.several import JOIN
+from ..sweeps.several import JOIN, transport_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +92,18 @@ def openings(generator: NextToken, name: str, prompts: dict[str, list[str]], cen
             gamma = torch.cosine_similarity(state(a["prompt"]) - middle, own, dim=0).clamp(0, 1).item()
             rows.append({"way": way} | a | {"gamma": gamma})
     return rows
+
+
+def named_in(generator: NextToken, concepts: Sequence[str], kind: str, profile: str = "mini") -> dict[str, Rate]:
+    """Of the test prompts of one kind of several concepts: how many open, by words, the membrane of their own concept,
+    and how many that of another one (a church at night, say)."""
+    words, own, other = transport_of(list(concepts), "overlap", profile), [], []
+    for name in concepts:
+        for prompt in load_concept(name, profile).tests[kind]:
+            gammas = words.gamma(generator, prompt)
+            own.append(gammas[name] > 0)
+            other.append(any(gamma > 0 for concept, gamma in gammas.items() if concept != name))
+    return {"own": Rate.of(own), "other": Rate.of(other)}
 
 
 def interference(frame: pd.DataFrame) -> pd.DataFrame:
