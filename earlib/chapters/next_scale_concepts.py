@@ -40,14 +40,14 @@ def together(frame: pd.DataFrame) -> pd.DataFrame:
             "product of parts": f"{math.prod(part['kept'] for part in parts):.0%}",
             "KL drift": f"{row['kl_drift'].value:.2f}",
             "sum of parts": f"{sum(part['kl_drift'].value for part in parts):.2f}",
-            "pairs that lead to another part": f"{crossed(row['concept']):.0%}",
+            "pairs whose replacement names another": f"{crossed(row['concept']):.0%}",
         }
     return pd.DataFrame(rows).T.rename_axis("concepts")
 
 
 def crossed(concepts: str) -> float:
-    """The share of the pairs of several concepts ("church+boat") whose replacement names another of them: one that
-    preservation then holds in its place."""
+    """The share of the pairs of several concepts ("church+boat") whose replacement names another of them, in the
+    place of the target's or as it does: preservation then holds that one where it is."""
     from ..concepts import words_of
     from ..erasure import concept_words
     from ..sweeps.keys import concept_of
