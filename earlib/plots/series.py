@@ -80,12 +80,14 @@ class Series:
 
 
 def looks(series: Sequence[Series]) -> list[tuple[str, str]]:
-    """(colour, marker) of each series of a panel; those of one colour, as recipes of one family, differ in marker."""
+    """(colour, marker) of each series of a panel; those of one colour, as recipes of one family, differ in marker, or
+    one is hollow."""
     found: list[tuple[str, str]] = []
     for number, one in enumerate(series):
         colour, marker = one.look(number)
+        taken = {look for look, other in zip(found, series) if other.hollow == one.hollow}
         free = [marker, *(m for m in "sD^vP" if m != marker)]
-        found.append((colour, next((m for m in free if (colour, m) not in found), marker)))
+        found.append((colour, next((m for m in free if (colour, m) not in taken), marker)))
     return found
 
 
