@@ -39,7 +39,11 @@ QUALITY = {  # profile -> what was measured of the shipped model
 }
 IDEAS = {  # what it is -> (next-token recipe, next-scale recipe, in what the two differ besides)
     "the name as a negative prompt": ("negative-prompt", "negative-prompt", "nothing"),
-    "guidance steered off the name": ("safe-guidance", "scale-erasure-style", "equations; some scales and places only"),
+    "guidance steered off the name": (
+        "safe-guidance",
+        "scale-erasure-style",
+        "all logits; bits where prompt and name agree",
+    ),
     "in closed form": ("uce", "uce", "keys and values at words, every layer; those of cross-attention"),
     "in closed form, further": ("recommended", "recommended", "the same; next-scale changes the start token, too"),
     "each its own history": ("ear", "naive", "hidden states, pushed away; probabilities, pulled to the replacement"),
