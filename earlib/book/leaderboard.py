@@ -20,6 +20,7 @@ TABLES = {  # table of methods -> title, table of attacks on them
 }
 COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
     "direct": "shows it, %",
+    "unfinished": "nothing whole, %",
     "synonym": "by a synonym, %",
     "neighbours": "neighbours, %",
     "worst": "worst attack, %",
