@@ -1,7 +1,7 @@
 """Read the tables of the sweeps: every row of a table, or the rows of all seeds pooled into one with rates and means.
 
 A table is data/sweeps/NAME.jsonl, one JSON line a row, that is one training with one seed (`measure.py`). Notebooks
-only read: all sweeps together take half a day, and `python -m earlib sweep` measures them anew. A line holds
+only read: all sweeps together take hours, and `python -m earlib sweep` measures them anew. A line holds
 
     sweep, label, concept, recipe, settings, seed, split     what was asked for; recipe null is the base model
     key, version, weights, prompts, fingerprint, chosen      what made it; `chosen`: the recipe's fields that are not at
