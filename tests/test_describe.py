@@ -15,6 +15,7 @@ from earlib.erasure.presets import PRESETS, SCALE_PRESETS
 from earlib.erasure.settings import Training
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
+from earlib.generators.profiles import PROFILES
 
 from .conftest import tiny_emu3, tiny_janus
 from .test_loading import save
@@ -177,3 +178,12 @@ def test_no_steps_are_the_base_model(name, families, tmp_path):
         assert torch.equal(generator.log_probabilities(prompts, base), likely)
     for tensor, own in ((t, generator.trunk.get_parameter(n)) for n, t in merged(generator.trunk, start).items()):
         assert torch.equal(tensor, own)
+
+
+def test_a_mini_model_that_is_not_made_yet(mini, tmp_path, monkeypatch):
+    """It is not among the models that are told; who names it learns what to type."""
+    change(mini, "spm").save(tmp_path)
+    monkeypatch.setitem(PROFILES, "mini-emu3", str(tmp_path / "none"))
+    assert "mini-emu3" not in told(tmp_path)[1]
+    with pytest.raises(UserError, match="make it with: python -m earlib.miniworld.make"):
+        describe(tmp_path, "mini-emu3")

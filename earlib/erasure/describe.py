@@ -12,8 +12,8 @@ import torch
 
 from .. import memory
 from ..errors import UserError
-from ..generators.load import PROFILES, family_of
-from ..generators.profiles import FAMILIES
+from ..generators.load import PROFILES, family_of, locate
+from ..generators.profiles import FAMILIES, MAKERS
 from ..generators.weights import combined, own_name, stored_files, tensor_hash
 from ..runs import read_json
 from .change import adapters
@@ -33,7 +33,8 @@ def describe(place: Path, model: str | None = None) -> dict[str, list[tuple[str,
         UserError: there is no erasure, or it is broken; `model` is neither a profile nor a folder.
     """
     about, tensors = _read(place)
-    candidates = [model] if model else [name for name in PROFILES if not name.endswith("-shape")]
+    here = [name for name in PROFILES if name not in MAKERS or Path(PROFILES[name]).is_dir()]
+    candidates = [model] if model else [name for name in here if not name.endswith("-shape")]
     rows = [("what", about["what"]), ("changes", _changes(tensors, about))]
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     rows.append(("size", f"{sum(t.numel() for t in tensors.values()):,} numbers, {memory.amount(size)}"))
@@ -88,7 +89,7 @@ def _changes(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> s
 
 def _fits(model: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any], size: int) -> str:
     """Whether a change fits a model, and what drawing with both takes where that is known."""
-    folder = Path(PROFILES.get(model, model))
+    folder = (model in MAKERS and locate(model)) or Path(PROFILES.get(model, model))
     if not folder.is_dir() and model not in memory.KNOWN:
         raise UserError(f"{model}: is no folder here and no profile; give one of {', '.join(PROFILES)}, or a folder")
     shapes = _stored_shapes(folder) if folder.is_dir() else _known_shapes(memory.KNOWN[model])

@@ -64,7 +64,7 @@ def load_generator(
         from .files.shapes import build_shape
 
         return build_shape(model, place, parts)
-    folder = _locate(model)
+    folder = locate(model)
     if folder and any(folder.glob(INFINITY)):
         from .files.infinity import load_infinity
 
@@ -99,7 +99,7 @@ def _has_schedule(folder: Path) -> bool:
 # ------------------------------------------------------------------ where it is
 
 
-def _locate(model: str) -> Path | None:
+def locate(model: str) -> Path | None:
     """The model's folder; None if it is on the hub."""
     source = PROFILES.get(model, model)
     folder = Path(source)
