@@ -177,7 +177,7 @@ def _entry(claim: dict, verdict: Verdict, ours: dict | None, before: dict | None
         shown = " → ".join(whole(record["text"]) for record in (before, ours) if record)
         facts.append(f"Here: {shown}, n\u00a0=\u00a0{', '.join(counts)}.")
     reasons = [verdict.why, one_line(claim["note"]).rstrip(".") + "." if claim.get("note") else ""]
-    if run := claim.get("run"):
+    if verdict.kind != "missing" and (run := claim.get("run")):
         reasons.append(f"[The chapter](../notebooks/{run}.ipynb).")
     lines = [f"{badge(verdict.kind)} {said}", "", " ".join(facts), "", "::::{dropdown} How it was judged", ""]
     return "\n".join([":::::{container} claim", *lines, " ".join(filter(None, reasons)), "", "::::", ":::::"])
