@@ -86,9 +86,10 @@ def evaluate(args) -> None:
     import dataclasses
 
     concept = _concept_of_mini(args)
-    if args.json.is_dir():
+    if args.json and args.json.is_dir():
         raise UserError(f"{args.json}: is a folder; --json names the file for the records")
-    check_folder(args.json.parent)
+    if args.json:
+        check_folder(args.json.parent)
     prompts = None
     if args.prompts:
         from .prompts import read_prompts
@@ -105,17 +106,13 @@ def evaluate(args) -> None:
         concept = dataclasses.replace(concept, tests={"custom": prompts})
     _warn_of_unknown_words(generator, [prompt for group in concept.tests.values() for prompt in group])
     erasure = erasure if args.erasure else None
-    records = measure(
-        generator,
-        concept,
-        erasure,
-        seeds=tuple(args.seeds),
-        max_prompts=args.max_prompts,
-        fidelity=not args.no_fidelity,
-    )
-    write_json(args.json, records)
+    seeds, fidelity = tuple(args.seeds), not args.no_fidelity
+    records = measure(generator, concept, erasure, seeds=seeds, max_prompts=args.max_prompts, fidelity=fidelity)
+    if args.json:
+        write_json(args.json, records)
     print(summarise(records).to_string())
-    print(f"{len(records)} records in {args.json}")
+    if args.json:
+        print(f"{len(records)} records in {args.json}")
 
 
 def attack(args) -> None:

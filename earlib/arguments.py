@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
     sub = command("evaluate", "measure a model, with an erasure or without, on one concept")
     sub.add_argument("--concept", **flags.CONCEPT)
     sub.flag("--erasure", "what `erase` wrote; default: the model as it is", flags.DIR)
-    sub.flag("--json", "where the measurements go, a list of records", flags.FILE, required=True)
+    sub.flag("--json", "where to write each measurement, a list of records", flags.FILE)
     sub.flag("--prompts", "test prompts to use in place of the concept's own, drawn from --seeds", flags.FILE)
     about = "a picture of each prompt with each; default: 0"
     sub.flag("--seeds", about, type=flags.seed, nargs="+", default=[0], metavar="SEED")

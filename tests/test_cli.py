@@ -605,6 +605,9 @@ def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
         and "1 records in out/records.json" in out
         and err == "warning: mini has never seen: wombat\n"
     )
+    before = tree(place)
+    assert main(f"{EVALUATE.split(' --json')[0]} --prompts good.txt".split()) == 0
+    assert "50.0 % [10.0–90.0]" in capsys.readouterr().out and tree(place) == before
 
 
 def test_devices(monkeypatch):
