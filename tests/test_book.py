@@ -24,6 +24,7 @@ from earlib.book.words import HEADING, between, by_interval, compared, listed, n
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import presets
 from earlib.errors import UserError
+from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.rate import Rate
 from earlib.runs import read_json, write_json
 
@@ -180,7 +181,7 @@ def test_claims():
         ],
     )
     counts, first, second, third = page.split(":::::{container} claim\n")
-    assert [f"{mark} 1" in counts for mark, *_ in BADGES.values()] == [True, False, False, True, True]
+    assert [f"{mark} 1" in counts for mark, *_ in BADGES.values()] == [True, False, False, False, True, True]
     assert counts.endswith("## EAR\n\n") and "**3 in all**" in counts
     assert "✓ holds</span> **Gone** (Table 1)" in first and "In the paper: 9 %." in first
     assert '98.0 % [95.7–99.1]</span> → <span class="whole">2.0 % [0.9–4.3]</span>, n\u00a0=\u00a0300.' in first
@@ -211,6 +212,31 @@ def test_a_bar_is_decided_by_the_whole_interval():
     assert "Our bar: at most 10 %" in verdict_of({"at_most": 0.1}, of(1)).why
     assert verdict_of({"at_most": 0.5}, of(1), of(30)).kind == "open", "it never reached the bar"
     assert verdict_of({"tested": "tests/test_erasure.py"}, None).kind == "holds"
+
+
+def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
+    rest = {"run": "04", "table": "main", "concept": "church", "judge": "j", "seed": "0"}
+    of = lambda metric, recipe, found: {
+        **dict.fromkeys(KEYS), **rest, "metric": metric, "recipe": recipe, "subject": "all" if metric[0] == "n" else "x"
+    } | {"condition": "erased" if recipe else "base"} | found  # fmt: skip
+    claim = {"claim": "Gone", "run": "04", "select": {"metric": "concept_rate", "recipe": "a"}}
+    claim |= {"before": {"recipe": None}, "verdict": {"expect": "lower"}}
+    rates = [of("concept_rate", recipe, Rate(hits, 30).flat()) for recipe, hits in ((None, 30), ("a", 2), ("b", 2))]
+    drift = [of("kl_drift", recipe, {"value": 0.25, "n": 30, "low": None, "high": None}) for recipe in ("a", "b")]
+    kept = lambda hits: [of("neighbour_rate", r, Rate(n, 30).flat()) for r, n in ((None, 30), ("a", hits), ("b", hits))]
+    assert "✓ holds" in claims_list([*rates, *drift, *kept(15)], [claim])
+    assert "a ruined model has not erased" in claims_list([*rates, *drift, *kept(3)], [claim])
+    beside = claim | {"before": {"recipe": "b"}}
+    assert "one and the same model" in claims_list([*rates, *drift, *kept(15)], [beside])
+    drift[1]["value"] = 0.26
+    assert "? cannot be told" in claims_list([*rates, *drift, *kept(15)], [beside])
+
+
+def test_verdicts_are_counted_for_each_paper():
+    page = claims_list([], [{"claim": "x", "whose": "of EAR"}, {"claim": "y"}, {"claim": "z"}])
+    assert "**1 of EAR**" in page and "**2 ours**" in page
+    skipped = {"value": 0.0, "n": 1, "low": None, "high": None, "metric": "windows_skipped"}
+    assert [verdict_of(rule, skipped).kind for rule in ({"carried": "μ"}, {"at_least": 0.1})] == ["untested", "open"]
 
 
 def test_verdicts_of_what_is_measured_are_computed():

@@ -1,9 +1,10 @@
 """The page of claims: what the papers say, what was measured here, and a verdict by one rule.
 
-A verdict is one of four: it holds, it does not hold, it cannot be told, it was not tested here. Where something is
-measured, the 95 % interval decides and nobody else: of the difference from before, where the claim is of a direction;
-of our own value, where a bar of ours is asked for. An interval that lies on both sides tells nothing. The claims stand
-in book/claims.yml.
+A verdict is one of BADGES. Where something is measured, the 95 % interval decides and nobody else: of the difference
+from before, where the claim is of a direction; of our own value, where a bar of ours is asked for. An interval on both
+sides tells nothing, nor does a value without one. Two rules keep a comparison fair (`fair`): a model that is
+ruined has not erased, and two runs that gave one and the same model compare nothing. The claims stand in
+book/claims.yml.
 """
 
 from __future__ import annotations
@@ -12,21 +13,25 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UserError, nearest
-from ..evaluate.rate import Estimate
+from ..evaluate.rate import Estimate, Rate
 from .merge import whole
 
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the list goes
 BADGES = {  # kind -> mark, of one claim, of several
     "holds": ("✓", "holds", "hold"),
     "fails": ("✗", "does not hold", "do not hold"),
+    "ruined": ("!", "of a ruined model", "of a ruined model"),
     "open": ("?", "cannot be told", "cannot be told"),
     "untested": ("–", "not tested here", "not tested here"),
     "missing": ("…", "not measured yet", "not measured yet"),
 }
-FIELDS = ("part", "claim", "source", "paper", "run", "select", "before", "verdict", "note")
+FIELDS = ("part", "claim", "whose", "source", "paper", "run", "select", "before", "verdict", "note")
 DIRECTIONS = ("lower", "higher", "different", "same")
-RULES = ("expect", "at_most", "at_least", "keeps", "tested")
+RULES = ("expect", "at_most", "at_least", "keeps", "tested", "carried")
 MARGIN = 0.10  # a rate counts as the same if the whole interval of its change lies within so much
+RUINED = 0.5  # a model is ruined if its neighbours are drawn less than so many times as often as before erasing
+# what was asked of an erasure, and what came out; a record's other fields say which erasure
+ASKED = ("metric", "subject", "kind", "judge", "seed", "paper", "value", "n", "low", "high")
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
     Args:
         rule: {expect: lower | higher | different | same}, how ours differs from before, or from 0 without a before;
             a bar of ours, {at_most: x}, {at_least: x}, or {keeps: x}, a share of before; {tested: where}, a test of
-            this repository holds it; or words that say why it was not tested.
+            this repository holds it; {carried: setting}, measured with a setting in the units of the paper's own
+            model, which tests nothing on another; or words that say why it was not tested.
         ours: the record measured, if there is one.
         before: that before erasure, likewise.
 
@@ -90,6 +96,9 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
         return Verdict("holds", f"Not measured but tested: `{asked}`.")
     if ours is None:
         return Verdict("missing", "No notebook of this build has measured it.")
+    if name == "carried":
+        carried = f"{asked} is in the units of the paper's own model and was carried over as it is."
+        return Verdict("untested", f"{carried} What it does on a model of another size tells nothing of theirs.")
     now, then = (r and Estimate(*(r[key] for key in ("value", "n", "low", "high"))) for r in (ours, before))
     points = "rate" in ours["metric"]
     if name == "expect":
@@ -125,11 +134,50 @@ def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) 
 def _by_bar(name: str, found: Estimate, bar: float, said: str) -> Verdict:
     meets: Callable[[float], bool] = (lambda v: v <= bar) if name == "at_most" else (lambda v: v >= bar)
     if found.low is None or found.high is None:
-        return Verdict("holds" if meets(found.value) else "fails", f"{said} By the value alone: it has no interval.")
+        return Verdict("open", f"{said} One value without an interval cannot decide.")
     ends = {meets(found.low), meets(found.high)}
     if len(ends) == 2:
         return Verdict("open", f"{said} The 95 % interval lies on both sides of it.")
     return Verdict("holds" if ends == {True} else "fails", f"{said} The whole 95 % interval decides.")
+
+
+def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, before: dict | None) -> Verdict:
+    """`verdict`, unless the comparison behind it is none.
+
+    Untested where both records are of erasures that agree in all that was measured, to the last digit: one model.
+    Ruined where a rate of the concept is judged after an erasure whose neighbours are drawn measurably less than RUINED
+    times as often as before erasing: what such a model draws no more says nothing of the concept.
+
+    Args:
+        results, run: as of `measured`, where the other numbers of the same erasures are looked up.
+        verdict: of `verdict_of`, for ours and before.
+        ours, before: the records compared.
+    """
+    of = lambda record, **more: {key: value for key, value in record.items() if key not in (*ASKED, "text")} | more
+    erased = [record for record in (before, ours) if record and record["condition"] == "erased"]
+    here = [r for r in results if r["run"] == run or r["run"].startswith(f"{run}/")]
+    if len(erased) == 2:
+        numbers = [
+            {(r["metric"], r["subject"], r["kind"]): r["value"] for r in here if of(r) == of(record)}
+            for record in erased
+        ]
+        one, other = ({name: value for name, value in n.items() if name[0] != "training_seconds"} for n in numbers)
+        if one == other and any(name == "kl_drift" for name, *_ in one):
+            same = f"Both runs agree in all {len(one)} numbers that were measured, to the last digit: one and the same"
+            return Verdict("untested", f"{same} model. A difference of nothing tests nothing.")
+    if verdict.kind not in ("holds", "fails"):
+        return verdict
+    for record in erased:
+        asked = {"metric": "neighbour_rate", "subject": "all"}
+        untouched = {key: record.get(key) for key in ("table", "concept")} | {"condition": "base", "recipe": None}
+        after, base = measured(results, run, of(record, **asked)), measured(results, run, untouched | asked)
+        if record["metric"] == "concept_rate" and after and base:
+            now, then = Rate.from_flat(after), Rate.from_flat(base)
+            if now.minus(then, RUINED).below:
+                less = f"measurably below {100 * RUINED:.0f} % of before: a ruined model has not erased."
+                fell = f"But its neighbours fell from {then.text()} to {now.text()} %, {less}"
+                return Verdict("ruined", f"{verdict.why} {fell}")
+    return verdict
 
 
 def claims_list(results: list[dict], claims: list[dict]) -> str:
@@ -140,12 +188,13 @@ def claims_list(results: list[dict], claims: list[dict]) -> str:
         results: records as `earlib.runs.collect` gives them.
         claims: each {claim, source, paper, verdict, note} and, where it is measured, {run, select, before}: `run` is
             the notebook's name, `select` the fields that its records must have, `before` the fields to change for the
-            number before erasure. `part` begins a section. What a `verdict` may be says `verdict_of`.
+            number before erasure. `whose` claim it is names the line that counts it. `part` begins a section.
+            What a `verdict` may be says `verdict_of`.
 
     Raises:
         UserError: for a field or a rule that it does not know.
     """
-    entries, counts = [], dict.fromkeys(BADGES, 0)
+    entries, kinds, whose = [], [], []
     for claim in claims:
         if unknown := set(claim) - set(FIELDS):
             raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), FIELDS)}")
@@ -153,12 +202,20 @@ def claims_list(results: list[dict], claims: list[dict]) -> str:
         ours = measured(results, run, fields) if run else None
         before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
         verdict = verdict_of(claim.get("verdict", "not tested"), ours, before)
-        counts[verdict.kind] += 1
+        verdict = fair(results, run, verdict, ours, before) if run else verdict
+        kinds.append(verdict.kind)
+        whose.append(claim.get("whose", "ours"))
         if "part" in claim:
             entries.append(f"## {claim['part']}")
         entries.append(_entry(claim, verdict, ours, before))
-    told = " ".join(badge(kind, n) for kind, n in counts.items() if n)
-    return f"**{len(claims)} in all**: {told}\n\n" + "\n\n".join(entries) + "\n"
+    counted = {"in all": kinds}
+    counted |= {name: [kind for kind, of in zip(kinds, whose) if of == name] for name in dict.fromkeys(whose)}
+    lines = [f"- **{len(of)} {name}**: {_badges(of)}" for name, of in counted.items()]
+    return "\n".join(lines[:1] if len(counted) == 2 else lines) + "\n\n" + "\n\n".join(entries) + "\n"
+
+
+def _badges(kinds: list[str]) -> str:
+    return " ".join(badge(kind, kinds.count(kind)) for kind in BADGES if kind in kinds)
 
 
 def badge(kind: str, n: int | None = None) -> str:
