@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 
 import nbformat
@@ -11,6 +12,10 @@ import pytest
 from earlib import ROOT
 from earlib.book.manifest import load_manifest
 from earlib.book.words import SHORT, in_short
+from earlib.generators.var.config import NextScaleConfig
+from earlib.plots.style import WORDS
+from earlib.sweeps.compare import HEADINGS
+from earlib.sweeps.read import KINDS
 
 ENTRIES = {entry.name: nbformat.read(ROOT / entry.path, as_version=4).cells for entry in load_manifest()}
 SHOWN = ("say(", "in_short(", "Markdown(")  # code whose strings are prose
@@ -89,3 +94,13 @@ def test_what_counts_as_typed():
 def test_an_answer_is_short():
     with pytest.raises(ValueError, match="two to four sentences, this one 1"):
         in_short("Churches fall.", figure="fig-rates")
+
+
+def test_the_glossary_says_what_figures_tables_and_models_do():
+    """One word for each way to ask, in tables, figures and the glossary; and the guidance at which models draw."""
+    glossary, mini = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8"), ROOT / "data" / "mini"
+    for kind in KINDS:
+        word = HEADINGS[kind][0]
+        assert f"| {word} | `{kind}` |" in glossary and WORDS.get(kind, kind) == word
+    janus = json.loads((mini / "janus" / "generation_config.json").read_text())["guidance_scale"]
+    assert f"MiniJanus draws at {janus:g}, MiniVAR at {NextScaleConfig().guidance:g}" in glossary

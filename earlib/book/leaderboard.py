@@ -21,7 +21,7 @@ TABLES = {  # table of methods -> title, table of attacks on them
 COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
     "direct": "shows it, %",
     "unfinished": "nothing whole, %",
-    "synonym": "by a synonym, %",
+    "synonym": "other names, %",
     "neighbours": "neighbours, %",
     "worst": "worst attack, %",
     "oracle_concept": "from the oracle, nats",
@@ -76,7 +76,7 @@ def _caption(name: str, frame: pd.DataFrame) -> str:
     counts = lambda column: ", ".join(str(n) for n in sorted({rate.n for rate in frame[column] if rate}))
     seeds = ", ".join(f"{n} training{'s' * (n != 1)}" for n in sorted(set(frame.seeds)))
     return (
-        f"n = {counts('direct')} pictures that are asked for by name, {counts('synonym')} by a synonym, "
+        f"n = {counts('direct')} pictures that are asked for by name, {counts('synonym')} by other names, "
         f"{counts('neighbours')} of neighbours; {seeds} a row. {made(name)}."
     )
 

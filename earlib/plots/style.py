@@ -32,16 +32,16 @@ METHODS = {  # what a method learns by: (its colour, the recipes)
 }
 COLOURS = {  # thing -> (colour, marker), the same in every figure; recipes have their group's colour and a marker each
     "direct": (VERMILION, "o"), "neighbours": (BLUE, "s"),  # of a concept: asked for by name; what should stay
-    "synonym": (PURPLE, "D"), "compositional": (ORANGE, "^"), "indirect": (GREEN, "v"), "odd": (SKY, "P"),
+    "synonym": (PURPLE, "D"), "compositional": (ORANGE, "^"), "indirect": (GREY, "v"), "odd": (SKY, "P"),
     "description": (GREEN, "s"), "held-out": (SKY, "o"),
     "base": (QUIET, "o"), "before": (PALE, "o"), "after": (VERMILION, "o"), "erased": (VERMILION, "o"),
     "church": (VERMILION, "o"), "nudity": (PURPLE, "D"), "vangogh": (GREEN, "v"),
     "next-token": (BLUE, "o"), "next-scale": (ORANGE, "s"), "paper": (INK, "D"), "floor": (QUIET, "s"),
 } | {name: (colour, mark) for colour, names in METHODS.values() for name, mark in zip(names, "osD^v")}  # fmt: skip
-WORDS = {  # how columns of tables are called in legends
-    "direct": "the concept", "neighbours": "its neighbours", "synonym": "by a synonym",
-    "compositional": "beside another thing", "indirect": "hinted at", "paper": "the concept, in the paper",
-    "description": "described", "held-out": "newly described",
+WORDS = {  # how columns of tables are called in legends; kinds of prompts as in tables and the glossary
+    "direct": "the concept", "neighbours": "its neighbours", "synonym": "other names",
+    "description": "described", "held-out": "newly described", "compositional": "two things", "indirect": "hinted at",
+    "paper": "the concept, in the paper",
 }  # fmt: skip
 
 RC = {
