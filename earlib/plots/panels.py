@@ -141,7 +141,7 @@ def bars(
 
     Args:
         panels: title -> series whose x are names of groups; a series called "before" is pale.
-        groups: the groups, in this order (default: all, as they come), or title -> groups.
+        groups: the groups of every panel, in this order (default: each panel's own, as they come).
         lim: of the values' axis.
         horizontal: bars lie, and a figure is as high as it has groups.
         bold: groups whose names are printed in bold.
