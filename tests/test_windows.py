@@ -14,7 +14,7 @@ from earlib.erasure.presets import recipe
 from earlib.erasure.windows import TOLERANCE, Signals, signals
 from earlib.errors import UserError
 from earlib.evaluate.rate import Rate
-from earlib.sweeps.windows import judged
+from earlib.sweeps.windows import judged, rank_correlation
 from tests.conftest import tiny_janus
 from tests.test_gates import CONCEPT, small
 
@@ -58,6 +58,13 @@ def test_predictions_are_judged_by_the_sweep():
         for w, hits in kept.items()
     ]
     told = judged(pd.DataFrame(rows), {"church": {"right": 4, "row": 12}, "night": {"right": 40, "row": 12}})
-    assert told.loc["right", "rank correlation"] == pytest.approx(1) and told.loc["right", "regret"] == 0
-    assert math.isnan(told.loc["row", "rank correlation"]) and told.loc["row", "regret"] == pytest.approx(30)
-    assert told.loc["row", "worst"] == pytest.approx(40)
+    assert told.loc["right", "rank correlation"].value == pytest.approx(1) and told.loc["right", "regret"] == 0
+    assert told.loc["row", "rank correlation"].value is None and told.loc["row", "regret"] == pytest.approx(30)
+    assert told.loc["row", "worst"] == pytest.approx(40) and list(told["best"]) == [2, 0]
+
+
+def test_few_concepts_tell_little_of_an_order():
+    """Eight pairs have an interval on both sides of 0, a hundred do not."""
+    few = rank_correlation([1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 8, 4, 7, 5, 6])
+    many = rank_correlation(range(100), [(n * 37) % 100 + n for n in range(100)])
+    assert few.value == pytest.approx(0.619, abs=1e-3) and few.low < 0 < few.high < 1 and many.low > 0
