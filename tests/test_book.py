@@ -228,6 +228,12 @@ def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
     assert "a ruined model has not erased" in claims_list([*rates, *drift, *kept(3)], [claim])
     beside = claim | {"before": {"recipe": "b"}}
     assert "one and the same model" in claims_list([*rates, *drift, *kept(15)], [beside])
+    asked_twice = [
+        of("concept_rate", "a", Rate(hits, 30).flat()) | {"kind": kind} for kind, hits in (("k", 9), ("l", 2))
+    ]
+    of_kind = {"select": {"metric": "concept_rate", "recipe": "a", "kind": "l"}, "before": {"kind": "k"}}
+    page = claims_list([*asked_twice, *drift, *kept(30)], [claim | of_kind])
+    assert "30.0 % [" in page and "one and the same model" not in page, "one erasure, asked in two ways"
     drift[1]["value"] = 0.26
     assert "? cannot be told" in claims_list([*rates, *drift, *kept(15)], [beside])
 

@@ -156,7 +156,7 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
     of = lambda record, **more: {key: value for key, value in record.items() if key not in (*ASKED, "text")} | more
     erased = [record for record in (before, ours) if record and record["condition"] == "erased"]
     here = [r for r in results if r["run"] == run or r["run"].startswith(f"{run}/")]
-    if len(erased) == 2:
+    if len(erased) == 2 and of(erased[0]) != of(erased[1]):  # else one erasure, asked in two ways
         numbers = [
             {(r["metric"], r["subject"], r["kind"]): r["value"] for r in here if of(r) == of(record)}
             for record in erased
