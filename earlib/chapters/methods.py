@@ -21,6 +21,7 @@ AXES = {  # columns of the grid -> fields of a recipe
     "window": ("windows.length",),
     "gate": ("gate.kind",),
     "retain": ("retain.weight",),
+    "learning rate": ("lr",),
 }
 WORDS = {  # how values are told
     ("rank", 0): "whole matrices",
