@@ -20,6 +20,7 @@ from earlib.book.manifest import load_manifest, parameters
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
+from earlib.book.typeset import one_heading, pieces, whole
 from earlib.book.words import HEADING, between, by_interval, compared, listed, n_of, sorted_out, went
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import presets
@@ -143,6 +144,24 @@ def test_merge_puts_the_answer_first(root):
     assert not any(cell.source == "in_short()" for cell in others) and others[1].metadata.mystnb == looks["mystnb"]
 
 
+def test_numbers_stay_on_one_line():
+    kept = [part for part, keep in pieces("from 100 to 20 % (n = 30, W = 48), 3 [-1 to +8] points; 0 [0–19] %") if keep]
+    assert kept == ["100 to 20 %", "n = 30", "W = 48", "3 [−1 to +8]", "0 [0–19] %"]
+    assert list(pieces("GPT-2 and -3 points, 1e-4")) == [("GPT-2 and −3 points, 1e-4", False)]
+    assert whole('<td id="-3">5 [4–6]</td>') == '<td id="-3"><span class="whole">5 [4–6]</span></td>'
+
+
+@pytest.mark.parametrize("names, rows", [(["concept", "recipe"], 1), ([None, "recipe"], 1), ([None, None], 1)])
+def test_a_table_has_one_row_of_headings(names, rows):
+    index = pd.MultiIndex.from_tuples([("church", "ear"), ("church", "uce")], names=names)
+    table = pd.DataFrame({"left": [20, 0], "kept": [36, 97]}, index)
+    head = one_heading(table.to_html()).split("</thead>")[0]
+    words = re.findall(r"<th\b[^>]*>(.*?)</th>", head)
+    assert head.count("<tr") == rows and words == [*(name or "" for name in names), "left", "kept"]
+    two = one_heading(pd.concat({"rates": table}, axis=1).to_html()).split("</thead>")[0]
+    assert two.count("<tr") == 2 and "rates" in two and re.findall("<th>(.+?)</th>", two)[-2:] == ["left", "kept"]
+
+
 def test_words_of_direction_come_from_intervals():
     one, other, near = Rate(80, 100), Rate(10, 100), Rate(78, 100)
     assert went(one, other) == "fall from 80 to 10 %" and went(other, one, "rises", "falls") == "rises from 10 to 80 %"
@@ -184,7 +203,7 @@ def test_claims():
     assert [f"{mark} 1" in counts for mark, *_ in BADGES.values()] == [True, False, False, False, True, True]
     assert counts.endswith("## EAR\n\n") and "**3 in all**" in counts
     assert "✓ holds</span> **Gone** (Table 1)" in first and "In the paper: 9 %." in first
-    assert '98.0 % [95.7–99.1]</span> → <span class="whole">2.0 % [0.9–4.3]</span>, n\u00a0=\u00a0300.' in first
+    assert "98.0 % [95.7–99.1] → 2.0 % [0.9–4.3], n\u00a0=\u00a0300." in first
     assert "Expected: lower." in first and "-96 points" in first and "Nearly. [The chapter]" in first
     assert "not measured yet" in second and "not tested here" in third and "Not testable without the weights." in third
 
@@ -286,7 +305,7 @@ def test_build(root):
     edit_notebook(path, lambda nb: nb.cells.append(new_code_cell("in_short()", outputs=[answer])))
 
     def change(notebook):
-        notebook.cells[0].source = "# One\n\n[Colab](https://example.org)\n\nSee {numref}`fig-rates`."
+        notebook.cells[0].source = "# One\n\n[Colab](https://example.org)\n\nAll `30 %`, 20 %: {numref}`fig-rates`."
         notebook.cells.append(new_code_cell("in_short()", metadata={"tags": ["in-short"]}))
 
     edit_notebook(root / "notebooks" / "one.ipynb", change)
@@ -294,6 +313,7 @@ def test_build(root):
     assert index == root / "_build" / "html" / "index.html" and index.exists()
     page = (root / "_build" / "html" / "notebooks" / "one.html").read_text()
     assert '<span class="whole">67 [21–94]</span>' in page
+    assert '<span class="whole">20 %</span>' in page and '<span class="whole">30 %</span>' not in page
     assert "hello 3" in page and colab_url("notebooks/one.ipynb", root) in page
     assert page.count("<figcaption>") == 1 and page.count('alt="A dot."') == 2 and "<b>2 of 3</b>" in page
     assert "Churches fall." in page.split("hello 3")[0] and "in_short()" not in page

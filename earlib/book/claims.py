@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from ..errors import UserError, nearest
 from ..evaluate.rate import Estimate, Rate
-from .merge import whole
 
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the list goes
 BADGES = {  # kind -> mark, of one claim, of several
@@ -116,7 +115,7 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
 
 def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) -> Verdict:
     shown = change.text(digits=0, scale=100, sign=True, unit=" points") if points else change.text(sign=True)
-    what = f"{'The difference' if differs else 'Measured'}: {whole(shown)}, with its 95 % interval."
+    what = f"{'The difference' if differs else 'Measured'}: {shown}, with its 95 % interval."
     if expected == "same":
         bar = f"Expected: the same, within {100 * MARGIN:.0f} points either way (our margin)."
         if change.low is not None and -MARGIN <= change.low and change.high <= MARGIN:
@@ -231,7 +230,7 @@ def _entry(claim: dict, verdict: Verdict, ours: dict | None, before: dict | None
     facts = [f"In the paper: {one_line(claim['paper'])}."] if claim.get("paper", "–") != "–" else []
     if ours:
         counts = dict.fromkeys(str(record["n"]) for record in (before, ours) if record)
-        shown = " → ".join(whole(record["text"]) for record in (before, ours) if record)
+        shown = " → ".join(record["text"] for record in (before, ours) if record)
         facts.append(f"Here: {shown}, n\u00a0=\u00a0{', '.join(counts)}.")
     reasons = [verdict.why, one_line(claim["note"]).rstrip(".") + "." if claim.get("note") else ""]
     if verdict.kind != "missing" and (run := claim.get("run")):

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
+from .typeset import one_heading, whole
 from .words import HEADING, SHORT
 
-# a number with its interval, which a narrow column must not break: 82 [78–86], -12 points [-20 to -4]
-INTERVAL = re.compile(r"[-+−]?[\d.]+(?: ?%| points)? \[[-+−]?[\d.]+(?:–| to )[-+−]?[\d.]+\]")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -35,7 +32,7 @@ def merge(source, executed):
             continue
         cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
         for data in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
-            data["text/html"] = whole(data["text/html"])
+            data["text/html"] = whole(one_heading(data["text/html"]))
         if "setup" in tags:
             tags.append("remove-cell")
         cell.metadata = {
@@ -83,11 +80,6 @@ def answer_first(page) -> None:
     if introduction:
         first.append(nbformat.v4.new_markdown_cell("\n\n".join(introduction)))
     page.cells[1:1] = first
-
-
-def whole(html: str) -> str:
-    """`html` with every number and its interval held on one line."""
-    return INTERVAL.sub(lambda found: f'<span class="whole">{found[0]}</span>', html)
 
 
 def _is_picture(output) -> bool:
