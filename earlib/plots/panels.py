@@ -302,9 +302,10 @@ def draw_bars(axis, series: Sequence[Series], groups: Sequence[str], horizontal=
             if high > low:
                 xs, ys = ([low, high], [at, at]) if horizontal else ([at, at], [low, high])
                 axis.plot(xs, ys, color=INK, linewidth=1)
-            spot = (max(high, value), at) if horizontal else (at, max(high, value))
+            # lying: in a column at the right, as beside an interval's end a number reads as the end's
+            spot, shift = ((1, at), (3, 0)) if horizontal else ((at, max(high, value)), (0, 1))
             place_of_text = {"ha": "left", "va": "center"} if horizontal else {"ha": "center", "va": "bottom"}
-            shift = (3, 0) if horizontal else (0, 1)
+            place_of_text |= {"xycoords": axis.get_yaxis_transform()} if horizontal else {}
             text = f"{value:z.{digits}f}"
             axis.annotate(text, spot, shift, textcoords="offset points", fontsize=8, color=INK, **place_of_text)
     (axis.set_yticks if horizontal else axis.set_xticks)(range(len(groups)), groups)
@@ -339,6 +340,7 @@ def _marks(axis, s: Series, at: Mapping[int, float], colour: str, marker: str, l
     axis.errorbar(*turned(list(at.values()), middle), **style)
     for i, where in at.items() if s.seeds else ():
         alone = [s.at(value)[0] for value in s.seeds[i]]
-        axis.plot(*turned([where] * len(alone), alone), ".", color=colour, markersize=3, alpha=0.45)
+        if len(alone) > 1:  # of one seed the mark itself is all
+            axis.plot(*turned([where] * len(alone), alone), ".", color=colour, markersize=3, alpha=0.45)
     if has_value(s.base):
         (axis.axvline if lying else axis.axhline)(s.at(s.base)[0], color=colour, linestyle=":", linewidth=1.2)

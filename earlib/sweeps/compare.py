@@ -205,7 +205,11 @@ def checked(then: dict, now: dict) -> pd.DataFrame:
     def shown(row):
         cells = {kind: _counted(rate) for kind in RATES if (rate := rate_of(row, kind))}
         cells |= {"KL drift": row["kl_drift"], "windows skipped": row.get("windows_skipped")}
-        return cells | {"seconds": round((row.get("seconds") or 0) + row["seconds_measuring"], 1)}
+        return cells | {
+            "seconds, trajectories and measuring included": round(
+                (row.get("seconds") or 0) + row["seconds_measuring"], 1
+            )
+        }
 
     settings = [f"{field} = {value}" for field, value in then["settings"].items()]
     name = ", ".join([then["concept"], then["label"], *settings, f"seed {then['seed']}"])
