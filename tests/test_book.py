@@ -11,25 +11,21 @@ import pytest
 import yaml
 from nbformat.v4 import new_code_cell, new_output
 
-from earlib import ROOT, memory
+from earlib import ROOT
 from earlib.book.build import build, clear, colab_url, render, stage
-from earlib.book.cards import CARDS_MARK, cards_table
 from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
 from earlib.book.leaderboard import leaderboard, worst_attacks
-from earlib.book.manifest import load_manifest, parameters
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
 from earlib.book.typeset import one_heading, pieces, whole
 from earlib.book.words import HEADING, between, by_interval, compared, listed, n_of, sorted_out, went
-from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import presets
 from earlib.errors import UserError
 from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.rate import Rate
-from earlib.runs import read_json, write_json
+from earlib.runs import write_json
 
-from .stand_in import code_of
 from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
 
 RECORD = {
@@ -444,29 +440,6 @@ def test_every_recipe_has_its_source():
     assert named == {*presets.names("mini"), *presets.names("mini-var")}
     known = re.findall(r"@\w+\{(\w+),", (ROOT / "book" / "references.bib").read_text())
     assert set(re.findall(r"\{cite:[tp]\}`(\w+)`", table)) <= set(known) and len(known) == len(set(known))
-
-
-def test_cards():
-    small, large = cards_table().splitlines()[2:]
-    assert "(T4)" in small and "(none of these)" not in small + large
-    assert CARDS_MARK in (ROOT / "book" / "janus_pro.md").read_text()
-
-
-def test_notebooks_on_janus_pro():
-    """What was counted is of the manifest's parameters, and fits on the smallest card."""
-    profile, entries = "janus-pro-1b", load_manifest()
-    known = read_json(ROOT / WORK)[profile]
-    there = [entry for entry in entries if profile in entry.profiles]
-    for entry in there:
-        again = f"python -m tests.stand_in --only {entry.name}"
-        assert known[entry.name]["parameters"] == parameters(entry, profile), again
-        assert known[entry.name]["code"] == code_of(entry), again
-        assert most_bytes(memory.KNOWN[profile], known[entry.name]) < 15e9
-    rows = work_table().splitlines()
-    assert len(there) >= 5 and WORK_MARK in (ROOT / "book" / "janus_pro.md").read_text()
-    assert all(f"[{entry.name}](../{entry.path})" in row for entry, row in zip(there, rows[2:]))
-    one, many = (least_seconds(memory.KNOWN[profile], {"drawn": {n: 1}, "read": 0, "learned": 0}, "T4") for n in "18")
-    assert 4 < one < many < 8 * one, "a batch reads the weights once"
 
 
 def test_one_address_everywhere():

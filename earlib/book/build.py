@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
 from .claims import CLAIMS_MARK, claims_list
+from .default import BEGUN_MARK, DEFAULT_MARK, MERGE_MARK, begun_sentence, default_table, merge_sentence
 from .leaderboard import LEADERBOARD_MARK, leaderboard
 from .manifest import load_manifest, select
 from .merge import merge
@@ -91,6 +92,9 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
         write_text(page_file, page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims)))
     generated = [
+        ("janus_pro", DEFAULT_MARK, default_table),
+        ("janus_pro", BEGUN_MARK, lambda: begun_sentence(collect(root / "runs" / profile))),
+        ("janus_pro", MERGE_MARK, merge_sentence),
         ("janus_pro", CARDS_MARK, cards_table),
         ("janus_pro", WORK_MARK, lambda: work_table(root)),
         ("leaderboard", LEADERBOARD_MARK, leaderboard),

@@ -1,42 +1,170 @@
-"""What Janus-Pro takes on common graphics cards, as a Markdown table: arithmetic on its sizes (`earlib.memory`), not a
-measurement."""
+"""What Janus-Pro takes on common graphics cards, step by step, as Markdown tables: arithmetic on its sizes
+(`earlib.memory`) and on the cards' data sheets, not a measurement."""
 
 from __future__ import annotations
 
-from ..erasure import presets
-from ..memory import KNOWN, bytes_of, gigabytes, layer_parameters, to_draw, to_train, trained_parameters, weight_bytes
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
-CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the table goes
-# name: GB of memory, GB/s and TFLOPS in 16-bit numbers of its data sheet
-CARDS = {"T4": (16, 320, 65), "L4": (24, 300, 121), "A100": (40, 1555, 312)}
+from .. import memory
+from ..concepts import Concept, load_concept
+from ..erasure import presets, retain_prompts
+from ..erasure.change import PARTS, layer_range
+from ..erasure.closed_form import AT_ONCE
+from ..erasure.recipe import Recipe
+from ..erasure.room import trained_parameters, training_bytes
+from ..evaluate.evaluation import choose_prompts
+from ..memory import KNOWN, Sizes, amount, gigabytes
+
+CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the tables go
+DTYPE = "float16"
+EXAMPLE = "church"  # the concept whose prompts are counted
+RECIPES = ("recommended", "ear")
+MOST = 64  # pictures drawn at a time (`memory.batch_that_fits`)
+EAR_ASKS = {"drawn": 3, "read": 6, "learned": 2}  # pictures of a prompt pair; a test counts them
+SQUARES = 19  # float64 matrices [width, width] at the peak of the closed form; a test counts them
+EXPLAINED = """\
+Nothing in these tables was measured on a card: memory and times are counted, in 16-bit numbers. Memory is that of the
+card at the peak of a step, the weights with it; in brackets stands the smallest of {cards} that has it. A time is a
+bound that no program can beat, and a real run takes longer; a dash means no room. Pictures to be measured are drawn as
+many at a time as fit, at most {most}. A picture drawn alone waits for the weights to be read from the card's memory,
+{t4.bandwidth} GB a second on a T4 and {l4.bandwidth} on an L4, so that the newer card is no faster there. `recommended`
+solves equations in 64-bit numbers, which a T4 and an L4 do slowly. Judges take time and memory of their own.
+"""
 
 
-def ear_parameters(name: str) -> int:
-    """How many parameters EAR trains in `name`: the self-attention of the first sixth of its layers."""
-    sizes = KNOWN[name]
-    first = round(sizes.layers * presets.EAR.layers[1])
-    parts = ("q_proj", "k_proj", "v_proj", "o_proj")
-    return trained_parameters(sizes, [f"layers.{i}.self_attn.{part}.weight" for i in range(first) for part in parts])
+class Card(NamedTuple):
+    """GB of memory, GB/s, and TFLOPS in 16-bit and in 64-bit numbers, of its data sheet (64-bit of T4 and L4: 1/32 and
+    1/64 of 32-bit)."""
+
+    room: float
+    bandwidth: float
+    rate: float
+    double: float
+
+
+CARDS = {"T4": Card(16, 320, 65, 0.25), "L4": Card(24, 300, 121, 0.47), "A100": Card(40, 1555, 312, 19.5)}
+
+
+# ------------------------------------------------------------------ the least time
+
+
+def drawing_seconds(sizes: Sizes, pictures: int, card: str) -> float:
+    """The least time that drawing takes with guidance: of each batch that the card has room for, each token is the
+    longer of arithmetic and of reading weights, keys and values once."""
+    on = CARDS[card]
+    free = int(on.room * 1e9) - memory.weight_bytes(sizes, DTYPE)
+    batch = min(pictures, MOST, memory.pictures_that_fit(sizes, DTYPE, free))
+    rows, layers = 2 * batch, memory.layer_parameters(sizes)
+    kept = memory.cache_bytes(sizes, DTYPE, rows, memory.PROMPT + sizes.image_tokens // 2)
+    token = max(2 * layers * rows / (on.rate * 1e12), (memory.bytes_of(DTYPE) * layers + kept) / (on.bandwidth * 1e9))
+    return math.ceil(pictures / batch) * sizes.image_tokens * token
+
+
+def least_seconds(sizes: Sizes, counted: dict, card: str) -> float:
+    """The least time of all that was counted: pictures drawn, pictures read, pictures learned from (there and back)."""
+    drawn = sum(times * drawing_seconds(sizes, int(n), card) for n, times in counted["drawn"].items())
+    passes = 2 * memory.layer_parameters(sizes) * sizes.image_tokens * (counted["read"] + 2 * counted["learned"])
+    return drawn + passes / (CARDS[card].rate * 1e12)
+
+
+def solving_seconds(sizes: Sizes, concept: Concept, pairs: int, card: str) -> float:
+    """The least time of the closed form at words (`erasure.closed_form.uce`): layer after layer, all prompts are read
+    up to it, and keys and values are solved for in 64-bit numbers. Each word is taken for one token: it is no less."""
+    words = lambda prompts: sum(len(prompt.split()) for prompt in prompts)
+    used, retained = concept.pairs[:pairs], retain_prompts(concept, "janus-pro-1b")
+    targets, kept = words(pair.target for pair in used), words(retained)
+    read = targets + words(pair.replacement for pair in used) + 2 * kept  # with the change so far, and without
+    batches = 2 * (math.ceil(len(used) / AT_ONCE) + math.ceil(len(retained) / AT_ONCE))
+    layer, before = memory.layer_parameters(sizes) // sizes.layers, sizes.layers * (sizes.layers - 1) // 2
+    on, d = CARDS[card], sizes.width
+    arithmetic = 2 * layer * before * read / (on.rate * 1e12)
+    weights = memory.bytes_of(DTYPE) * layer * before * batches / (on.bandwidth * 1e9)
+    # two sums of outer products, a solution (decomposed, then d right-hand sides), and its product with the matrix
+    solving = 4 * (targets + kept) * d**2 + (2 / 3 + 2) * d**3 + 2 * sizes.cache_width * d**2
+    return max(arithmetic, weights) + 2 * sizes.layers * solving / (on.double * 1e12)
+
+
+def erasing_seconds(sizes: Sizes, name: str, card: str) -> float:
+    """The least time of `erase` with one of RECIPES."""
+    recipe, concept = presets.PRESETS[name], load_concept(EXAMPLE, "janus-pro-1b")
+    if not isinstance(recipe, Recipe):
+        return solving_seconds(sizes, concept, recipe.pairs, card)
+    asked = {what: recipe.pairs * times for what, times in EAR_ASKS.items()}
+    return least_seconds(sizes, asked | {"drawn": {asked["drawn"]: 1}}, card)
+
+
+# ------------------------------------------------------------------ memory
+
+
+def changed_bytes(sizes: Sizes, name: str) -> int:
+    """What the changed matrices of a recipe take, on disk as on the card."""
+    recipe = presets.PRESETS[name]
+    if isinstance(recipe, Recipe):
+        return trained_parameters(sizes, recipe) * memory.bytes_of(DTYPE)
+    solved = [f"layers.{i}.{p}.weight" for i in layer_range(recipe.layers, sizes.layers) for p in PARTS[recipe.modules]]
+    return memory.trained_parameters(sizes, solved) * memory.bytes_of(DTYPE)
+
+
+def erasing_bytes(sizes: Sizes, name: str) -> int:
+    """Weights and `erase` with one of RECIPES together."""
+    weights, changed, recipe = memory.weight_bytes(sizes, DTYPE), changed_bytes(sizes, name), presets.PRESETS[name]
+    if isinstance(recipe, Recipe):
+        window = {"windows.length": memory.WINDOW}
+        return weights + training_bytes(sizes, DTYPE, presets.with_settings(recipe, window))
+    solving = changed + SQUARES * 8 * sizes.width**2
+    return weights + max(solving, 2 * changed) + memory.RESERVE  # in the end all matrices are scaled, into new ones
+
+
+# ------------------------------------------------------------------ tables
 
 
 def cards_table() -> str:
-    """A row for each size of Janus-Pro: weights, drawing and EAR's training in 16-bit numbers, the smallest card for
-    each, and the least seconds that one picture can take on every card: the layers' weights, read once a token."""
+    """Two tables with a row for each step: memory, and the least time on each card; then what is to be known of
+    them."""
+    asked = sum(map(len, choose_prompts(load_concept(EXAMPLE, "janus-pro-1b")).values()))
+    takes, least = {}, {}  # what -> a cell for each size
+    for sizes in KNOWN.values():
+        draw, erase = memory.to_draw(sizes, DTYPE), {name: erasing_bytes(sizes, name) for name in RECIPES}
+        column = {"weights alone": gigabytes(memory.weight_bytes(sizes, DTYPE))}
+        column |= {f"erasing with `{name}` (step 2)": fitting(erase[name]) for name in RECIPES}
+        column |= {"measuring and drawing (steps 3 and 4)": fitting(draw)}
+        column |= {f"on disk: what `{name}` leaves": amount(changed_bytes(sizes, name)) for name in RECIPES}
+        seconds = {name: partial(erasing_seconds, sizes, name) for name in RECIPES}
+        times = {f"erasing with `{name}`": on_cards(seconds[name], erase[name]) for name in RECIPES}
+        picture, measure = partial(drawing_seconds, sizes, 1), partial(drawing_seconds, sizes, asked)
+        times |= {f"measuring {EXAMPLE}: {asked} pictures before, {asked} after": on_cards(measure, draw, 2)}
+        times |= {"one picture, drawn alone": on_cards(picture, draw)}
+        for cells, more in ((takes, column), (least, times)):
+            for what, cell in more.items():
+                cells.setdefault(what, []).append(cell)
+    tables = [table("memory", takes), table(f"time on {' / '.join(CARDS)}, at least", least)]
+    return "\n".join([*tables, EXPLAINED.format(most=MOST, cards=", ".join(CARDS), l4=CARDS["L4"], t4=CARDS["T4"])])
 
-    def fits(count: int) -> str:
-        return next((name for name, (room, *_) in CARDS.items() if count < room * 1e9), "none of these")
 
-    seconds = " / ".join(CARDS)
-    rows = [
-        f"| | weights | drawing | training `ear` | seconds a picture, at least ({seconds}) |",
-        "|---|---|---|---|---|",
-    ]
-    for name, sizes in KNOWN.items():
-        read = sizes.image_tokens * layer_parameters(sizes) * bytes_of("float16")
-        draw, train = to_draw(sizes, "float16"), to_train(sizes, "float16", ear_parameters(name))
-        least = " / ".join(f"{read / (speed * 1e9):.0f}" for _, speed, _ in CARDS.values())
-        rows.append(
-            f"| `{name}` | {gigabytes(weight_bytes(sizes, 'float16'))} | {gigabytes(draw)} ({fits(draw)}) "
-            f"| {gigabytes(train)} ({fits(train)}) | {least} |"
-        )
-    return "\n".join(rows) + "\n"
+def on_cards(seconds: Callable[[str], float], takes: int, times: int = 1) -> str:
+    """`times` so many seconds on each card in words, a dash for one without room: `– / 23 s / 4 s`."""
+    fits = {name: takes < card.room * 1e9 for name, card in CARDS.items()}
+    return " / ".join(said(times * seconds(name)) if fits[name] else "–" for name in CARDS)
+
+
+def table(corner: str, rows: dict[str, list[str]]) -> str:
+    """A Markdown table with a column for each size of the model, and an empty line after it."""
+    lines = [f"| {corner} | {' | '.join(f'`{name}`' for name in KNOWN)} |", "|---|" + "---|" * len(KNOWN)]
+    return "\n".join([*lines, *(f"| {what} | {' | '.join(cells)} |" for what, cells in rows.items()), ""])
+
+
+def fitting(count: int) -> str:
+    """An amount of memory and the smallest card that has it: `5.2 GB (T4)`."""
+    name = next((name for name, card in CARDS.items() if count < card.room * 1e9), "none of these")
+    return f"{gigabytes(count)} ({name})"
+
+
+def said(seconds: float) -> str:
+    """`4 s`, `12 min`, `2.5 h`; `<1 s` of less."""
+    if seconds < 1:
+        return "<1 s"
+    short = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+    return short if seconds < 6000 else f"{seconds / 3600:.1f} h"

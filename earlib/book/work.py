@@ -8,32 +8,13 @@ from pathlib import Path
 
 from .. import ROOT, memory
 from ..runs import read_json
-from .cards import CARDS
+from .cards import DTYPE, least_seconds
 from .manifest import Entry, load_manifest
+from .words import listed
 
 WORK_MARK = "<!-- notebooks -->"  # book/janus_pro.md has this line where the table goes
+LARGER = "janus-pro-7b"
 WORK = "book/work.json"  # profile -> notebook -> what tests/stand_in.py counted
-DTYPE = "float16"
-
-
-def drawing_seconds(sizes: memory.Sizes, pictures: int, card: str) -> float:
-    """The least time that drawing takes with guidance: of each batch that the card has room for, each token is the
-    longer of arithmetic and of reading weights, keys and values once."""
-    room, bandwidth, rate = CARDS[card]
-    free = int(room * 1e9) - memory.weight_bytes(sizes, DTYPE)
-    batch = min(pictures, 64, memory.pictures_that_fit(sizes, DTYPE, free))
-    rows, layers = 2 * batch, memory.layer_parameters(sizes)
-    kept = memory.cache_bytes(sizes, DTYPE, rows, memory.PROMPT + sizes.image_tokens // 2)
-    token = max(2 * layers * rows / (rate * 1e12), (memory.bytes_of(DTYPE) * layers + kept) / (bandwidth * 1e9))
-    return math.ceil(pictures / batch) * sizes.image_tokens * token
-
-
-def least_seconds(sizes: memory.Sizes, counted: dict, card: str) -> float:
-    """The least time of all that was counted: pictures drawn, sequences read, sequences learned from (there and
-    back)."""
-    drawn = sum(times * drawing_seconds(sizes, int(n), card) for n, times in counted["drawn"].items())
-    passes = 2 * memory.layer_parameters(sizes) * sizes.image_tokens * (counted["read"] + 2 * counted["learned"])
-    return drawn + passes / (CARDS[card][2] * 1e12)
 
 
 def most_bytes(sizes: memory.Sizes, counted: dict) -> int:
@@ -48,12 +29,16 @@ def work_table(root: Path = ROOT, profile: str = "janus-pro-1b", card: str = "T4
     entries = load_manifest(root)
     there = [entry for entry in entries if profile in entry.profiles]
     rows = [
-        f"| notebook | pictures drawn | read | learned from | minutes on a {card}, at least | GB |",
+        f"| notebook | pictures drawn | pictures read | pictures learned from | minutes on a {card}, at least | GB |",
         "|---|---|---|---|---|---|",
         *(f"| {_row(entry, known[entry.name], sizes, card)} |" for entry in there),
     ]
     others = ", ".join(_link(entry) for entry in entries if entry not in there)
-    return "\n".join(rows) + f"\n\nThese have no such profile: {others}.\n"
+    larger = listed(_link(entry) for entry in entries if LARGER in entry.profiles)
+    return (
+        "\n".join(rows) + f"\n\nOf these `--profile {LARGER}` runs {larger}. The others run on the mini models only, "
+        f"and read the shipped tables: {others}.\n"
+    )
 
 
 def _row(entry: Entry, counted: dict, sizes: memory.Sizes, card: str) -> str:
