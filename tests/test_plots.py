@@ -77,13 +77,20 @@ def test_dots_are_sorted_by_the_first_series():
 
 
 def test_labels_of_a_plane_stand_apart():
-    points = [(Rate(n, 100), Rate(90, 100)) for n in (1, 2, 3)]
-    before = plots.Series("before", [(Rate(80, 100), Rate(95, 100))])
-    names = ["first", "second", "third"]
-    figure = plots.plane({"church": [before, plots.Series("ours", points, labels=names, line="")]})
+    crowd = [(Rate(hits, 30), Rate(30 - hits, 30)) for hits in (0, 0, 1, 2, 4, 8)]
+    names = ["first", "ablation-at-words", "third", "", "", ""]
+    before = plots.Series("before", [(Rate(24, 30), Rate(28, 30))])
+    more = plots.Series("next-scale", [(0.5, 99.0), (1.0, 98.0)], labels=["recommended", "npo"], line="")
+    figure = plots.plane(dict.fromkeys("abc", [before, plots.Series("ours", crowd, labels=names, line=""), more]))
     figure.draw_without_rendering()
-    boxes = [matplotlib.text.Text.get_window_extent(text) for text in figure.axes[0].texts]  # without their arrows
-    assert len(boxes) == 3 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+    for axis in figure.axes:
+        boxes = [matplotlib.text.Text.get_window_extent(text) for text in axis.texts]  # without their arrows
+        assert len(boxes) == 5 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_coloured_words_can_be_read():
+    assert all(plots.style.contrast(plots.style.ink(colour)) >= 4.5 for colour in plots.style.PALETTE)
+    assert plots.style.ink(plots.style.BLUE) == plots.style.BLUE and round(plots.style.contrast("black")) == 21
 
 
 def test_bars_before_and_after_pool_seeds_and_count_the_base_once():

@@ -14,6 +14,7 @@ WHOLE = re.compile(
     rf"|{_NUMBER} (?:→|to) {_NUMBER} %|\b\w = {_NUMBER}(?<![.,])|{_NUMBER} %"
 )
 MINUS = re.compile(r"(?<![^\s\[(])-(?=\d)")  # a hyphen that begins a number
+_STYLE = re.compile(r"<style scoped>.*?</style>\s*", re.S)  # pandas sets headings right
 _HEAD = re.compile(r"<thead>(.*?)</thead>", re.S)
 _ROW = re.compile(r"<tr[^>]*>(.*?)</tr>", re.S)
 _CELL = re.compile(r"<th\b[^>]*>(.*?)</th>", re.S)
@@ -44,7 +45,7 @@ def whole(html: str) -> str:
 def one_heading(html: str) -> str:
     """The tables of `html` with the names of their index beside those of their columns, all set left.
 
-    pandas gives the names of an index a row of their own, which is empty but for them.
+    pandas gives the names of an index a row of their own, which is empty but for them, and sets headings right.
     """
 
     def joined(found: re.Match) -> str:
@@ -56,7 +57,7 @@ def one_heading(html: str) -> str:
                 rows[-2:] = [[*names[:count], *above[count:]]]
         return "<thead>" + "".join(f"<tr>{''.join(cell for cell, _ in row)}</tr>" for row in rows) + "</thead>"
 
-    return _HEAD.sub(joined, html) if 'class="dataframe"' in html else html
+    return _HEAD.sub(joined, _STYLE.sub("", html)) if 'class="dataframe"' in html else html
 
 
 def setup(app: Any) -> dict:

@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import UserError
 from .labels import draw_labels
 from .series import Series, drawn, has_value, looks
-from .style import INK, PALE, WIDTH, look
+from .style import INK, PALE, WIDTH, ink, look
 
 SEEN = "seen by the judge (%)"
 
@@ -122,7 +122,7 @@ def dots(
         if xlim:
             axis.set_xlim(*xlim)
     for label in axes[0, 0].get_yticklabels() if families else ():
-        label.set_color(look(label.get_text(), 7)[0])
+        label.set_color(ink(look(label.get_text(), 7)[0]))
     return finish(fig, axes, xlabel, "")
 
 

@@ -14,8 +14,9 @@ from ..runs import write_bytes, write_json, write_text
 
 WIDTH = 7.6  # inches, of a full figure
 # Okabe and Ito's colours, which the colour-blind can tell apart (https://jfly.uni-koeln.de/color/)
-BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, YELLOW, GREY = PALETTE = (
-    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#444444",
+# but for their yellow, which white paper swallows: wine, of Paul Tol's muted colours
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, WINE, GREY = PALETTE = (
+    "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#444444",
 )  # fmt: skip
 INK, QUIET, PALE = "#22272E", "#6B7680", "#A9B4BE"
 
@@ -71,6 +72,23 @@ def setup() -> None:
 def look(name: str, number: int = 0) -> tuple[str, str]:
     """(colour, marker) of a thing: the fixed one of `COLOURS`, else the `number`-th of the palette."""
     return COLOURS.get(name) or (PALETTE[number % len(PALETTE)], "osD^vP*X"[number % 8])
+
+
+def contrast(colour: str) -> float:
+    """How a colour stands out on white, 1 to 21; type wants 4.5 (WCAG 2.1, 1.4.3)."""
+    from matplotlib.colors import to_rgb
+
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
+    return 1.05 / (0.05 + 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
+
+
+def ink(colour: str) -> str:
+    """The colour for words: darkened until type in it can be read on white."""
+    from matplotlib.colors import to_hex, to_rgb
+
+    while contrast(colour) < 4.5:
+        colour = to_hex([0.95 * part for part in to_rgb(colour)])
+    return colour
 
 
 def save(
