@@ -87,7 +87,8 @@ def ink(colour: str) -> str:
     from matplotlib.colors import to_hex, to_rgb
 
     while contrast(colour) < 4.5:
-        colour = to_hex([0.95 * part for part in to_rgb(colour)])
+        red, green, blue = to_rgb(colour)
+        colour = to_hex((0.95 * red, 0.95 * green, 0.95 * blue))
     return colour
 
 
