@@ -58,9 +58,13 @@ RC = {
 
 
 def setup() -> None:
-    """Use the book's style from here on; in a notebook, sharp pictures too. Every notebook calls it once."""
+    """Use the book's style from here on; in a notebook, sharp pictures too, and tables with whole sentences. Every
+    notebook calls it once."""
     import matplotlib as mpl
+    import pandas as pd
     import seaborn as sns
+
+    pd.set_option("display.max_colwidth", None)
 
     sns.set_theme(context="paper", style="whitegrid", palette=list(PALETTE), rc=RC)
     if "inline" in mpl.get_backend():
