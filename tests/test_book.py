@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_output
 from earlib import ROOT
 from earlib.book.build import build, clear, colab_url, render, stage
 from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
-from earlib.book.leaderboard import leaderboard, worst_attacks
+from earlib.book.leaderboard import distances, leaderboard, worst_attacks
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
@@ -397,6 +397,7 @@ def test_leaderboard_is_read_from_the_tables():
     assert re.search(r'data-value="0\.\d+"><span class="whole">\d+ \[\d+–\d+\]', main)
     heads = re.findall("<th>(.*?)</th>", main)
     assert ("worst attack, %" in heads) == bool(worst_attacks("attacks")), "no column without a number"
+    assert ("from oracle, nats" in heads) == bool(distances("oracle"))
     assert all(row.count("<td") == len(heads) for row in main.split("<tr>")[2:])
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LEADERBOARD_MARK = "<!-- leaderboard -->"  # book/leaderboard.md has this line where the tables go
-TABLES = {  # table of methods -> title, table of attacks on them
-    "main": ("Next-token: MiniJanus", "attacks"),
-    "var-main": ("Next-scale: MiniVAR", "var-attacks"),
+TABLES = {  # table of methods -> title, table of attacks on them, table of their distances from an oracle
+    "main": ("Next-token: MiniJanus", "attacks", "oracle"),
+    "var-main": ("Next-scale: MiniVAR", "var-attacks", "var-oracle"),
 }
 COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
     "direct": "shows it, %",
@@ -24,7 +24,7 @@ COLUMNS = {  # column of `read.load` -> heading; one without any number is left 
     "synonym": "other names, %",
     "neighbours": "neighbours, %",
     "worst": "worst attack, %",
-    "oracle_concept": "from the oracle, nats",
+    "oracle_concept": "from oracle, nats",
     "kl_drift": "drift, nats",
     "seconds": "s",
     "megabytes": "MB",
@@ -44,14 +44,22 @@ def made(name: str) -> str:
 
 def worst_attacks(name: str) -> dict[tuple[str, str], Rate]:
     """(concept, label) -> the rate under the attack that brings most back; empty where the table is not there."""
-    if not (read.table_folder() / f"{name}.jsonl").exists():
-        return {}
     worst: dict[tuple[str, str], Rate] = {}
-    for row in attacked.load(name, complete=False).to_dict("records"):
+    for row in attacked.load(name, complete=False).to_dict("records") if _there(name) else ():
         rate, key = row["with"], (row["concept"], row["label"])
         if rate and (key not in worst or rate.value > worst[key].value):
             worst[key] = rate
     return worst
+
+
+def distances(name: str) -> dict[tuple[str, str], Estimate]:
+    """(concept, label) -> how far from the oracle on the concept's prompts; empty where the table is not there."""
+    rows = read.load(name, complete=False).to_dict("records") if _there(name) else ()
+    return {(row["concept"], row["label"]): row["oracle_concept"] for row in rows}
+
+
+def _there(name: str) -> bool:
+    return (read.table_folder() / f"{name}.jsonl").exists()
 
 
 def leaderboard() -> str:
@@ -61,12 +69,13 @@ def leaderboard() -> str:
         str: MyST Markdown with a heading, a caption and a table each.
     """
     parts = []
-    for name, (title, attacks) in TABLES.items():
-        frame, worst = read.load(name, complete=False), worst_attacks(attacks)
+    for name, (title, attacks, oracle) in TABLES.items():
+        frame = read.load(name, complete=False)
         if frame.empty:
             parts += [f"## {title}", "", f"Not measured yet: `python -m earlib sweep {name}`.", ""]
             continue
-        frame["worst"] = [worst.get((row.concept, row.label)) for row in frame.itertuples()]
+        for column, of in (("worst", worst_attacks(attacks)), ("oracle_concept", distances(oracle))):
+            frame[column] = [of.get((row.concept, row.label)) for row in frame.itertuples()]
         frame["erased"] = frame.recipe.notna()
         parts += [f"## {title}", "", _caption(name, frame), "", _table(frame), ""]
     return "\n".join(parts)
