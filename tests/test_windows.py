@@ -13,8 +13,8 @@ from earlib.erasure import erase, window_length
 from earlib.erasure.presets import recipe
 from earlib.erasure.windows import TOLERANCE, Signals, signals
 from earlib.errors import UserError
-from earlib.evaluate.rate import Rate
-from earlib.sweeps.windows import judged, rank_correlation
+from earlib.evaluate.rate import Estimate, Rate
+from earlib.sweeps.windows import judged
 from tests.conftest import tiny_janus
 from tests.test_gates import CONCEPT, small
 
@@ -65,6 +65,10 @@ def test_predictions_are_judged_by_the_sweep():
 
 def test_few_concepts_tell_little_of_an_order():
     """Eight pairs have an interval on both sides of 0, a hundred do not."""
-    few = rank_correlation([1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 8, 4, 7, 5, 6])
-    many = rank_correlation(range(100), [(n * 37) % 100 + n for n in range(100)])
+    few = Estimate.rank_correlation([1, 2, 3, 4, 5, 6, 7, 8], [3, 1, 2, 8, 4, 7, 5, 6])
+    many = Estimate.rank_correlation(range(100), [(n * 37) % 100 + n for n in range(100)])
     assert few.value == pytest.approx(0.619, abs=1e-3) and few.low < 0 < few.high < 1 and many.low > 0
+    from scipy.stats import spearmanr
+
+    tied, order = [1, 1, 2, 2, 3, 5, 5, 8], [2, 2, 1, 1, 7, 6, 6, 5]
+    assert Estimate.rank_correlation(tied, order).value == pytest.approx(spearmanr(tied, order).statistic)

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..evaluate.beside import second_judge
 from ..evaluate.judge import Judge, MiniWorldJudge
-from ..evaluate.rate import DRAWS, Estimate, Rate
+from ..evaluate.rate import DRAWS, Estimate, Rate, ranks, spearman
 from ..sweeps import compare
 
 if TYPE_CHECKING:
@@ -62,19 +62,6 @@ def place_of(frame: pd.DataFrame) -> Callable[[str], float]:
         if row["oracle_all"] is not None:
             of.setdefault(row["label"], []).append(row["oracle_all"].value)
     return lambda label: float(np.mean(of[label])) if label in of else float("inf")
-
-
-def ranks(values: np.ndarray) -> np.ndarray:
-    """Places from 0 along the last axis, least first; equal values share theirs."""
-    one, other = values[..., :, None], values[..., None, :]
-    return (one > other).sum(-1) + 0.5 * ((one == other).sum(-1) - 1)
-
-
-def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Rank correlation along the last axis (Spearman 1904); 0 where all of either are equal."""
-    a, b = (ranks(values) - (values.shape[-1] - 1) / 2 for values in (one, other))
-    both = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return np.divide((a * b).sum(-1), both, out=np.zeros_like(both), where=both > 0)
 
 
 def agreement(frame: pd.DataFrame, usual: str, near: str, seed: int = 0) -> Estimate:

@@ -165,6 +165,23 @@ class Estimate:
         half = Z * float(np.std(values, ddof=1)) / n**0.5
         return cls(mean, n, mean - half, mean + half)
 
+    @classmethod
+    def rank_correlation(cls, one: Values, other: Values) -> Estimate:
+        """`spearman` of `one` and `other`, both [N], with the interval of Bonett and Wright (2000).
+
+        Returns:
+            Estimate: no value where one side says the same of all; no interval for fewer than four, or where the order
+                is the same or the reverse.
+        """
+        n = len(one)
+        if len(set(one)) < 2 or len(set(other)) < 2:
+            return cls(None, n)
+        rho = float(spearman(np.asarray(one), np.asarray(other)))
+        if n < 4 or abs(rho) > 1 - 1e-9:
+            return cls(rho, n)
+        half = Z * math.sqrt((1 + rho**2 / 2) / (n - 3))
+        return cls(rho, n, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half))
+
     def minus(self, other: Estimate, share: float = 1.0) -> Estimate:
         """This estimate less a `share` of `other`, an independent one, with the interval that theirs give (Zou and
         Donner 2008)."""
@@ -231,3 +248,16 @@ def _group_means(values: np.ndarray, groups: Sequence | None) -> np.ndarray:
     row = {name: i for i, name in enumerate(dict.fromkeys(groups))}
     where = np.array([row[name] for name in groups], dtype=np.int64)
     return np.bincount(where, values, len(row)) / np.bincount(where, minlength=len(row))
+
+
+def ranks(values: np.ndarray) -> np.ndarray:
+    """Places from 0 along the last axis, least first; equal values share theirs."""
+    one, other = values[..., :, None], values[..., None, :]
+    return (one > other).sum(-1) + 0.5 * ((one == other).sum(-1) - 1)
+
+
+def spearman(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Rank correlation along the last axis (Spearman 1904); 0 where all of either are equal."""
+    a, b = (ranks(values) - (values.shape[-1] - 1) / 2 for values in (one, other))
+    both = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return np.divide((a * b).sum(-1), both, out=np.zeros_like(both), where=both > 0)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import date
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import UserError
-from ..evaluate.rate import Estimate, Z
+from ..evaluate.rate import Estimate
 from ..runs import read_lines, write_json
 from .compare import margin
 from .keys import PROFILE, concept_of
@@ -71,22 +70,6 @@ def write(model: str = PROFILE, folder: Path | None = None) -> Path:
     return write_json(folder / f"{SWEEP}.json", about | {"windows": predictions(sweep.concepts, model)})
 
 
-def rank_correlation(one: Sequence[float], other: Sequence[float]) -> Estimate:
-    """Spearman's, ties with their mean rank, with the interval of Bonett and Wright (2000); no value where one side
-    says the same of all, no interval for fewer than four, or where the order is the same or the reverse."""
-    import pandas as pd
-
-    ranks = pd.DataFrame({"one": list(one), "other": list(other)}).rank()
-    n = len(ranks)
-    if ranks["one"].nunique() < 2 or ranks["other"].nunique() < 2:
-        return Estimate(None, n)
-    rho = float(ranks["one"].corr(ranks["other"]))
-    if n < 4 or abs(rho) > 1 - 1e-9:
-        return Estimate(rho, n)
-    half = Z * math.sqrt((1 + rho**2 / 2) / (n - 3))
-    return Estimate(rho, n, math.tanh(math.atanh(rho) - half), math.tanh(math.atanh(rho) + half))
-
-
 def judged(frame: pd.DataFrame, predicted: Mapping[str, Mapping[str, int]]) -> pd.DataFrame:
     """Each rule against the sweep, a row a rule.
 
@@ -96,8 +79,8 @@ def judged(frame: pd.DataFrame, predicted: Mapping[str, Mapping[str, int]]) -> p
         predicted: {concept: {rule: tokens}}.
 
     Returns:
-        DataFrame by rule: concepts; `rank correlation` of predicted and best lengths, an Estimate as
-        `rank_correlation` gives it; `best`, for how many concepts no length does better than the one it says;
+        DataFrame by rule: concepts; `rank correlation` of predicted and best lengths, as
+        `Estimate.rank_correlation` gives it; `best`, for how many concepts no length does better than the one it says;
         `regret`, the margin that is lost against the best, in points, a mean over concepts, at the tested length that
         is nearest by ratio; `worst`, the most that is lost for one concept.
     """
@@ -111,7 +94,7 @@ def judged(frame: pd.DataFrame, predicted: Mapping[str, Mapping[str, int]]) -> p
         pairs = [(rules[rule], margins[name]) for name, rules in predicted.items() if rule in rules and name in margins]
         lost = [max(by.values()) - by[min(by, key=lambda w, n=n: max(w / n, n / w))] for n, by in pairs]
         best = [max(by, key=lambda w, by=by: by[w]) for _, by in pairs]
-        cell = {"concepts": len(pairs), "rank correlation": rank_correlation([n for n, _ in pairs], best)}
+        cell = {"concepts": len(pairs), "rank correlation": Estimate.rank_correlation([n for n, _ in pairs], best)}
         cell["best"] = sum(not points for points in lost)
         rows[rule] = cell | {"regret": 100 * sum(lost) / len(lost), "worst": 100 * max(lost)} if pairs else cell
     return pd.DataFrame(rows).T
