@@ -11,7 +11,7 @@ from pathlib import Path
 
 from . import DATA, ROOT, __version__
 from .errors import UserError
-from .generators.profiles import renewal
+from .generators.profiles import MAKERS, not_made, renewal
 
 PACKAGES = (
     "torch",
@@ -126,9 +126,10 @@ def _room() -> list[tuple[str, str]]:
 def _shipped() -> list[tuple[str, str]]:
     folder = DATA / "mini"
     parts = sorted(folder.iterdir()) if folder.is_dir() else []
-    return [(part.name, size(_bytes(part))) for part in parts] or [
-        ("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")
-    ]
+    rows = [(part.name, size(_bytes(part))) for part in parts]
+    if not rows:
+        return [("nothing", f"{folder} is empty or missing; a full clone holds the mini models there")]
+    return rows + [("missing", line) for name in MAKERS if (line := not_made(name))]
 
 
 def _known() -> list[tuple[str, str]]:

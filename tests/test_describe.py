@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -120,8 +121,11 @@ def test_what_cannot_be_described(tmp_path, capsys):
     }.items():
         assert main(["doctor", *flags]) == 2 and line in capsys.readouterr().err
     change(tiny_janus(), "spm").save(tmp_path / "spm")
-    with pytest.raises(UserError, match="jannus: is no folder here and no profile"):
+    with pytest.raises(UserError, match="no model 'jannus': not a profile .*, not a folder"):
         describe(tmp_path / "spm", "jannus")
+    for absent in ("somebody/janus", "janus-pro-1b-shape"):
+        with pytest.raises(UserError, match=f"{absent} has no weights here to compare with"):
+            describe(tmp_path / "spm", absent)
 
 
 def test_a_damaged_erasure_is_named(tmp_path):
@@ -180,10 +184,17 @@ def test_no_steps_are_the_base_model(name, families, tmp_path):
         assert torch.equal(tensor, own)
 
 
-def test_a_mini_model_that_is_not_made_yet(mini, tmp_path, monkeypatch):
-    """It is not among the models that are told; who names it learns what to type."""
+@pytest.mark.parametrize("begun", [False, True], ids=["no folder", "unfinished"])
+def test_a_mini_model_that_is_not_made_yet(begun, mini, tmp_path, monkeypatch, capsys):
+    """It is not among the models that are told, though its training has begun; who names it learns what to type."""
     change(mini, "spm").save(tmp_path)
-    monkeypatch.setitem(PROFILES, "mini-emu3", str(tmp_path / "none"))
+    monkeypatch.setitem(PROFILES, "mini-emu3", str(tmp_path / "begun"))
+    if begun:
+        (tmp_path / "begun").mkdir()
+        (tmp_path / "begun" / "train_log.jsonl").write_text("")
     assert "mini-emu3" not in told(tmp_path)[1]
-    with pytest.raises(UserError, match="make it with: python -m earlib.miniworld.make"):
-        describe(tmp_path, "mini-emu3")
+    line = "the model 'mini-emu3' is missing from .*begun; make it with: python -m earlib.miniworld.make --out .* emu3"
+    for read in (lambda: describe(tmp_path, "mini-emu3"), lambda: load_generator("mini-emu3")):
+        with pytest.raises(UserError, match=line):
+            read()
+    assert main(["doctor"]) == 0 and re.search(line, capsys.readouterr().out)

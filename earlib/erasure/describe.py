@@ -13,7 +13,7 @@ import torch
 from .. import memory
 from ..errors import UserError
 from ..generators.load import PROFILES, family_of, locate
-from ..generators.profiles import FAMILIES, MAKERS
+from ..generators.profiles import FAMILIES, not_made
 from ..generators.weights import combined, own_name, stored_files, tensor_hash
 from ..runs import read_json
 from .change import adapters
@@ -30,17 +30,16 @@ def describe(place: Path, model: str | None = None) -> dict[str, list[tuple[str,
         model: a profile or a folder; None for all profiles.
 
     Raises:
-        UserError: there is no erasure, or it is broken; `model` is neither a profile nor a folder.
+        UserError: there is no erasure, or it is broken; there is no such model, or nothing here tells its shapes.
     """
     about, tensors = _read(place)
-    here = [name for name in PROFILES if name not in MAKERS or Path(PROFILES[name]).is_dir()]
-    candidates = [model] if model else [name for name in here if not name.endswith("-shape")]
+    here = [name for name, where in PROFILES.items() if where and not not_made(name)]
     rows = [("what", about["what"]), ("changes", _changes(tensors, about))]
     size = sum(t.numel() * t.element_size() for t in tensors.values())
     rows.append(("size", f"{sum(t.numel() for t in tensors.values()):,} numbers, {memory.amount(size)}"))
     rows.append(("made for", about["made for"] or "the file does not say"))
     rows.append(("merge", about["merge"] or f"python -m earlib merge --erasure {place} --out FOLDER"))
-    fits = [(name, _fits(name, tensors, about, size)) for name in candidates]
+    fits = [(name, _fits(name, tensors, about, size)) for name in ([model] if model else here)]
     return {f"erasure {place}": rows, "fits": fits}
 
 
@@ -89,10 +88,10 @@ def _changes(tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any]) -> s
 
 def _fits(model: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, Any], size: int) -> str:
     """Whether a change fits a model, and what drawing with both takes where that is known."""
-    folder = (model in MAKERS and locate(model)) or Path(PROFILES.get(model, model))
-    if not folder.is_dir() and model not in memory.KNOWN:
-        raise UserError(f"{model}: is no folder here and no profile; give one of {', '.join(PROFILES)}, or a folder")
-    shapes = _stored_shapes(folder) if folder.is_dir() else _known_shapes(memory.KNOWN[model])
+    folder = locate(model)
+    if folder is None and model not in memory.KNOWN:
+        raise UserError(f"{model} has no weights here to compare with; fetch it and give its folder")
+    shapes = _stored_shapes(folder) if folder else _known_shapes(memory.KNOWN[model])
     if not tensors:
         same = about["recipe"].get("by_scales", False) == (family_of(model) == "next-scale")
         return "it changes no weights" if same else "no"
@@ -106,7 +105,7 @@ def _fits(model: str, tensors: Mapping[str, torch.Tensor], about: Mapping[str, A
         if side and t.shape[side[0] == "A"] != own[side[0] == "A"] or not side and tuple(t.shape) != own:
             sizes = " beside " if side else " in place of "
             return f"no: {'x'.join(map(str, t.shape))}{sizes}{'x'.join(map(str, own))} at {module}"
-    if folder.is_dir() and about["fingerprint"]:
+    if folder and about["fingerprint"]:
         same = _fingerprint(folder) == about["fingerprint"]
         return "yes, it was made for these weights" if same else "in size only: it was made for other weights"
     seen = "in size; whether it was made for these weights is said when they are loaded"

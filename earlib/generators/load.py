@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import ROOT, memory
+from .. import memory
 from ..errors import UserError, nearest
 from ..runs import read_json
 from .profiles import (
@@ -25,6 +25,7 @@ from .profiles import (
     Family,
     check_memory,
     check_transformers,
+    not_made,
 )
 
 if TYPE_CHECKING:
@@ -100,13 +101,17 @@ def _has_schedule(folder: Path) -> bool:
 
 
 def locate(model: str) -> Path | None:
-    """The model's folder; None if it is on the hub."""
+    """The model's folder; None if it is on the hub, or a shape.
+
+    Raises:
+        UserError: there is no such model, or its folder holds none.
+    """
     source = PROFILES.get(model, model)
     folder = Path(source)
-    if model in MAKERS and not (folder / "config.json").is_file():
-        where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
-        how = f"make it with: python -m earlib.miniworld.make --out {where.parent} {MAKERS[model]}"
-        raise UserError(f"the model '{model}' is missing from {where}; {how}")
+    if line := not_made(model):
+        raise UserError(line)
+    if not source:
+        return None
     if not folder.exists():
         if pickled := re.fullmatch(r"deepseek-ai/Janus-Pro-(\w+)", source, re.IGNORECASE):
             instead = f"the same for transformers is deepseek-community/Janus-Pro-{pickled[1].upper()}"

@@ -8,9 +8,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import DATA, memory
+from .. import DATA, ROOT, memory
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -78,6 +79,17 @@ FAMILIES = {
         ),
     ),
 }
+
+
+def not_made(model: str) -> str | None:
+    """What to say of a mini model that is not there yet, or not finished: its config.json is written last. None for one
+    that is there, and for what is no mini model."""
+    folder = Path(PROFILES[model]) if model in MAKERS else None
+    if folder is None or (folder / "config.json").is_file():
+        return None
+    where = folder.relative_to(ROOT) if folder.is_relative_to(ROOT) else folder
+    how = f"make it with: python -m earlib.miniworld.make --out {where.parent} {MAKERS[model]}"
+    return f"the model '{model}' is missing from {where}; {how}"
 
 
 def renewal(version: str) -> str | None:
