@@ -200,7 +200,7 @@ def test_claims():
     assert [f"{mark} 1" in counts for mark, *_ in BADGES.values()] == [True, False, False, False, True, True]
     assert counts.endswith("## EAR\n\n") and "**3 in all**" in counts
     assert "✓ holds</span> **Gone** (Table 1)" in first and "In the paper: 9 %." in first
-    assert "98.0 % [95.7–99.1] → 2.0 % [0.9–4.3], n\u00a0=\u00a0300." in first
+    assert "98.0 % [95.7–99.1] → 2.0 % [0.9–4.3], n\u00a0=\u00a0300 pictures." in first
     assert "Expected: lower." in first and "-96 points" in first and "Nearly. [The chapter]" in first
     assert "not measured yet" in second and "not tested here" in third and "Not testable without the weights." in third
 
@@ -257,8 +257,16 @@ def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
 def test_verdicts_are_counted_for_each_paper():
     page = claims_list([], [{"claim": "x", "whose": "of EAR"}, {"claim": "y"}, {"claim": "z"}])
     assert "**1 of EAR**" in page and "**2 ours**" in page
-    skipped = {"value": 0.0, "n": 1, "low": None, "high": None, "metric": "windows_skipped"}
-    assert [verdict_of(rule, skipped).kind for rule in ({"carried": "μ"}, {"at_least": 0.1})] == ["untested", "open"]
+
+
+def test_what_n_counts_is_said():
+    """Of windows, of concepts; of pictures where nothing else is known."""
+    skipped = dict.fromkeys(KEYS) | Rate(3, 700).flat() | {"metric": "windows_skipped_rate", "run": "04"}
+    claim = {"claim": "x", "run": "04", "select": {"metric": "windows_skipped_rate"}, "verdict": {"carried": "μ"}}
+    assert "Here: 0.4 % [0.1–1.3], n\u00a0=\u00a0700 windows." in claims_list([skipped], [claim])
+    assert verdict_of({"carried": "μ"}, skipped).kind == "untested"
+    alone = {"value": 0.0, "n": 1, "low": None, "high": None, "metric": "kl_drift"}
+    assert verdict_of({"at_least": 0.1}, alone).kind == "open", "it has no interval"
 
 
 def test_verdicts_of_what_is_measured_are_computed():

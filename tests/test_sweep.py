@@ -648,9 +648,11 @@ def test_seeds_are_pooled(tables, model):
         "high": Rate(1, 8).high, "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
-    assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "windows_skipped", "failed_seeds"} <= {
+    assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "failed_seeds"} <= {
         r["metric"] for r in records
     }
+    skipped = [(r["value"], r["n"]) for r in records if r["metric"] == "windows_skipped_rate"]
+    assert skipped == [(0.25, 16), (0.25, 8)], "windows of all seeds that did not diverge"
     json.dumps(records)
 
 

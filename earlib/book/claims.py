@@ -33,6 +33,11 @@ RUINED = 0.5  # a model is ruined if its neighbours are drawn less than so many 
 ASKED = ("metric", "subject", "kind", "judge", "seed", "paper", "value", "n", "low", "high")
 
 
+# metric -> what its n counts, where that is not pictures
+COUNTED = {"windows_skipped_rate": "windows", "regret_rate_change": "concepts", "rank_correlation": "concepts"}
+COUNTED |= dict.fromkeys(("farther_rate", "oracle_agreement"), "methods on concepts")
+
+
 @dataclass(frozen=True)
 class Verdict:
     """One of BADGES, and in a sentence how it came about."""
@@ -231,7 +236,8 @@ def _entry(claim: dict, verdict: Verdict, ours: dict | None, before: dict | None
     if ours:
         counts = dict.fromkeys(str(record["n"]) for record in (before, ours) if record)
         shown = " → ".join(record["text"] for record in (before, ours) if record)
-        facts.append(f"Here: {shown}, n\u00a0=\u00a0{', '.join(counts)}.")
+        unit = COUNTED.get(ours["metric"], "pictures")
+        facts.append(f"Here: {shown}, n\u00a0=\u00a0{', '.join(counts)} {unit}.")
     reasons = [verdict.why, one_line(claim["note"]).rstrip(".") + "." if claim.get("note") else ""]
     if verdict.kind != "missing" and (run := claim.get("run")):
         reasons.append(f"[The chapter](../notebooks/{run}.ipynb).")

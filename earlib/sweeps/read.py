@@ -216,7 +216,8 @@ def _pooled(group: list[dict]) -> dict:
     steps = [row["windows_trained"] for row in fine if row.get("windows_trained") is not None]
     skipped = sum(row.get("windows_skipped") or 0 for row in fine)
     pooled["updates"] = sum(steps) / len(steps) if steps else None
-    pooled["skipped"] = skipped / (sum(steps) + skipped) if sum(steps) + skipped else None
+    pooled["windows"] = sum(steps) + skipped
+    pooled["skipped"] = skipped / pooled["windows"] if pooled["windows"] else None
     return pooled
 
 
@@ -278,13 +279,16 @@ def flat_records(frame: pd.DataFrame, table: str | None = None) -> list[dict]:
         for name, (metric, subject, kind) in MEANS.items():
             if row[name] is not None and not (name == "kl_drift" and row["recipe"] is None):  # no drift from itself
                 notes.append((metric, subject or row["concept"], kind, row[name].flat() | {"n": n}, None, None))
-        for name, *names in (
-            ("kept", "neighbours_kept", "all", "neighbour"),
-            ("skipped", "windows_skipped", "erasure", "training"),
-            ("failed", "failed_seeds", "erasure", "training"),
-        ):
-            if row[name] is not None and row["recipe"] is not None:
-                notes.append((*names, Estimate(row[name], row["seeds"]).flat(), None, None))
+        if row["recipe"] is not None:
+            for name, *names in (
+                ("kept", "neighbours_kept", "all", "neighbour"),
+                ("failed", "failed_seeds", "erasure", "training"),
+            ):
+                if row[name] is not None:
+                    notes.append((*names, Estimate(row[name], row["seeds"]).flat(), None, None))
+            if row["skipped"] is not None:
+                rate = Rate(round(row["skipped"] * row["windows"]), row["windows"])
+                notes.append(("windows_skipped_rate", "erasure", "training", rate.flat(), None, None))
         for metric, subject, kind, value, judge, paper in notes:
             found = (
                 shared | {"metric": metric, "subject": subject, "kind": kind, "judge": judge, "paper": paper} | value
