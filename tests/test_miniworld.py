@@ -33,7 +33,7 @@ from earlib.miniworld.concepts import COUNTS, write_concepts
 from earlib.miniworld.eye import GROUPS, answers
 from earlib.miniworld.fit import fit, share_of_peak
 from earlib.miniworld.judges import ruined_lesson
-from earlib.miniworld.models import build_janus, build_processor
+from earlib.miniworld.models import GUIDANCE, TEMPERATURE, build_janus, build_processor
 from earlib.miniworld.oracles import absent, begin, concepts_in
 from earlib.miniworld.quality import KINDS, load_judges, quality, right, table, test_prompts
 from earlib.miniworld.quality import main as measure
@@ -347,6 +347,7 @@ def test_what_miniemu3_is_trained_on_is_what_it_draws():
             mine = batches.tokens(pictures)
         ids_SQ, labels_SQ = batches.seeing(0)
     generator = Emu3Generator(model, processor)
+    assert (generator.guidance, generator.temperature) == (GUIDANCE, TEMPERATURE), "as MiniJanus draws"
     assert (mine == generator.tokenize(pictures)).float().mean() > 0.9  # in half precision the nearest may be another
     batch = PromptBatch(ids_DP, mask_DP.long(), ("",) * 5)
     logits = generator.image_logits(generator.hidden_states(batch, codes_DT)).flatten(0, 1)

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from .captions import QUESTION, describe, plain_caption
-from .models import CODES, GRID
+from .models import CODES, GRID, GUIDANCE, TEMPERATURE
 from .models_emu3 import build_emu3, build_processor
 from .scenes import render
 from .trunk import ANSWER, BLANK, Pictures, Sizes, compiled, side_by_side, teach
@@ -26,6 +26,7 @@ def untrained(seed: int, **shape):
     torch.manual_seed(seed)
     processor = build_processor(shape.get("codes", CODES))
     model = build_emu3(processor, **shape)
+    model.generation_config.update(guidance_scale=GUIDANCE, temperature=TEMPERATURE, top_k=0)
     # the class's own start (for networks with ReLU) is three times too wide
     for module in model.model.vqmodel.modules():
         if isinstance(module, torch.nn.Conv2d | torch.nn.Conv3d):

@@ -12,6 +12,8 @@ from .scenes import PATCH, SIZE
 WIDTH, LAYERS, HEAD_DIM, MLP = 192, 8, 64, 512
 CODES, CODE_DIM = 1024, 8
 GRID = SIZE // PATCH
+# at which they draw: chosen for MiniJanus, on other prompts than the table of quality has
+GUIDANCE, TEMPERATURE = 1.5, 0.8
 SPECIAL = {
     "unk": "<unk>",
     "pad": "<pad>",
@@ -138,8 +140,8 @@ def build_janus(tokenizer, **shape):
         bos_token_id=tokenizer.bos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,
-        guidance_scale=1.5,  # this and the temperature: chosen on other prompts than the table of quality has
-        temperature=0.8,
+        guidance_scale=GUIDANCE,
+        temperature=TEMPERATURE,
         do_sample=True,
         top_k=0,  # transformers would otherwise cut to the 50 likeliest tokens
         generation_kwargs={"boi_token_id": tokenizer.boi_token_id},
