@@ -100,7 +100,7 @@ class Lesson:
 
 
 def train_emu3(
-    model, processor, folder: Path, steps: int = 4000, seed: int = 0, sizes: Sizes | None = None, **options
+    model, processor, folder: Path, steps: int = 2800, seed: int = 0, sizes: Sizes | None = None, **options
 ) -> list[dict]:
     """Train everything of MiniEmu3 but its picture tokenizer, in place; return the log. At the end its weights are the
     mean of the last ones. `options` are those of `trunk.teach`."""
