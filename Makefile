@@ -59,7 +59,7 @@ serve: $(STAMP)  ## show the built book on this machine
 clear: $(STAMP)  ## take the outputs out of the notebooks, before a commit
 	@$(PY) -c 'from earlib.book.build import clear; clear()'
 
-lint: $(STAMP)  ## ruff over the library, the tests and the notebooks, mypy over the core
+lint: $(STAMP)  ## ruff over the library, the tests and the notebooks, mypy over the core, the panels and the book
 	@$(VENV)/bin/ruff check --quiet .
 	@$(VENV)/bin/ruff format --quiet --check .
 	@$(VENV)/bin/mypy --no-error-summary

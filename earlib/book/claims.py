@@ -103,7 +103,8 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
     if name == "carried":
         carried = f"{asked} is in the units of the paper's own model and was carried over as it is."
         return Verdict("untested", f"{carried} What it does on a model of another size tells nothing of theirs.")
-    now, then = (r and Estimate(*(r[key] for key in ("value", "n", "low", "high"))) for r in (ours, before))
+    of = lambda record: Estimate(*(record[key] for key in ("value", "n", "low", "high")))
+    now, then = of(ours), of(before) if before else None
     points = "rate" in ours["metric"]
     if name == "expect":
         return _by_direction(asked, now.minus(then) if then else now, points, bool(then))
@@ -113,7 +114,7 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
         return _by_bar(
             "at_least", now.minus(then, asked), 0, f"Our bar: at least {100 * asked:g} % of what it was before."
         )
-    if then and (then.value <= asked if name == "at_most" else then.value < asked):
+    if before and (before["value"] <= asked if name == "at_most" else before["value"] < asked):
         return Verdict("open", f"The model does not reach our bar, {100 * asked:g} %, even before erasure.")
     return _by_bar(name, now, asked, f"Our bar: {name.replace('_', ' ')} {100 * asked:g} %.")
 
@@ -123,7 +124,7 @@ def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) 
     what = f"{'The difference' if differs else 'Measured'}: {shown}, with its 95 % interval."
     if expected == "same":
         bar = f"Expected: the same, within {100 * MARGIN:.0f} points either way (our margin)."
-        if change.low is not None and -MARGIN <= change.low and change.high <= MARGIN:
+        if change.low is not None and change.high is not None and max(-change.low, change.high) <= MARGIN:
             return Verdict("holds", f"{bar} {what}")
         return Verdict("fails" if change.differs else "open", f"{bar} {what}")
     bar = f"Expected: {expected}." if differs else f"Expected: {'above' if expected == 'higher' else 'below'} 0."
@@ -131,7 +132,7 @@ def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) 
         return Verdict("fails", f"{bar} {what} Nothing has changed at all.")
     if not change.differs:
         return Verdict("open", f"{bar} {what} It holds 0: no difference that these seeds and pictures can tell.")
-    as_expected = expected == "different" or (change.value > 0) == (expected == "higher")
+    as_expected = expected == "different" or change.above == (expected == "higher")
     return Verdict("holds" if as_expected else "fails", f"{bar} {what}")
 
 
@@ -202,7 +203,7 @@ def claims_list(results: list[dict], claims: list[dict]) -> str:
     for claim in claims:
         if unknown := set(claim) - set(FIELDS):
             raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), FIELDS)}")
-        run, fields = claim.get("run"), claim.get("select", {})
+        run, fields = claim.get("run", ""), claim.get("select", {})
         ours = measured(results, run, fields) if run else None
         before = measured(results, run, {**fields, **claim["before"]}) if ours and "before" in claim else None
         verdict = verdict_of(claim.get("verdict", "not tested"), ours, before)

@@ -52,12 +52,13 @@ class Kernels:
 
     def __enter__(self) -> Kernels:
         self._folder = tempfile.TemporaryDirectory(prefix="earlib-kernels-")
-        self._address, self._server = str(Path(self._folder.name) / "socket"), None
+        self._address = str(Path(self._folder.name) / "socket")
+        self._server: subprocess.Popen | None = None
         self._starting = threading.Lock()
         return self
 
     def __exit__(self, *error) -> None:
-        if self._server is not None:
+        if self._server is not None and self._server.stdin is not None:
             self._server.stdin.close()  # the server ends, and its kernels with it
             self._server.wait()
         self._folder.cleanup()
@@ -207,4 +208,4 @@ def _become_kernel(env: dict[str, str], cwd: str, argv: list[str]) -> None:
 
 if __name__ == "__main__":
     work, *arguments = sys.argv[1:]
-    sys.exit({"serve": serve, "launch": launch}[work](*arguments))
+    serve(*arguments) if work == "serve" else sys.exit(launch(*arguments))

@@ -54,7 +54,7 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
         raise UserError(
             f"{manifest}: unknown field '{min(unknown)}': {nearest(min(unknown), ['notebooks', 'timeout', 'slurm'])}"
         )
-    entries = []
+    entries: list[Entry] = []
     fields = Entry.__dataclass_fields__
     for number, item in enumerate(content["notebooks"], 1):
         if not isinstance(item, dict) or not {"name", "path"} <= set(item):

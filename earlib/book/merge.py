@@ -20,7 +20,7 @@ def merge(source, executed):
 
     ran = [cell for cell in executed.cells if cell.cell_type == "code"]
     injected = [cell for cell in ran if "injected-parameters" in cell.metadata.get("tags", [])]
-    ran = iter([cell for cell in ran if cell not in injected])
+    others = iter([cell for cell in ran if cell not in injected])
     page = nbformat.v4.new_notebook(
         metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     )
@@ -30,7 +30,7 @@ def merge(source, executed):
         page.cells.append(cell)
         if cell.cell_type != "code":
             continue
-        cell.outputs = [output for output in next(ran).outputs if WIDGET not in output.get("data", {})]
+        cell.outputs = [output for output in next(others).outputs if WIDGET not in output.get("data", {})]
         for data in (output["data"] for output in cell.outputs if "text/html" in output.get("data", {})):
             data["text/html"] = whole(one_heading(data["text/html"]))
         if "setup" in tags:

@@ -46,7 +46,7 @@ def lines(
     Returns:
         matplotlib.figure.Figure
     """
-    of_panel = ylim if isinstance(ylim, Mapping) else dict.fromkeys(panels, ylim)
+    of_panel: Mapping = ylim if isinstance(ylim, Mapping) else dict.fromkeys(panels, ylim)
     fig, axes = grid_of(panels, columns, height, sharey=not isinstance(ylim, Mapping))
     for axis, (title, series) in zip(axes.flat, panels.items()):
         draw_lines(axis, series, ticks.get(title, ticks) if ticks else None, xscale)
@@ -187,7 +187,7 @@ def curves(
     axis = axes[0, 0]
     for number, (y, called) in enumerate(ys.items()):
         points = np.array([(row[x], row[y]) for row in rows if row.get(y) is not None], dtype=float).reshape(-1, 2)
-        draw_curve(axis, *points.T, called, look(y, number)[0], smooth)
+        draw_curve(axis, points[:, 0], points[:, 1], called, look(y, number)[0], smooth)
     axis.set_yscale("log" if log else "linear")
     return finish(fig, axes, xlabel or x, ylabel, legend=len(ys) > 1)
 
@@ -207,8 +207,10 @@ def grid_of(panels: Mapping, columns: int = 3, height: float = 2.3, width: float
         raise UserError("nothing to draw: no panels")
     columns = min(columns, len(panels))
     count = -(-len(panels) // columns)
-    how = {"figsize": (width, height * count + 0.55), "squeeze": False, "layout": "constrained"}
-    fig, axes = plt.subplots(count, columns, sharex=sharex, sharey=sharey, **how)
+    size = (width, height * count + 0.55)
+    fig, axes = plt.subplots(
+        count, columns, sharex=sharex, sharey=sharey, figsize=size, squeeze=False, layout="constrained"
+    )
     for axis in list(axes.flat)[len(panels) :]:
         axis.set_visible(False)
     return fig, axes
@@ -232,7 +234,9 @@ def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xsc
     for number, (s, look_of) in enumerate(zip(series, looks(series))):
         shift = 0.07 * (2 * number - len(series) + 1) if ticks and len(series) < 4 else 0
         at = {
-            i: x if place is None else place[x] + shift for i, (x, _) in enumerate(s.points) if not ticks or x in place
+            i: x if place is None else place[x] + shift
+            for i, (x, _) in enumerate(s.points)
+            if place is None or x in place
         }
         if s.line == "bar":
             heights = [s.at(s.points[i][1])[0] for i in at]

@@ -144,7 +144,8 @@ def token_maps(images, values, shape: tuple[int, int], titles: Sequence[str], la
     for above, below, image, value, title in zip(*axes, images, values, titles):
         above.imshow(image, interpolation="nearest")
         shown = below.imshow(value, cmap="viridis", norm=norm)
-        bare(above, title), bare(below)
+        bare(above, title)
+        bare(below)
     fig.colorbar(shown, ax=axes[1].tolist(), label=label, shrink=0.9, extend="both" if log else "neither")
     return fig
 

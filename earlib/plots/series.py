@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from ..errors import UserError
 from ..evaluate.beside import BESIDE
@@ -30,8 +31,8 @@ class Series:
 
     name: str
     points: Mapping | Sequence[tuple]
-    seeds: Sequence | None = None
-    labels: Sequence[str] | None = None
+    seeds: Sequence = ()
+    labels: Sequence[str] = ()
     base: Rate | Estimate | float | None = None
     colour: str | None = None
     marker: str | None = None
@@ -44,9 +45,8 @@ class Series:
         pairs = list(self.points.items() if isinstance(self.points, Mapping) else self.points)
         kept = [i for i, (_, y) in enumerate(pairs) if has_value(y)]
         self.points = [pairs[i] for i in kept]
-        self.seeds = (
-            [list(getattr(self.seeds[i], "values", self.seeds[i].__iter__)()) for i in kept] if self.seeds else []
-        )
+        of_seeds = [getattr(one, "values", one.__iter__) for one in self.seeds or ()]
+        self.seeds = [list(of_seeds[i]()) for i in kept] if of_seeds else []
         self.labels = [self.labels[i] for i in kept] if self.labels else []
         self.called = WORDS.get(self.name, self.name)
 
@@ -64,10 +64,9 @@ class Series:
         """
         erased = frame[frame.recipe.notna() & frame[kind].map(has_value)]
         base = next((value for value in frame[frame.recipe.isna()][kind] if has_value(value)), None)
-        beside = list(erased[f"{kind}_by_seed"]) if f"{kind}_by_seed" in erased else None
-        texts = list(erased[labels]) if labels else None
-        points = list(zip(erased[x], erased[kind]))
-        return cls(name or kind, points, **({"seeds": beside, "labels": texts, "base": base} | style))
+        beside = list(erased[f"{kind}_by_seed"]) if f"{kind}_by_seed" in erased else []
+        fields: dict[str, Any] = {"seeds": beside, "labels": list(erased[labels]) if labels else [], "base": base}
+        return cls(name or kind, list(zip(erased[x], erased[kind])), **(fields | style))
 
     def at(self, value) -> tuple[float, float, float]:
         """(value, low, high) as drawn; a value without an interval is its own ends."""
