@@ -41,7 +41,7 @@ class JanusGenerator(NextToken):
         model.requires_grad_(False)
         codebook = model.model.vqmodel.quantize.embedding.weight
         with torch.no_grad():  # `decode` normalises a code before use, `encode` does not: make them agree
-            codebook.copy_(F.normalize(codebook.float(), dim=-1).to(codebook.dtype))
+            codebook.copy_(normalised(codebook))
         self.fingerprint = fingerprint(model, NOT_HASHED)
 
     # ------------------------------------------------------------------ prompts
@@ -130,3 +130,11 @@ class JanusGenerator(NextToken):
 
     def _answer(self, ids_BP, images_BHW3, **settings):
         return self.model.generate(ids_BP, pixel_values=self._pixels(images_BHW3), **settings)
+
+
+def normalised(codebook: torch.Tensor) -> torch.Tensor:
+    """Codes [K, E] at length 1. Those that have it already stay as they are, to the last bit, so that a model which was
+    saved and loaded again paints the same pictures."""
+    length = codebook.double().norm(dim=-1, keepdim=True)
+    there = (length - 1).abs() <= 2 * torch.finfo(codebook.dtype).eps
+    return torch.where(there, codebook, F.normalize(codebook.float(), dim=-1).to(codebook.dtype))
