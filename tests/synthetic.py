@@ -46,3 +46,10 @@ class Does(Task):
 
     def work(self):
         return self.what()
+
+
+def colab_url(path: str, root: Path) -> str:
+    """Where Colab opens `path`: the address is the one in _config.yml, and nowhere else."""
+    repository = yaml.safe_load((root / "_config.yml").read_text(encoding="utf-8"))["repository"]
+    place = repository["url"].removeprefix("https://github.com/").rstrip("/")
+    return f"https://colab.research.google.com/github/{place}/blob/{repository['branch']}/{path}"

@@ -12,7 +12,7 @@ import yaml
 from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
-from earlib.book.build import build, clear, colab_url, render, stage
+from earlib.book.build import build, clear, render, stage
 from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
 from earlib.book.leaderboard import distances, leaderboard, worst_attacks
 from earlib.book.merge import WIDGET, merge
@@ -26,7 +26,7 @@ from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.rate import Rate
 from earlib.runs import write_json
 
-from .synthetic import PARAMETERS, edit_notebook, write_manifest, write_notebook
+from .synthetic import PARAMETERS, colab_url, edit_notebook, write_manifest, write_notebook
 
 RECORD = {
     "metric": "concept_rate",

@@ -14,12 +14,14 @@ import pytest
 import yaml
 
 from earlib import ROOT
-from earlib.book.build import clear, colab_url
+from earlib.book.build import clear
 from earlib.book.freshness import closure, core, imported
 from earlib.book.manifest import load_manifest, parameters
 from earlib.book.rerun import rerun
 from earlib.errors import UserError
 from earlib.sweeps.read import rows
+
+from .synthetic import colab_url
 
 ENTRIES = load_manifest()
 each = pytest.mark.parametrize("entry", ENTRIES, ids=[entry.name for entry in ENTRIES])
@@ -89,7 +91,9 @@ def test_link_opens_this_notebook_on_colab(entry):
     first = read(entry).cells[0]
     assert first.cell_type == "markdown" and first.source.startswith("# ")
     links = re.findall(r"https://colab\.research\.google\.com/[^\s)\"]+", first.source)
-    assert links == [colab_url(entry.path)] and "![" not in first.source, "a link in words: a picture needs a network"
+    assert links == [colab_url(entry.path, ROOT)] and "![" not in first.source, (
+        "a link in words: a picture needs a network"
+    )
 
 
 @each

@@ -31,15 +31,6 @@ from .work import WORK_MARK, work_table
 COPIED = ("_config.yml", "_toc.yml", "_static", "book", "CONTRIBUTING.md", "earlib")  # earlib: pages quote its lines
 
 
-def colab_url(path: str, root: Path = ROOT) -> str:
-    """Where Colab opens `path`: the address is the one in _config.yml, and nowhere else."""
-    import yaml
-
-    repository = yaml.safe_load((Path(root) / "_config.yml").read_text(encoding="utf-8"))["repository"]
-    place = repository["url"].removeprefix("https://github.com/").rstrip("/")
-    return f"https://colab.research.google.com/github/{place}/blob/{repository['branch']}/{path}"
-
-
 def clear(root: Path = ROOT) -> list[Path]:
     """Take outputs, execution counts and other tools' metadata out of every notebook in notebooks/, in place. Returns
     those that changed."""
