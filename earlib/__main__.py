@@ -98,7 +98,7 @@ def evaluate(args) -> None:
     generator, erasure = _load(args)
     from .concepts import load_concept
     from .evaluate.evaluation import evaluate as measure
-    from .evaluate.evaluation import summarise
+    from .evaluate.records import summarise
     from .runs import write_json
 
     concept = concept or load_concept(args.concept, generator.profile)

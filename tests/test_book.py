@@ -22,8 +22,8 @@ from earlib.book.typeset import one_heading, pieces, whole
 from earlib.book.words import HEADING, between, by_interval, compared, listed, n_of, sorted_out, went
 from earlib.erasure import presets
 from earlib.errors import UserError
-from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.rate import Rate
+from earlib.evaluate.records import KEYS
 from earlib.runs import write_json
 
 from .synthetic import PARAMETERS, colab_url, edit_notebook, write_manifest, write_notebook

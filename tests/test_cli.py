@@ -566,13 +566,14 @@ def test_generate_with_the_mini_model(place, capfd):
 def test_evaluate_writes_records_and_prints_them(place, monkeypatch, capsys):
     import earlib.__main__
     import earlib.evaluate.evaluation
+    import earlib.evaluate.records
 
     generator = SimpleNamespace(
         name="mini",
         profile="mini",
         unknown_words=lambda prompts: ["wombat"] if any("wombat" in p for p in prompts) else [],
     )
-    record = dict.fromkeys(earlib.evaluate.evaluation.KEYS) | {
+    record = dict.fromkeys(earlib.evaluate.records.KEYS) | {
         "metric": "concept_rate",
         "subject": "church",
         "kind": "custom",

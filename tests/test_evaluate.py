@@ -19,10 +19,11 @@ from earlib.errors import UserError
 from earlib.evaluate import pictures as pictures_module
 from earlib.evaluate.beside import BESIDE, seen_beside
 from earlib.evaluate.clip import clip_scores, load_clip
-from earlib.evaluate.evaluation import KEYS, evaluate, pool, summarise
+from earlib.evaluate.evaluation import evaluate
 from earlib.evaluate.fidelity import Inception, distances
 from earlib.evaluate.judges import MINI_JUDGE, MiniWorldJudge, load_judge
 from earlib.evaluate.rate import Estimate, Rate
+from earlib.evaluate.records import KEYS, pool, summarise
 from earlib.miniworld.captions import describe
 from earlib.miniworld.damage import RUINS, damage, shuffled
 from earlib.miniworld.quality import PARTS, right

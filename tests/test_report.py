@@ -22,9 +22,9 @@ from earlib.erasure.presets import recipe as any_recipe
 from earlib.errors import UserError
 from earlib.evaluate import drift, pictures, study
 from earlib.evaluate.drift import draw_tokens
-from earlib.evaluate.evaluation import KEYS
 from earlib.evaluate.judges import load_judge
 from earlib.evaluate.rate import Rate
+from earlib.evaluate.records import KEYS
 from earlib.plots import pictures as plotted
 from tests.conftest import tiny_janus
 

@@ -25,7 +25,6 @@ from earlib.erasure.presets import recipe as preset
 from earlib.errors import UserError
 from earlib.evaluate.drift import draw_tokens
 from earlib.evaluate.rate import Estimate, Rate
-from earlib.generators import load_generator
 from earlib.miniworld.development import development, nonsense
 from earlib.sweeps import attacked, check, compare, read, several, workers, written
 from earlib.sweeps.keys import concept_of, weights
@@ -782,7 +781,7 @@ def test_a_sweep_killed_and_resumed(model, tiny, tmp_path, capsys):
         json.loads(line) for line in kept
     ]
     plan = load_sweeps(file)["one"].rows(model=model)
-    here = measure(load_generator(model), plan[3])
+    here = measure(tiny, plan[3])
     assert {k: v for k, v in here.items() if not k.startswith("seconds")} == {
         k: v for k, v in found[3].items() if not k.startswith("seconds")
     }

@@ -48,11 +48,11 @@ class Verdict:
 
 def measured(results: list[dict], run: str, fields: dict) -> dict | None:
     """The one quantity of notebook `run` whose records have these `fields`, pooled over its runs as
-    `evaluate.evaluation.pool` does; None without a record.
+    `evaluate.records.pool` does; None without a record.
 
     Raises UserError if the fields fit more than one quantity.
     """
-    from ..evaluate.evaluation import KEYS, format_value, pool
+    from ..evaluate.records import KEYS, format_value, pool
 
     here = [r for r in results if r["run"] == run or r["run"].startswith(f"{run}/")]
     here = [

@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 
 from .. import ROOT
-from ..evaluate.evaluation import KEYS
 from ..evaluate.rate import Estimate, Rate
+from ..evaluate.records import KEYS
 
 
 class Ledger:

@@ -20,10 +20,10 @@ import numpy as np
 from .. import __version__
 from ..errors import UserError
 from ..evaluate.beside import BESIDE
-from ..evaluate.evaluation import format_value
 from ..evaluate.judge import describe, file_version
 from ..evaluate.pictures import draw_sets, must_veil, veil
 from ..evaluate.rate import Rate
+from ..evaluate.records import format_value
 from ..evaluate.study import Case, measure
 from ..plots import panels, pictures, style
 from ..plots.series import Series, before_after

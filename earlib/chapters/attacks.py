@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from ..evaluate.attacks.battery import Battery, run_cell
 from ..evaluate.attacks.registry import EVERY, PLAIN
-from ..evaluate.evaluation import KEYS
 from ..evaluate.rate import Rate
+from ..evaluate.records import KEYS
 from ..plots import pictures, style
 from ..plots.series import Series
 

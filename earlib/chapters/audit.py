@@ -24,10 +24,11 @@ from ..erasure.presets import with_settings
 from ..erasure.single_token import raw_rows, read_codes, read_prompt
 from ..errors import UserError
 from ..evaluate.clip import MINI_CLIP, concept_phrases, load_clip
-from ..evaluate.evaluation import Note, choose_prompts, judge_of, judged
+from ..evaluate.evaluation import choose_prompts, judge_of, judged
 from ..evaluate.judges import describe, load_judge
 from ..evaluate.pictures import draw_sets
 from ..evaluate.rate import Estimate, Rate
+from ..evaluate.records import Note
 from ..generators import picture_seeds
 from ..generators.base import PromptBatch
 from ..generators.sampling import choose

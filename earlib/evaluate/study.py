@@ -23,9 +23,10 @@ from .attacks.battery import Battery, rows, run_cell
 from .attacks.battery import records as battery_records
 from .attacks.draws import guidance_sweep
 from .attacks.prefix import beginnings, prefix_probe
-from .evaluation import KEYS, Instruments, Note, evaluate
+from .evaluation import Instruments, evaluate
 from .judge import Judge, MiniWorldJudge, describe
 from .judges import load_judge
+from .records import KEYS, Note
 from .understanding import question_about, recognition, world_pictures
 
 if TYPE_CHECKING:

@@ -250,7 +250,7 @@ def flat_records(frame: pd.DataFrame, table: str | None = None) -> list[dict]:
         frame: rows of `load`. A column `paper`, where a notebook adds one, is the paper's number beside the rate.
         table: if given, a field of every record: so that records of several tables can be told apart.
     """
-    from ..evaluate.evaluation import KEYS
+    from ..evaluate.records import KEYS
 
     records = []
     for row in frame.astype(object).where(frame.notna(), None).to_dict("records"):

@@ -24,11 +24,11 @@ from ...concepts import Concept
 from ...errors import UserError
 from ...generators.base import Generator
 from ...runs import Run, plain, progress_bar, read_json, write_bytes, write_json
-from ..evaluation import Note
 from ..judge import Judge, describe
 from ..judges import load_judge
 from ..oracle import check_oracle
 from ..rate import Rate
+from ..records import Note
 from .base import Attack, Budget, Goal, Victim, goal_of, unrelated_to
 from .registry import EVERY, PLAIN, chosen
 
