@@ -148,9 +148,9 @@ def tower(
             p.data.copy_(NOTICED * torch.randn(p.shape, generator=chance))
     names = tensor_names(recipe, len(generator.decoder_layers))
     mind = student_parameters(generator.trunk, names, rank=1, seed=seed)
-    ahead = Lessons(generator, concept.pairs[: recipe.batch], recipe, seed)
+    lessons = Lessons(generator, concept.pairs[: recipe.batch], recipe, seed)
     with switched(vision, merged(vision, eyes)), applied(generator, mind):
-        loss = ahead.begin(0, lambda: applied(generator, mind)).losses(0, generator.num_codes).sum()
+        loss = lessons.begin(0, lambda: applied(generator, mind)).losses(0, generator.num_codes).sum()
         gradients = torch.autograd.grad(loss, [*eyes.values(), *mind.values()], materialize_grads=True)
     norm = lambda part: sum(g.double().square().sum() for g in part).sqrt().item()
     prompts = list(concept.tests["direct"][:pictures])

@@ -22,7 +22,7 @@ import torch
 from ..concepts import PromptPair
 from ..generators.base import Generator, NextToken
 from .change import spoken
-from .lesson import Student
+from .lesson import AsStudent
 from .matching import Matching
 from .objective import log_likelihood
 from .recipe import Recipe
@@ -87,12 +87,12 @@ class Hardened(Matching):
         self.tokens_RT, self.place_RP, self.counts_RT = torch.cat(tokens), torch.cat(places), torch.cat(counts)
         self.target_RTD = self.target_RTD.repeat(len(tokens), 1, 1)
 
-    def find_words(self, student: Student) -> None:
+    def find_words(self, as_student: AsStudent) -> None:
         """The adversary's steps against the student as it is now; what it found stays for its next turn."""
         g = self.generator
         vectors_KD = self.vectors_KD.clone().requires_grad_()
         optimizer = torch.optim.Adam([vectors_KD], word_rate(g))
-        with student(), spoken(g, self.place_BP, vectors_KD):
+        with as_student(), spoken(g, self.place_BP, vectors_KD):
             for _ in range(self.recipe.adversary):
                 z_BTV = g.image_logits(g.hidden_states(self.alone, self.concept_BT))
                 loss = -log_likelihood(z_BTV, self.concept_BT).mean()

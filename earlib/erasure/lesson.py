@@ -20,7 +20,7 @@ from ..generators.base import Generator
 from .recipe import Recipe
 from .recipe_scale import ScaleRecipe
 
-Student = Callable[[], AbstractContextManager]  # a context in which the generator computes as the student does
+AsStudent = Callable[[], AbstractContextManager]  # opens a context in which the generator computes as the student
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,9 @@ class AllLessons(ABC):
         return [j % len(self.pairs) for j in range(i * self.batch, min((i + 1) * self.batch, self.total))]
 
     @abstractmethod
-    def begin(self, i: int, student: Student) -> Lesson:
-        """Lesson i, its targets ready. It may hold a cache: let go of it at its end."""
+    def begin(self, i: int, as_student: AsStudent) -> Lesson:
+        """Lesson i, its targets ready; `as_student` is for pictures that the student draws. A lesson may hold a cache:
+        let go of it at its end."""
 
     def summary(self, counts: dict[str, int]) -> dict[str, float]:
         """What the erasure's info has beside the counts."""

@@ -15,7 +15,7 @@ from ..generators import picture_seeds
 from ..generators.base import NextToken
 from .hardened import Hardened, first_vectors
 from .inside import Inside
-from .lesson import AllLessons, Student
+from .lesson import AllLessons, AsStudent
 from .matching import Likelihood, Matching, WindowLesson
 from .recipe import INSIDE, LIKELIHOOD, Recipe
 from .retain import Retained
@@ -47,17 +47,17 @@ class Lessons(AllLessons):
                 self.memory["adversaries"] = first_vectors(generator, self.pairs, self.seed)
         self.retained = Retained(generator, retain, recipe, self.progress, self.pairs)
 
-    def begin(self, i: int, student: Student) -> WindowLesson:
+    def begin(self, i: int, as_student: AsStudent) -> WindowLesson:
         rows = self.of(i)
         pairs = [self.pairs[j] for j in rows]
         some = lambda each: each[rows] if isinstance(each, torch.Tensor) else [each[j] for j in rows]
         prefix = {role: some(each) for role, each in self.drawn.items()}
         if self.recipe.prefix == "student":  # on policy
             seeds = picture_seeds(0, [f"student/{self.seed}/{i * self.batch}/{k}" for k in range(len(pairs))])
-            with student():
+            with as_student():
                 targets = [pair.target for pair in pairs]
                 prefix = {"prefix": self.generator.sample(targets, seeds, self.recipe.guidance)}
         lesson = self.kind(self, i, pairs, prefix)
         if isinstance(lesson, Hardened) and self.recipe.adversary:
-            lesson.find_words(student)
+            lesson.find_words(as_student)
         return lesson

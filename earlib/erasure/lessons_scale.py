@@ -33,7 +33,7 @@ from ..generators import picture_seeds
 from ..generators.base import NextScale, PromptBatch
 from ..generators.sampling import guided
 from .gates import is_wrong, wrong_tokens
-from .lesson import AllLessons, Lesson, Step, Student
+from .lesson import AllLessons, AsStudent, Lesson, Step
 from .objective import entropy, kl, log_probabilities, nats_of, square
 from .recipe_scale import ScaleRecipe
 from .spans import learning_span, weights
@@ -87,10 +87,10 @@ class ScaleLessons(AllLessons):
         drawn = self.generator.sample(prompts, seeds, guidance, temperature, progress=self.progress)
         return Pictures(prompts, seeds, drawn)
 
-    def begin(self, i: int, student: Student = nullcontext) -> ScaleLesson:
+    def begin(self, i: int, as_student: AsStudent = nullcontext) -> ScaleLesson:
         """Update i: what both read, what is right, and what is to stay as it is."""
         lesson, rows = ScaleLesson(self, i), self.of(i)
-        lesson.read(rows, student)
+        lesson.read(rows, as_student)
         lesson.prepare_preservation(rows)
         return lesson
 
@@ -112,7 +112,7 @@ class ScaleLesson(Lesson):
 
     # ---------------------------------------------------------------- before the steps
 
-    def read(self, rows: list[int], student: Student) -> None:
+    def read(self, rows: list[int], as_student: AsStudent) -> None:
         """Choose what student and teacher read of the pairs `rows`, and ask the teacher what is right there."""
         recipe, lessons, neutral = self.recipe, self.lessons, self.lessons.neutral
         targets, replacements = ([getattr(lessons.pairs[j], side) for j in rows] for side in ("target", "replacement"))
@@ -121,7 +121,7 @@ class ScaleLesson(Lesson):
         if recipe.rollouts and torch.rand((), generator=self.chance) < recipe.rollouts:
             rolls, seeds = True, picture_seeds(lessons.seed, [f"student/{self.number}/{j}" for j in rows])
         if rolls:
-            with student():
+            with as_student():
                 history = self.generator.sample(targets, seeds, recipe.guidance, recipe.temperature)
         else:  # for prefix=replacement both are one
             history = lessons.target.codes[rows]
@@ -292,12 +292,12 @@ def looked_at(
         For every picture of every pair, `kept` bool [N, L'], `loss` float [N, L'] (before the filter) and `codes` (what
         was read, [N, L', ...]), L' the positions up to the last scale that learns.
     """
-    student = (lambda: erasure.on(generator)) if erasure is not None else nullcontext
+    as_student = (lambda: erasure.on(generator)) if erasure is not None else nullcontext
     lessons = ScaleLessons(generator, pairs, replace(recipe, batch=batch, passes=1), seed)
     seen: dict[str, list[torch.Tensor]] = {"kept": [], "loss": [], "codes": []}
     for i in range(len(lessons)):
-        lesson = lessons.begin(i, student)
-        with student():
+        lesson = lessons.begin(i, as_student)
+        with as_student():
             loss_BN, kept_BN = lesson.compare()
         for name, value in (("kept", kept_BN), ("loss", loss_BN), ("codes", lesson.history)):
             seen[name].append(value.cpu())

@@ -5,6 +5,9 @@ teacher's pictures are fixed beforehand and attention is causal, so the W tokens
 the carried key/value cache, and that equals feeding them one by one (a test holds the two to 1e-9 in float64). Keys and
 values of earlier windows are constants, as they are in a rollout; inside a window gradients flow.
 
+There is one model, and its weights are the teacher's. The student is a dict of the few tensors that learn; inside
+`with as_student():` the model computes with them in place of its own weights, or beside them (`change.applied`).
+
 What a lesson compares is in `lessons.py` (`lessons_scale.py` for next-scale models), by the recipe; what all lessons
 offer is in `lesson.py`.
 """
@@ -64,26 +67,26 @@ def train(
     """
     began = time.perf_counter()
     kind: type[AllLessons] = ScaleLessons if isinstance(recipe, ScaleRecipe) else Lessons
-    ahead = kind(generator, pairs, recipe, seed, retain, progress)
+    lessons = kind(generator, pairs, recipe, seed, retain, progress)  # draws the teacher's pictures
     sampled = time.perf_counter()
 
     names = tensor_names(recipe, len(generator.decoder_layers), generator.trunk)
     student = student_parameters(generator.trunk, names, recipe.masters, recipe.rank, seed)
-    switched_on = partial(applied, generator, student, ahead.positions)
+    as_student = partial(applied, generator, student, lessons.positions)
     parameters = list(student.values())
     optimizer = recipe.optimizer(parameters)
-    counts = ahead.counts
-    lasting = student | ahead.memory
-    first, count = checkpoint.restore(run, lasting, optimizer, counts), len(ahead)
+    counts = lessons.counts
+    lasting = student | lessons.memory  # what a checkpoint holds, beside Adam's moments
+    first, count = checkpoint.restore(run, lasting, optimizer, counts), len(lessons)
     scale = FP16_SCALE if generator.dtype == torch.float16 else 1.0
 
-    about = {"unit": ahead.unit, "desc": "erasing", "disable": not progress, "leave": False}
+    about = {"unit": lessons.unit, "desc": "erasing", "disable": not progress, "leave": False}
     bar = progress_bar(range(first, count), initial=first, total=count, **about)
     for i in bar:
-        lesson = ahead.begin(i, switched_on)  # the teacher's targets along what was drawn
+        lesson = lessons.begin(i, as_student)  # the teacher's targets along what was drawn
         for step in lesson.steps:
-            preservation = lesson.preservation(step, student)
-            with switched_on():
+            preservation = lesson.preservation(step, student)  # here the teacher reads; the student's part comes below
+            with as_student():
                 # ------------------------------------------------ one step: for EAR one window, one forward pass
                 losses = lesson.losses(step.start, step.stop)  # L_t of its tokens
                 loss, teaches, kept = lesson.gate(losses)  # WGA: their sum. TLM: does it exceed mu? Else skip it
@@ -92,8 +95,9 @@ def train(
                     terms.append(preservation())
                 values = [term.item() for term in terms]
                 if not all(map(math.isfinite, values)):
-                    raise UserError(_diverged(sum(values), ahead.unit, i, step.start, generator))
-                terms, against = [term for term in terms if teaches and term.requires_grad], False
+                    raise UserError(_diverged(sum(values), lessons.unit, i, step.start, generator))
+                terms = [term for term in terms if teaches and term.requires_grad]  # none: nothing to learn, no step
+                against = False
                 if terms:
                     optimizer.zero_grad(set_to_none=True)
                     against = backward(terms, parameters, recipe.update == "project", scale)
@@ -106,8 +110,8 @@ def train(
         for name, value in lesson.counts.items():
             counts[name] += value
         rows = lesson.rows
-        shares = {key: sum(row[key] for row in rows) for key in ("loss", "kept", "tokens")}
-        bar.set_postfix(loss=f"{shares['loss'] / len(rows):.3f}", kept=f"{shares['kept'] / shares['tokens']:.2f}")
+        sums = {key: sum(row[key] for row in rows) for key in ("loss", "kept", "tokens")}
+        bar.set_postfix(loss=f"{sums['loss'] / len(rows):.3f}", kept=f"{sums['kept'] / sums['tokens']:.2f}")
         if run:
             for row in rows:
                 run.log(**row)
@@ -115,9 +119,9 @@ def train(
                 checkpoint.save(run, i + 1, lasting, optimizer, counts)
 
     done = time.perf_counter()
-    info: dict[str, Any] = counts | ahead.summary(counts)
+    info: dict[str, Any] = counts | lessons.summary(counts)
     info |= {"seconds": round(done - began, 3), "seconds_sampling": round(sampled - began, 3)}
-    info |= {"seconds_training": round(done - sampled, 3), "pairs": len(ahead.pairs) // recipe.pictures}
+    info |= {"seconds_training": round(done - sampled, 3), "pairs": len(lessons.pairs) // recipe.pictures}
     info["parameters"] = sum(p.numel() for p in parameters)
     return {name: p.detach().to(generator.dtype) for name, p in student.items()}, info
 
