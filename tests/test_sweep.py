@@ -553,6 +553,33 @@ def test_the_chapters_tables(model, tmp_path):
     json.dumps(read.flat_records(table))
 
 
+def test_forms_of_two_tables_side_by_side():
+    """A recipe without a form is joint; one concept alone begins the line of every form; a place in an order is beside
+    the same concept alone."""
+    import pandas as pd
+
+    from earlib.chapters import several as chapter
+
+    def made(concept, recipe, form=None, **hits):
+        parts = {name: {"direct": Rate(n, 4), "synonym": Rate(0, 2)} for name, n in hits.items()}
+        own = {"concept": concept, "recipe": recipe, "parts": parts, "direct": Rate(sum(hits.values()), 4 * len(hits))}
+        rest = dict.fromkeys(("synonym", "neighbours"), Rate(2, 4)) | dict.fromkeys(("kl_drift", "clip", "unfinished"))
+        return own | rest | ({"erasure.form": form} if form else {})
+
+    one = [made("church", "ear", church=1), made("boat", "ear", boat=2), made("church+boat", "ear", church=3, boat=0)]
+    two = [made("boat+church", "ear", "sequential", boat=4, church=0), made("boat", "spm", "joint", boat=0)]
+    frame = several.counted(pd.concat([pd.DataFrame(one), pd.DataFrame(two)], ignore_index=True))
+    assert list(frame.form) == ["alone", "alone", "joint", "sequential"], "a single one's joint stands there once"
+    numbers = several.by_number(frame).set_index(["form", "count"])
+    assert numbers.direct["joint", 1] == numbers.direct["sequential", 1] == Rate(3, 8)
+    assert numbers.direct["sequential", 2] == Rate(4, 8) and numbers.unfinished["joint", 2] is None
+    placed = chapter.places(frame[frame.form == "sequential"], frame[frame.form == "alone"])
+    assert list(placed.called) == ["boat, first of 2", "church, last of 2"] and list(placed.after) == [1, 0]
+    assert list(placed["any"]) == [Rate(4, 6), Rate(0, 6)] and list(placed.any_alone) == [Rate(2, 6), Rate(1, 6)]
+    matrix = chapter.by_part(frame[frame.form != "sequential"], ["church"])
+    assert matrix == {("alone", "church"): Rate(1, 4), ("joint, 2", "church"): Rate(3, 4)}
+
+
 # ---------------------------------------------------------------- tables
 
 

@@ -176,34 +176,38 @@ def reference(profile: str = "mini") -> tuple[str, ...]:
 
 
 def counted(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `read.load` with the columns `count` (of concepts), `form` (base, alone, composed, joint) and
-    `transport`. One concept alone is neither composed nor joint: it stands there once."""
-    forms = frame["erasure.form"] if "erasure.form" in frame else frame.recipe.map(lambda _: "joint")
-    ways = frame["erasure.transport"] if "erasure.transport" in frame else forms.map(lambda _: "none")
+    """Rows of `read.load` with the columns `count` (of concepts), `form` (base, alone, joint, composed, sequential) and
+    `transport`. One concept alone has no form: where a table has it in two, it stands there once."""
+    asked = frame["erasure.form"] if "erasure.form" in frame else frame.recipe.map(lambda _: None)
+    ways = frame["erasure.transport"] if "erasure.transport" in frame else frame.recipe.map(lambda _: None)
     count = frame.concept.map(lambda concept: concept.count(JOIN) + 1)
-    form = forms.mask(count == 1, "alone").mask(frame.recipe.isna(), "base")
-    twice = (count == 1) & (forms == "joint") & ("erasure.form" in frame)
+    form = asked.fillna("joint").mask(count == 1, "alone").mask(frame.recipe.isna(), "base")
+    twice = (count == 1) & (asked == "joint")
     return frame.assign(count=count, form=form, transport=ways.fillna("none"))[~twice].reset_index(drop=True)
 
 
 def by_number(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of `counted`, pooled over the sets of as many concepts: a row for each count, form and transport.
+    """Rows of `counted`, of one recipe, pooled over the sets of as many concepts: a row for each count, form and
+    transport.
 
-    Rows of one concept alone stand for either form, so that lines have a beginning. `direct`, `synonym` and
-    `neighbours` are Rates; `kl_drift` and `clip` are Estimates, the mean over the sets with the least and the greatest.
+    Rows of one concept alone stand for every form, so that lines have a beginning. `direct`, `synonym`, `neighbours`
+    and `unfinished` are Rates; `kl_drift` and `clip` are Estimates, the mean over the sets with the least and the
+    greatest. None where no set has one.
     """
     import pandas as pd
 
     from ..evaluate.rate import Estimate, Rate
 
-    rows = []
+    rows, forms = [], [form for form in frame.form.unique() if form not in ("base", "alone")]
     for (count, form, transport), group in frame[frame.direct.notna()].groupby(["count", "form", "transport"]):
         row = {"count": count, "transport": transport, "sets": len(group)}
-        row |= {kind: Rate.pooled(group[kind]) for kind in ("direct", "synonym", "neighbours")}
+        for kind in ("direct", "synonym", "neighbours", "unfinished"):
+            rates = [rate for rate in group[kind] if rate is not None]
+            row[kind] = Rate.pooled(rates) if rates else None
         for name in ("kl_drift", "clip"):
             means = [mean.value for mean in group[name] if mean is not None]
             row[name] = Estimate(sum(means) / len(means), len(means), min(means), max(means)) if means else None
-        rows += [row | {"form": name} for name in (("composed", "joint") if form == "alone" else (form,))]
+        rows += [row | {"form": name} for name in (forms if form == "alone" else (form,))]
     return pd.DataFrame(rows).sort_values(["form", "transport", "count"]).reset_index(drop=True)
 
 
