@@ -49,7 +49,7 @@ def over_number(numbers: Mapping[str, pd.DataFrame]):
             axis.set_title(recipe)
         if axis in axes[:, 0]:
             axis.set_ylabel(SHOWN[kind])
-    return panels.finish(fig, axes, "concepts erased at once", "")
+    return panels.finish(fig, axes, "concepts erased", "")
 
 
 def by_part(frame: pd.DataFrame, concepts: Sequence[str]) -> dict[tuple[str, str], Rate]:
