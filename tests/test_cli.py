@@ -14,11 +14,9 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
 
 import earlib
 from earlib import ROOT
@@ -561,11 +559,7 @@ def test_generate_with_the_mini_model(place, capfd):
     before = tree(place / "out")
     assert sorted(before) == ["a-red-church-on-a-hill.png", "a-wombat-by-the-sea.png", "index.jsonl"]
     (place / "out" / "a-red-church-on-a-hill.png").unlink()
-    assert main(GENERATE.split()) == 0
-    after, church = tree(place / "out"), "a-red-church-on-a-hill.png"  # drawn alone, it is the same picture
-    pixels = [np.asarray(Image.open(io.BytesIO(some.pop(church)))).astype(int) for some in (before, after)]
-    assert after == before
-    assert np.abs(pixels[0] - pixels[1]).max() <= 1  # some CPUs round otherwise with other numbers painted at once
+    assert main(GENERATE.split()) == 0 and tree(place / "out") == before  # drawn alone, it is the same picture
     assert "1 drawn now, 1 there already" in capfd.readouterr().out
 
 

@@ -82,8 +82,8 @@ FAMILIES = {
 
 
 def not_made(model: str) -> str | None:
-    """What to say of a mini model that is not there yet, or not finished: its config.json is written last. None for one
-    that is there, and for what is no mini model."""
+    """What to say of a mini model whose folder has no config.json, though it may have a log. None for one that
+    is there, and for what is no mini model."""
     folder = Path(PROFILES[model]) if model in MAKERS else None
     if folder is None or (folder / "config.json").is_file():
         return None
