@@ -75,10 +75,27 @@ def test_wilson_invariants(hits_n):
     assert wider[1][1] - wider[1][0] < wider[0][1] - wider[0][0]  # more of the same is surer
 
 
+@given(st.lists(st.integers(0, 30), min_size=2, max_size=4))
+def test_trainings_that_differ_leave_a_wider_interval_than_as_many_pictures_of_one(hits):
+    apart, together = Rate.over_seeds(Rate(h, 30) for h in hits), Rate(sum(hits), 30 * len(hits))
+    assert (apart.value, apart.n) == (together.value, together.n)
+    assert apart.low <= together.low + 1e-9 and apart.high >= together.high - 1e-9
+    assert Rate.over_seeds([Rate(hits[0], 30)] * 3) == Rate(3 * hits[0], 90)  # the same thrice narrows as pictures do
+    assert Rate.pooled([apart]).interval == pytest.approx(apart.interval)  # and is not forgotten when pooled again
+
+
+def test_design_effect_known_value():
+    rate = Rate.over_seeds([Rate(0, 30), Rate(30, 30)])  # all or nothing: two trainings are as one picture
+    assert rate.effect == pytest.approx(60) and rate.interval == pytest.approx(Rate(0, 0).interval, abs=0.11)
+    assert Rate.over_seeds([Rate(12, 30), Rate(18, 30)]).effect == pytest.approx(2 * 2 * 9 / (60 * 0.25))
+
+
 def test_wilson_without_data():
     assert Rate(0, 0).interval == (0.0, 1.0)
     with pytest.raises(ValueError, match="hits"):
         Rate(3, 2)
+    with pytest.raises(ValueError, match="design effect"):
+        Rate(1, 2, 0.5)
 
 
 # ---------------------------------------------------------------- judges

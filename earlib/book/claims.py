@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import UserError, nearest
-from ..evaluate.rate import Estimate, Rate
+from ..evaluate.rate import Estimate
 
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the list goes
 BADGES = {  # kind -> mark, of one claim, of several
@@ -103,8 +103,7 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
     if name == "carried":
         carried = f"{asked} is in the units of the paper's own model and was carried over as it is."
         return Verdict("untested", f"{carried} What it does on a model of another size tells nothing of theirs.")
-    of = lambda record: Estimate(*(record[key] for key in ("value", "n", "low", "high")))
-    now, then = of(ours), of(before) if before else None
+    now, then = _estimate(ours), _estimate(before) if before else None
     points = "rate" in ours["metric"]
     if name == "expect":
         return _by_direction(asked, now.minus(then) if then else now, points, bool(then))
@@ -117,6 +116,10 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
     if before and (before["value"] <= asked if name == "at_most" else before["value"] < asked):
         return Verdict("open", f"The model does not reach our bar, {100 * asked:g} %, even before erasure.")
     return _by_bar(name, now, asked, f"Our bar: {name.replace('_', ' ')} {100 * asked:g} %.")
+
+
+def _estimate(record: dict) -> Estimate:
+    return Estimate(*(record[key] for key in ("value", "n", "low", "high")))
 
 
 def _by_direction(expected: str, change: Estimate, points: bool, differs: bool) -> Verdict:
@@ -177,10 +180,10 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
         untouched = {key: record.get(key) for key in ("table", "concept")} | {"condition": "base", "recipe": None}
         after, base = measured(results, run, of(record, **asked)), measured(results, run, untouched | asked)
         if record["metric"] == "concept_rate" and after and base:
-            now, then = Rate.from_flat(after), Rate.from_flat(base)
+            now, then = _estimate(after), _estimate(base)
             if now.minus(then, RUINED).below:
                 less = f"measurably below {100 * RUINED:.0f} % of before: a ruined model has not erased."
-                fell = f"But its neighbours fell from {then.text()} to {now.text()} %, {less}"
+                fell = f"But its neighbours fell from {then.text(0, 100)} to {now.text(0, 100)} %, {less}"
                 return Verdict("ruined", f"{verdict.why} {fell}")
     return verdict
 

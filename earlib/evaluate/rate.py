@@ -27,16 +27,22 @@ class Rate:
 
     In JSON and in the tables of sweeps it is `[hits, n]` (`Rate(*pair)` reads it, `json()` writes it).
 
+    Attributes:
+        effect: the design effect (Kish 1965), at least 1: `n` pictures say as much as `n / effect` independent ones.
+
     Raises:
-        ValueError: if `hits` does not lie between 0 and `n`.
+        ValueError: if `hits` does not lie between 0 and `n`, or `effect` is below 1.
     """
 
     hits: int
     n: int
+    effect: float = 1.0
 
     def __post_init__(self):
         if not 0 <= self.hits <= self.n:
             raise ValueError(f"hits must lie between 0 and n, got {self.hits} of {self.n}")
+        if self.effect < 1:
+            raise ValueError(f"a design effect is at least 1, got {self.effect}")
 
     @classmethod
     def of(cls, shows: np.ndarray | Sequence[bool]) -> Rate:
@@ -45,9 +51,25 @@ class Rate:
 
     @classmethod
     def pooled(cls, rates: Iterable[Rate]) -> Rate:
-        """Hits and n of all `rates` added up."""
-        rates = list(rates)
-        return cls(sum(r.hits for r in rates), sum(r.n for r in rates))
+        """Hits and n of all `rates` added up: of several concepts, neighbours or kinds of prompt."""
+        rates = [rate for rate in rates if rate.n]
+        n, independent = sum(r.n for r in rates), sum(r.n / r.effect for r in rates)
+        return cls(sum(r.hits for r in rates), n, max(n / independent, 1.0) if n else 1.0)
+
+    @classmethod
+    def over_seeds(cls, rates: Iterable[Rate]) -> Rate:
+        """One rate of several trainings, each with its own rate. Pictures of one training have its luck in common.
+
+        How much more the trainings differ than as many independent pictures would is the design effect, by which the
+        interval counts fewer pictures (Rao and Scott 1992). Trainings that differ less than that narrow nothing.
+        """
+        rates = [rate for rate in rates if rate.n]
+        both = cls.pooled(rates)
+        if len(rates) < 2 or both.hits in (0, both.n):
+            return both
+        p = both.hits / both.n
+        differ = sum((r.hits - r.n * p) ** 2 for r in rates) * len(rates) / (len(rates) - 1)
+        return cls(both.hits, both.n, max(both.effect, differ / (both.n * p * (1 - p))))
 
     @classmethod
     def from_flat(cls, record: Mapping[str, Any]) -> Rate:
@@ -61,10 +83,10 @@ class Rate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % Wilson score interval (Wilson 1927); (0, 1) of no pictures."""
+        """95 % Wilson score interval (Wilson 1927) of `n / effect` pictures; (0, 1) of none."""
         if self.n == 0:
             return 0.0, 1.0
-        p, n = self.hits / self.n, self.n
+        p, n = self.hits / self.n, self.n / self.effect
         centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
         return (0.0 if self.hits == 0 else centre - half), (1.0 if self.hits == n else centre + half)
@@ -82,8 +104,8 @@ class Rate:
     def minus(self, other: Rate, share: float = 1.0) -> Estimate:
         """This rate less a `share` of `other`, of independent pictures; Newcombe's interval (1998, method 10).
 
-        Pictures of one training are not independent of each other: compare seeds too. For the same prompts and seeds
-        drawn twice, `Estimate.paired` is sharper.
+        Rates of several trainings come from `over_seeds`. For the same prompts and seeds drawn twice,
+        `Estimate.paired` is sharper.
         """
         if not (self.n and other.n):
             return Estimate(None, 0)

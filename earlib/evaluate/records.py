@@ -48,9 +48,9 @@ class Note:
 def pool(records: list[dict]) -> list[dict]:
     """Records of several runs (erasures trained with different seeds, say) joined into one each.
 
-    Rates: counts are added, with the Wilson interval of the sum. Other metrics: the mean, with the least and greatest
-    value as `low` and `high`. Base records of the same picture seeds are the same pictures, told again by each run:
-    they count once.
+    Rates: counts are added, with the interval of `Rate.over_seeds`. Other metrics: the mean, with the least and
+    greatest value as `low` and `high`. Base records of the same picture seeds are the same pictures, told again by
+    each run: they count once.
     """
     groups: dict[tuple, list[dict]] = {}
     for record in records:
@@ -60,13 +60,15 @@ def pool(records: list[dict]) -> list[dict]:
             rows.append(record)
     pooled = []
     for rows in groups.values():
+        if len(rows) == 1:
+            pooled += rows
+            continue
         n = sum(r["n"] for r in rows)
         if rows[0]["metric"].endswith("_rate"):
-            found: Rate | Estimate = Rate.pooled(map(Rate.from_flat, rows))
+            found: Rate | Estimate = Rate.over_seeds(map(Rate.from_flat, rows))
         else:
             values = [r["value"] for r in rows]
-            ends = (rows[0]["low"], rows[0]["high"]) if len(rows) == 1 else (min(values), max(values))
-            found = Estimate(float(np.mean(values)), n, *ends)
+            found = Estimate(float(np.mean(values)), n, min(values), max(values))
         seeds = dict.fromkeys(s for r in rows for s in str(r["seed"]).split(","))
         pooled.append(rows[0] | found.flat() | {"seed": ",".join(seeds)})
     return pooled

@@ -133,6 +133,6 @@ def before_after(records: list[dict], subjects: Sequence[str] | None = None) -> 
     if missing := [name for name in names if not any(called == name for called, _ in rates)]:
         raise UserError(f"no rate of '{missing[0]}' in these records")
     return [
-        Series(name, {s: Rate.pooled(rates[s, condition].values()) for s in names if (s, condition) in rates})
+        Series(name, {s: Rate.over_seeds(rates[s, condition].values()) for s in names if (s, condition) in rates})
         for name, condition in (("before", "base"), ("after", "erased"))
     ]

@@ -86,7 +86,7 @@ def load(name: str, **more) -> pd.DataFrame:
     def rate(key: tuple, kind: str) -> Rate | None:
         some = [row["rates"]["concept"].get(kind) for row in groups.get(key, []) if "rates" in row]
         some = [Rate(*counts) for counts in some if counts]
-        return Rate.pooled(some) if some else None
+        return Rate.over_seeds(some) if some else None
 
     table = []
     for key, group in groups.items():

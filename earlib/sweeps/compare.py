@@ -47,10 +47,7 @@ HEADINGS = {  # column -> its heading in tables for people, and the digits of an
 
 
 def difference(one: Row, other: Row, kind: str = "direct") -> Estimate:
-    """`other - one` of a rate of two rows, with Newcombe's interval.
-
-    It takes all pictures as independent draws, which those of one training are not: look at `agreeing` too.
-    """
+    """`other - one` of a rate of two rows, with Newcombe's interval. Of one seed it says nothing of other trainings."""
     return other[kind].minus(one[kind])
 
 

@@ -144,7 +144,7 @@ def load(
         (each swept field)          its value; NaN where a row does not set it
         seeds, failed, seed         trainings, how many of them diverged, and the seeds of the others as "0,1,2"
         direct, synonym, ..., neighbours
-                                    `Rate` of all seeds' pictures together, of each of RATES; None where there are none
+                                    `Rate.over_seeds` of each of RATES; None where there are none
         second, object, replacement, unfinished
                                     `Rate` of what the second judge sees in the pictures of direct prompts
         direct_base, ...            the base model's `Rate` of the same concept
@@ -200,11 +200,11 @@ def _pooled(group: list[dict]) -> dict:
     pooled |= {"seed": ",".join(str(row["seed"]) for row in fine), "judge": fine[0]["judge"] if fine else None}
     for kind in RATES:
         by_seed = {row["seed"]: rate for row in fine if (rate := rate_of(row, kind))}
-        pooled[kind] = Rate.pooled(by_seed.values()) if by_seed else None
+        pooled[kind] = Rate.over_seeds(by_seed.values()) if by_seed else None
         pooled[f"{kind}_by_seed"] = by_seed
     for what in BESIDE:
         counts = [row["beside"][what]["direct"] for row in fine if "direct" in row.get("beside", {}).get(what, {})]
-        pooled[what] = Rate.pooled(Rate(*count) for count in counts) if counts else None
+        pooled[what] = Rate.over_seeds(Rate(*count) for count in counts) if counts else None
     pooled["each_neighbour"] = _added_up([row["rates"]["neighbours"] for row in fine])
     parts = [row["rates"].get("parts") or {row["concept"]: row["rates"]["concept"]} for row in fine]
     pooled["parts"] = {name: _added_up([part[name] for part in parts]) for name in (parts[0] if parts else ())}
@@ -239,8 +239,8 @@ def mean_of(row: dict, name: str) -> float | None:
 
 
 def _added_up(counts: list[dict]) -> dict[str, Rate]:
-    """{name: [hits, n]} of several rows as {name: Rate}."""
-    return {name: Rate.pooled(Rate(*count[name]) for count in counts) for name in (counts[0] if counts else ())}
+    """{name: [hits, n]} of the rows of several seeds as {name: Rate}."""
+    return {name: Rate.over_seeds(Rate(*count[name]) for count in counts) for name in (counts[0] if counts else ())}
 
 
 def flat_records(frame: pd.DataFrame, table: str | None = None) -> list[dict]:
