@@ -13,12 +13,13 @@ from nbformat.v4 import new_code_cell, new_output
 
 from earlib import ROOT
 from earlib.book.build import build, clear, render, stage
-from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, verdict_of
+from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, erased_with
 from earlib.book.leaderboard import distances, leaderboard, worst_attacks
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
 from earlib.book.typeset import one_heading, pieces, whole
+from earlib.book.verdicts import verdict_of
 from earlib.book.words import HEADING, between, by_interval, compared, listed, n_of, sorted_out, went
 from earlib.erasure import presets
 from earlib.errors import UserError
@@ -28,19 +29,11 @@ from earlib.runs import write_json
 
 from .synthetic import PARAMETERS, colab_url, edit_notebook, write_manifest, write_notebook
 
-RECORD = {
-    "metric": "concept_rate",
-    "subject": "church",
-    "kind": "direct",
-    "value": 0.02,
-    "n": 300,
-    "low": 0,
-    "high": 1,
-    "seed": "0",
-    "profile": "mini",
-}
+RECORD = {"metric": "concept_rate", "subject": "church", "kind": "direct", "seed": "0", "profile": "mini"} | Rate(
+    6, 300
+).flat()
 ERASED = RECORD | {"condition": "erased", "recipe": "ear", "judge": "j", "paper": None, "run": "04/church"}
-BASE = ERASED | {"condition": "base", "recipe": None, "value": 0.98}
+BASE = ERASED | {"condition": "base", "recipe": None} | Rate(294, 300).flat()
 
 
 @pytest.fixture
@@ -252,6 +245,48 @@ def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
     assert "30.0 % [" in page and "one and the same model" not in page, "one erasure, asked in two ways"
     drift[1]["value"] = 0.26
     assert "? cannot be told" in claims_list([*rates, *drift, *kept(15)], [beside])
+
+
+def test_a_claim_that_fits_no_record_of_a_run_that_is_there():
+    """A misspelt setting is an error, not "not measured yet"; a run that is not there, or another model's, is not."""
+    claim = {"claim": "Gone", "run": "04", "select": {"condition": "erased", "recipe": "aer"}}
+    claim |= {"verdict": {"at_most": 0.5}}
+    with pytest.raises(UserError, match="'Gone': no record of '04' has .*aer"):
+        claims_list([ERASED, BASE], [claim])
+    with pytest.raises(UserError, match="'Gone': no record of '04' has .*bsae"):
+        claims_list([ERASED, BASE], [claim | {"select": {"condition": "erased"}, "before": {"condition": "bsae"}}])
+    assert "not measured yet" in claims_list([ERASED, BASE], [claim | {"run": "05"}])
+    assert "not measured yet" in claims_list([ERASED, BASE], [claim], complete=False)
+
+
+def test_the_neighbours_of_a_rate_of_several_concepts_together():
+    """Records without a table have them under their own subject; where there are none, the page says so."""
+    of = lambda metric, recipe, found: {
+        **dict.fromkeys(KEYS), "run": "04", "subject": "five", "metric": metric, "recipe": recipe, **found.flat()
+    } | {"condition": "erased" if recipe else "base"}  # fmt: skip
+    rates = [of("concept_rate", None, Rate(88, 90)), of("concept_rate", "ear", Rate(8, 90))]
+    claim = {"claim": "Gone", "run": "04", "select": {"metric": "concept_rate", "recipe": "ear"}}
+    claim |= {"before": {"condition": "base", "recipe": None}, "verdict": {"expect": "lower"}}
+    page = claims_list(rates, [claim])
+    assert "✓ holds" in page and "Its neighbours were not measured with this" in page
+    kept = lambda n: [of("neighbour_rate", None, Rate(106, 108)), of("neighbour_rate", "ear", Rate(n, 108))]
+    page = claims_list([*rates, *kept(42)], [claim])
+    assert "! of a ruined model" in page and "neighbours: 98 [93–99] → 39 [30–48] %, measurably below" in page
+    page = claims_list([*rates, *kept(60)], [claim])
+    assert "✓ holds" in page and " %, not measurably below 50 % of before." in page
+
+
+def test_what_a_claim_was_erased_with():
+    row = {"condition": "erased", "recipe": "ear", "profile": "mini", "subject": "church", "concept": "church"}
+    told = erased_with(row | {"settings": {}, "seed": "0,1"})
+    assert told == "`ear`, learning rate 3e-5 (published: 1e-4), windows of 12 of 144 tokens, church, seed 0,1"
+    told = erased_with(row | {"settings": {"lr": 1e-4, "windows.length": 144}})
+    assert told == "`ear`, learning rate 1e-4, the whole picture as one window, church"
+    assert erased_with(row | {"recipe": "uce", "settings": {}}) == "`uce`, church"
+    pooled = {"condition": "erased", "recipe": "ear", "profile": "mini-emu3", "subject": "several"}
+    assert erased_with(pooled) == "", "it does not say with what"
+    assert "windows of 6 of 144 tokens" in erased_with(pooled | {"settings": {"windows.length": 6}})
+    assert erased_with(row | {"condition": "base", "recipe": None}) == ""
 
 
 def test_verdicts_are_counted_for_each_paper():

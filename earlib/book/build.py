@@ -81,7 +81,10 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
         if CLAIMS_MARK not in page:
             raise UserError(f"book/claims.md: has no line {CLAIMS_MARK}, where the list goes")
         claims = yaml.safe_load(claims_file.read_text(encoding="utf-8")) or []
-        write_text(page_file, page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims)))
+        write_text(
+            page_file,
+            page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims, profile == "mini")),
+        )
     generated = [
         ("janus_pro", DEFAULT_MARK, default_table),
         ("janus_pro", BEGUN_MARK, lambda: begun_sentence(collect(root / "runs" / profile))),
