@@ -128,7 +128,9 @@ def test_merge_puts_the_answer_first(root):
         nbformat.read(root / "notebooks" / "one.ipynb", 4), nbformat.read(path, 4)
     ).cells
     assert head.source == "# A title\n\n[link](x)" and rest.source == "What it is about.\n\nAnd what it costs."
-    assert "{admonition} In short" in box.source and "Churches fall. (The figure is {numref}`fig-rates`.)" in box.source
+    assert (
+        "{admonition} In short" in box.source and "Churches fall.\n\nThe figure is {numref}`fig-rates`." in box.source
+    )
     assert figure.outputs == [picture] and figure.metadata.mystnb == {"image": {"alt": "A dot."}}
     assert not any(cell.source == "in_short()" for cell in others) and others[1].metadata.mystnb == looks["mystnb"]
 

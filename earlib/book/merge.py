@@ -69,7 +69,7 @@ def answer_first(page) -> None:
     text, name = shown[-1].data["text/markdown"].removeprefix(HEADING).strip(), shown[-1].metadata["figure"]
     title, link, *introduction = page.cells[0].source.split("\n\n")
     page.cells[0].source = f"{title}\n\n{link}"
-    box = f":::{{admonition}} In short\n:class: in-short\n\n{text} (The figure is {{numref}}`{name}`.)\n\n:::"
+    box = f":::{{admonition}} In short\n:class: in-short\n\n{text}\n\nThe figure is {{numref}}`{name}`.\n\n:::"
     first = [nbformat.v4.new_markdown_cell(box)]
     for cell in page.cells:
         about = cell.metadata.get("mystnb", {})

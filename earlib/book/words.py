@@ -100,7 +100,7 @@ def say(*sentences: str) -> None:
 
 
 def in_short(*sentences: str, figure: str) -> None:
-    """A chapter's answer, in two to four sentences, shown under the heading "In short".
+    """A chapter's answer in two to four points, a sentence or two each, shown as a list under the heading "In short".
 
     Its cell is the last of a notebook, as it needs the results. The book places what it shows above the introduction,
     with a copy of one figure.
@@ -110,10 +110,11 @@ def in_short(*sentences: str, figure: str) -> None:
         figure: the name of one of the notebook's figures (`mystnb.figure.name` of its cell).
 
     Raises:
-        ValueError: fewer than two sentences, or more than four.
+        ValueError: fewer than two points, or more than four.
     """
     from IPython.display import Markdown, display
 
     if not 2 <= len(sentences) <= 4:
-        raise ValueError(f"a chapter's answer has two to four sentences, this one {len(sentences)}")
-    display(Markdown(f"{HEADING}\n\n{' '.join(sentences)}"), metadata={"figure": figure, "first": sentences[0]})
+        raise ValueError(f"a chapter's answer has two to four points, this one {len(sentences)}")
+    points = "\n".join(f"- {sentence.strip()}" for sentence in sentences if sentence.strip())
+    display(Markdown(f"{HEADING}\n\n{points}"), metadata={"figure": figure, "first": sentences[0]})
