@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 import sys
 
 from .arguments import PROGRAM, parser
@@ -49,7 +50,9 @@ def generate(args) -> None:
 
 
 def erase(args) -> None:
-    concept = _concept_of_mini(args)
+    from .erasure.joint import for_all, load_joint
+
+    concept = _concept_of_mini(args, load_joint)
     if args.out.is_dir() and any(args.out.iterdir()) and not args.resume:
         raise UserError(f"{args.out}: is not empty; add --resume to go on with the run there, or choose another folder")
     check_folder(args.out)
@@ -58,10 +61,8 @@ def erase(args) -> None:
 
     with_settings(recipe(args.recipe, args.model), args.set)  # a wrong one is said before anything is loaded
     generator, _ = _load(args)
-    settings = with_settings(recipe(args.recipe, generator), args.set)
-    from .concepts import load_concept
-
-    concept = concept or load_concept(args.concept, generator.profile)
+    concept = concept or load_joint(args.concept, generator.profile)
+    settings = with_settings(for_all(recipe(args.recipe, generator), concept), args.set)
     erasure = train(generator, concept, settings, seed=args.seed, out=args.out, resume=args.resume)
     numbers = ", ".join(
         f"{name} {value:.4g}" for name, value in erasure.info.items() if isinstance(value, (int, float))
@@ -131,7 +132,7 @@ def attack(args) -> None:
     from .generators import load_generator
 
     concept = concept or load_concept(args.concept, generator.profile)
-    if erasure.concept != concept.name:
+    if concept.name not in re.split(r"[ +]+", erasure.concept):
         print(f"warning: {args.erasure} erases '{erasure.concept}', not '{concept.name}'", file=sys.stderr)
     oracle = load_generator(args.oracle, device=args.device, dtype=args.dtype) if args.oracle else None
     how = args.attack, LIGHT if args.light else args.budget, args.seeds, args.max_prompts
@@ -249,12 +250,12 @@ def _asked(args):
     return Asked(args.executor, args.partition, args.gpus, args.time, args.jobs)
 
 
-def _concept_of_mini(args):
+def _concept_of_mini(args, load=None):
     """A mini model's concept, before anything heavy is loaded; None where a profile is known only after loading."""
     from .concepts import load_concept
     from .generators.profiles import MAKERS
 
-    return load_concept(args.concept, "mini") if args.model in MAKERS else None
+    return (load or load_concept)(args.concept, "mini") if args.model in MAKERS else None
 
 
 def _load(args, parts=None):

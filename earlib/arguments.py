@@ -71,8 +71,9 @@ def parser() -> argparse.ArgumentParser:
     about = "draw part K of N; run once more without it to join the parts' indexes"
     sub.flag("--shard", about, type=flags.shard, default=(1, 1), metavar="K/N")
 
-    sub = command("erase", "train an erasure for one concept")
-    sub.add_argument("--concept", **flags.CONCEPT)
+    sub = command("erase", "make an erasure of one concept, or of several at once")
+    more = "; several at once with + between them: church+nudity"
+    sub.add_argument("--concept", **flags.CONCEPT | {"help": flags.CONCEPT["help"] + more})
     sub.add_argument("--recipe", **flags.RECIPE)
     sub.flag("--out", "folder for the erasure and the log of its training", flags.DIR, required=True)
     sub.add_argument("--set", **flags.SET)

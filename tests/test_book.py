@@ -395,6 +395,7 @@ def test_clear(root):
         (r'<p>so <span class="math notranslate">\(\frac12\)</span></p>', None),
         ('<p><a href="other.html#here">a</a> <a href="https://x.org/none">b</a> <a href="#top">c</a></p>', None),
         ('<p><a href="none.html">a</a></p>', "leads nowhere"),
+        (f"<pre>PosixPath('{ROOT}/runs/mini')</pre>", "a place of this machine"),
         ('<p><a href="other.html#there">a</a></p>', "without that place"),
     ],
 )

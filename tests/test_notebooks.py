@@ -162,6 +162,8 @@ def test_runs(entry, copy, kernels):
     [status] = rerun("test", only=[entry.name], root=copy, kernels=kernels)
     assert status["state"] == "done", status.get("error")
     for cell in nbformat.read(copy / "_build" / "executed" / "test" / entry.path, as_version=4).cells:
+        places = [place for place in (str(copy), str(ROOT)) if place in str(cell.get("outputs"))]
+        assert not places, f"cell {cell.id} shows a folder of this machine: end its last line with ;"
         if "figure" in cell.metadata.get("mystnb", {}) and not cell.source.startswith("if "):
             shown = [output for output in cell.outputs if "image/png" in output.get("data", {})]
             assert len(shown) == 1, f"{cell.metadata.mystnb.figure.name}: {len(shown)} pictures"

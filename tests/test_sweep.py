@@ -20,19 +20,20 @@ from earlib.__main__ import main
 from earlib.chapters import composition
 from earlib.concepts import holds_word, list_concepts, load_concept, normal
 from earlib.erasure.change import change_size
+from earlib.erasure.joint import load_joint, telling_words
 from earlib.erasure.naming import name_of
 from earlib.erasure.presets import recipe as preset
 from earlib.errors import UserError
 from earlib.evaluate.drift import draw_tokens
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.development import development, nonsense
+from earlib.runs import read_json
 from earlib.sweeps import attacked, check, compare, read, several, workers, written
 from earlib.sweeps.keys import concept_of, weights
 from earlib.sweeps.measure import choose, erasure_of, known_to_oracle, load_model, measure
 from earlib.sweeps.plan import ASKED, TABLE_VERSION, load_sweeps
 from earlib.sweeps.read import flat_records, load, rows
 from earlib.sweeps.run import sweep
-from earlib.sweeps.several import telling_words
 from earlib.sweeps.workers import Queues
 from tests.conftest import tiny_janus
 
@@ -413,6 +414,17 @@ def test_joined_concepts(tmp_path):
         and len(set(keys("church+boat"))) == 3
     )
     assert joint.training() == opened.training() == joint.key() != opened.key()
+
+
+def test_several_concepts_by_the_command(tmp_path, capsys):
+    """As many pairs of each as of one alone; a recipe that knows one name is refused before anything is written."""
+    ask = ["erase", "--model", "mini", "--device", "cpu", "--concept", "church+nudity"]
+    assert main([*ask, "--recipe", "leace", "--set", "layers=0,0.13", "--out", str(tmp_path / "both")]) == 0
+    about = read_json(tmp_path / "both" / "erasure.json")
+    assert (about["concept"], about["recipe"]["pairs"]) == ("church+nudity", 100)
+    assert main([*ask, "--recipe", "negative-prompt", "--out", str(tmp_path / "no")]) == 2
+    assert "steers away from one name" in capsys.readouterr().err and not (tmp_path / "no").exists()
+    assert load_joint("church", "mini") == load_concept("church")
 
 
 def test_rows_of_several_concepts(tiny, model, tmp_path):

@@ -20,7 +20,7 @@ TABLES = {  # table of methods -> title, table of attacks on them, table of thei
 }
 COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
     "direct": "shows it, %",
-    "unfinished": "nothing whole, %",
+    "unfinished": "unfinished, %",
     "synonym": "other names, %",
     "neighbours": "neighbours, %",
     "worst": "worst attack, %",

@@ -1,5 +1,5 @@
 """Look over the built pages for what a reader would stumble on: links that lead nowhere, pictures without words, tables
-that came out as text, equations that were not set."""
+that came out as text, equations that were not set, folders of the machine that built them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+
+from .. import ROOT
 
 VOID = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
 SKIPPED = {"script", "style", "pre", "code", "head", "nav", "footer"}
@@ -83,12 +85,15 @@ class Page(HTMLParser):
 
 def faults(folder: Path) -> list[str]:
     """What a reader would stumble on in the pages under `folder` (HTML), one line each, with the page's name."""
-    pages = {path.resolve(): Page(path.read_text(encoding="utf-8")) for path in sorted(folder.rglob("*.html"))}
+    texts = {path.resolve(): path.read_text(encoding="utf-8") for path in sorted(folder.rglob("*.html"))}
+    pages = {path: Page(text) for path, text in texts.items()}
     found = []
     for path, page in pages.items():
         name = path.relative_to(folder.resolve()).as_posix()
         if name.startswith("_"):
             continue
+        if place := re.search(rf"{re.escape(str(ROOT))}\b[^\s<]{{0,40}}", texts[path]):
+            found.append(f"{name}: names a place of this machine: {place[0]}")
         for source, words in page.pictures:
             if not words.strip() or re.fullmatch(r"\S+\.(png|svg|jpe?g)", words.strip()):
                 found.append(f"{name}: the picture {Path(source).name[:40]} has no alternative text")

@@ -57,7 +57,7 @@ TITLES = {
     "second_rate": "the concept, by the second judge",
     "object_rate": "any object",
     "replacement_rate": "what replaces it in training",
-    "unfinished_rate": "nothing that is whole",
+    "unfinished_rate": "unfinished",
     "caption_rate": "captions that name it",
     "question_rate": "answers that say yes",
 }

@@ -8,9 +8,10 @@ import math
 from typing import TYPE_CHECKING
 
 from ..concepts import load_concept
+from ..erasure.joint import JOIN
 from ..evaluate.rate import Rate
 from ..sweeps.compare import plain
-from ..sweeps.several import JOIN, transport_of
+from ..sweeps.several import transport_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

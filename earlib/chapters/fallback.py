@@ -102,7 +102,7 @@ def margins(
 # ---------------------------------------------------------------- what is drawn
 
 
-SEEN = ["an object", "nothing whole", "most often", "its share", "spread"]  # columns of `drawn`
+SEEN = ["an object", "unfinished", "most often", "its share", "spread"]  # columns of `drawn`
 
 
 @cache
@@ -114,7 +114,7 @@ def second() -> MiniWorldJudge:
 def drawn(kinds: Sequence[str], images: np.ndarray) -> pd.DataFrame:
     """What the second judge sees in pictures of each kind of prompt: a row a kind, in its order.
 
-    `an object` and `nothing whole` are Rates; `most often` is the object seen most, `its share` of the pictures with
+    `an object` and `unfinished` are Rates; `most often` is the object seen most, `its share` of the pictures with
     one; `spread` is the mean distance of two pictures in the first judge's features: a template that answers everything
     has none.
     """
@@ -131,7 +131,7 @@ def drawn(kinds: Sequence[str], images: np.ndarray) -> pd.DataFrame:
         apart = np.linalg.norm(features[at][:, None] - features[at][None], axis=2)
         rows[kind] = {
             "an object": Rate.of(some),
-            "nothing whole": Rate.of(unfinished),
+            "unfinished": Rate.of(unfinished),
             "most often": names["object"][most] if len(tops) else "–",
             "its share": Rate(int((tops == most).sum()), len(tops)),
             "spread": apart.sum() / max(1, len(at) * (len(at) - 1)),

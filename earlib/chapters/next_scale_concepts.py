@@ -10,8 +10,8 @@ import math
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
+from ..erasure.joint import JOIN
 from ..sweeps.compare import in_words, plain
-from ..sweeps.several import JOIN
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from ..erasure.joint import JOIN
 from ..evaluate.rate import Rate
 from ..plots import Series, panels, style
-from ..sweeps.several import JOIN
 
 if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = {"joint": "joint", "sequential": "one after another", "composed": "added"}  # form -> how it is called
 LOOKS = {"joint": (style.BLUE, "o"), "sequential": (style.VERMILION, "D"), "composed": (style.GREEN, "s")}
-SHOWN = {"direct": "concepts (%)", "neighbours": "neighbours (%)", "unfinished": "nothing whole (%)"}
+SHOWN = {"direct": "concepts (%)", "neighbours": "neighbours (%)", "unfinished": "unfinished (%)"}
 
 
 def in_any_words(part: Mapping[str, Rate]) -> Rate:

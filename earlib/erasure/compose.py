@@ -217,6 +217,8 @@ def compose(
 ) -> Membranes:
     """Erasures by adapters (rank 1 or more), one a concept, as one: y = W x + sum_c strength_c gamma_c(p) B_c A_c x.
 
+    Changes of whole matrices (`recommended`) are added up by sweeps only (`sweeps.several.added_up`).
+
     `strengths` stand in for the erasures' own. UserError, one line, for an erasure that is not made of adapters, for
     two of one concept, for a strength that is no number, for erasures of different models, and for a transport without
     a name for one of them.

@@ -13,9 +13,9 @@ from typing import Any
 
 from .. import DATA, ROOT
 from ..concepts import Concept, load_concept
+from ..erasure.joint import JOIN, joined
 from ..errors import UserError
 from ..runs import read_json
-from .several import JOIN, joined
 
 PROFILE = "mini"  # whose concepts and settings the sweeps take, and the model they erase from unless they name another
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..concepts import holds_word
+from ..erasure.joint import JOIN
 from ..errors import UserError
 from .attacked import attacked
 from .keys import chosen, concept_of, prompts, unseen, weights
 from .plan import ASKED, TABLE_VERSION, Row
-from .several import JOIN, added_up, afterwards, on_top, opened_by_prompts
+from .several import added_up, afterwards, on_top, opened_by_prompts
 from .written import written
 
 if TYPE_CHECKING:

@@ -20,11 +20,12 @@ from typing import Any
 
 from .. import CHECKOUT, DATA, ROOT
 from ..concepts import Concept, list_concepts
+from ..erasure.joint import JOIN
 from ..errors import UserError, nearest
 from ..evaluate.attacks import LIGHT
 from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
-from .several import JOIN, check_form
+from .several import check_form
 from .typed import checked_fields, is_list_of, is_number
 from .written import FILTER, MANNERS, WRITERS, WRONG, check_written
 

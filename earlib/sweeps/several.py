@@ -12,13 +12,12 @@ each have a regulator that opens it by prompt ("facilitated transport" of SPM, L
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..concepts import Concept, list_concepts, load_concept, words_of
+from ..concepts import list_concepts, load_concept
+from ..erasure.joint import JOIN
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -29,48 +28,6 @@ if TYPE_CHECKING:
     from ..erasure.settings import AnyRecipe
     from ..erasure.store import Erasure
     from ..generators.base import Generator
-
-JOIN = "+"  # between concepts that are erased at once
-SEVERAL = 3  # prompts: what stands in fewer may be there by chance
-
-
-def joined(parts: list[Concept]) -> Concept:
-    """Several concepts as one to erase: their pairs in turn, and those neighbours and benign prompts that have nothing
-    to do with any of them. It has no tests and no judge: each part has its own."""
-    from ..erasure import concept_words
-
-    erased = {part.judge.get("label") for part in parts} - {None}
-    telling = set().union(*map(telling_words, parts))
-
-    def in_turn(groups):
-        return [item for same in itertools.zip_longest(*groups) for item in same if item is not None]
-
-    def untouched(groups):
-        return tuple(prompt for prompt in dict.fromkeys(in_turn(groups)) if not telling & words_of(prompt))
-
-    judges = {name: spec for part in parts for name, spec in part.neighbour_judges.items()}
-    judges = {name: spec for name, spec in judges.items() if spec.get("label") not in erased}
-    neighbours = {name: untouched([part.neighbours.get(name, ()) for part in parts]) for name in judges}
-    return Concept(
-        name=JOIN.join(part.name for part in parts),
-        kind=parts[0].kind,
-        pairs=tuple(in_turn([part.pairs for part in parts])),
-        tests={},
-        neighbours={name: prompts for name, prompts in neighbours.items() if prompts},
-        neighbour_judges={name: spec for name, spec in judges.items() if neighbours[name]},
-        benign=untouched([part.benign for part in parts]),
-        judge={},
-        words=tuple(dict.fromkeys(word for part in parts for word in part.words or concept_words(part))),
-    )
-
-
-def telling_words(concept: Concept) -> set[str]:
-    """Words that at least SEVERAL of its test prompts have, and its neighbours' and benign prompts never: "church",
-    "chapel", "worship"."""
-    asked = [prompt for kind in ("direct", "synonym", "indirect") for prompt in concept.tests.get(kind, ())]
-    counts = Counter(word for prompt in asked for word in words_of(prompt))
-    others = set().union(*(words_of(p) for group in (*concept.neighbours.values(), concept.benign) for p in group))
-    return {word for word, prompts in counts.items() if prompts >= SEVERAL} - others
 
 
 def check_form(recipe: AnyRecipe, form: str, transport: str) -> None:
