@@ -84,9 +84,10 @@ def leaderboard() -> str:
 def _caption(name: str, frame: pd.DataFrame) -> str:
     counts = lambda column: ", ".join(str(n) for n in sorted({rate.n for rate in frame[column] if rate}))
     seeds = ", ".join(f"{n} training{'s' * (n != 1)}" for n in sorted(set(frame.seeds)))
+    single = " Of one training an interval says how well its own rate is known; another may lie outside."
     return (
         f"n = {counts('direct')} pictures that are asked for by name, {counts('synonym')} by other names, "
-        f"{counts('neighbours')} of neighbours; {seeds} a row. {made(name)}."
+        f"{counts('neighbours')} of neighbours; {seeds} a row. {made(name)}.{single if frame.seeds.min() == 1 else ''}"
     )
 
 
