@@ -95,23 +95,23 @@ def erased_with(record: dict) -> str:
     (`settings` are those of a table's row; without a table, those of the preset for its subject).
     """
     from ..erasure import presets, window_length
+    from ..erasure.recipe import Recipe
     from ..sweeps.keys import concept_of, image_tokens
 
     name, model, settings = record.get("recipe"), record.get("profile"), record.get("settings")
     concept, about = record.get("concept") or record["subject"], None
     with contextlib.suppress(UserError):
         about = concept_of(concept) if concept else None
-    if record["condition"] != "erased" or not model or (settings is None and about is None):
+    if record["condition"] != "erased" or not name or not model or (settings is None and about is None):
         return ""
     changed = {field: value for field, value in (settings or {}).items() if field in ("lr", "windows.length")}
     recipe, published = presets.recipe(name, model, **changed), presets.FAMILIES[presets.family_of(model)][name]
-    said = [f"`{name}`"]
-    if hasattr(recipe, "lr"):
-        theirs = f" (published: {_plain(published.lr)})" if published.lr != recipe.lr else ""
-        said.append(f"learning rate {_plain(recipe.lr)}{theirs}")
-    if hasattr(recipe, "windows") and (about or recipe.windows.length):
-        total = image_tokens(model)
-        length = window_length(recipe, about, SimpleNamespace(num_codes=total))
+    said, ours, theirs = [f"`{name}`"], getattr(recipe, "lr", None), getattr(published, "lr", None)
+    if ours and theirs:
+        said.append(f"learning rate {_plain(ours)}" + (f" (published: {_plain(theirs)})" if ours != theirs else ""))
+    if isinstance(recipe, Recipe) and (about or recipe.windows.length):
+        total, asked = image_tokens(model), about or concept_of("church")  # which is not asked, the length being set
+        length = window_length(recipe, asked, SimpleNamespace(num_codes=total))
         whole = not 0 < length < total
         said.append("the whole picture as one window" if whole else f"windows of {length} of {total} tokens")
     said += [concept] if about else []
