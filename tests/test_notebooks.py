@@ -126,6 +126,15 @@ def test_saved_figures_have_caption_and_alternative_text(entry):
     assert len(set(names)) == len(names)
 
 
+@each
+def test_a_caption_promises_dots_of_seeds_only_where_there_are_several(entry):
+    """A caption is written once and its table measured again: with one seed there are no dots."""
+    for cell in read(entry).cells:
+        caption = cell.metadata.get("mystnb", {}).get("figure", {}).get("caption", "")
+        if "single seeds" in caption:
+            assert "where there are several seeds" in caption, caption
+
+
 def test_a_chapter_is_read_by_one_notebook():
     """A changed figure of a chapter runs one notebook of the book again."""
     shared, readers = core(ROOT), {file: [] for file in (ROOT / "earlib" / "chapters").glob("[!_]*.py")}

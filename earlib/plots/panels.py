@@ -234,7 +234,7 @@ def draw_lines(axis, series: Sequence[Series], ticks: Mapping | None = None, xsc
     for number, (s, look_of) in enumerate(zip(series, looks(series))):
         shift = 0.07 * (2 * number - len(series) + 1) if ticks and len(series) < 4 else 0
         at = {
-            i: x if place is None else place[x] + shift
+            i: x if place is None else place[x] + shift + s.beside
             for i, (x, _) in enumerate(s.points)
             if place is None or x in place
         }

@@ -27,6 +27,7 @@ class Series:
         colour, marker, line, hollow: other than the fixed look; `line` is a style of matplotlib, "" for marks alone,
             "bar" for pale bars behind the lines.
         scale: what Estimates and numbers are multiplied with.
+        beside: how far to the right of their place the points are drawn, in distances of two ticks (`lines`).
     """
 
     name: str
@@ -39,6 +40,7 @@ class Series:
     line: str = "-"
     hollow: bool = False
     scale: float = 1.0
+    beside: float = 0.0
     called: str = field(init=False)
 
     def __post_init__(self):
