@@ -534,12 +534,15 @@ def test_rates_on_the_way_are_pooled_by_kind():
         for recipe, way, points in (
             ("uce", "erased", table(2, 1, 0)),
             ("leace", "erased", table(2, 3, 0)),
+            ("esd-x", "erased", table(2, 4, 0)),
             (None, "oracle", table(2, 0, 4)),
             ("uce", "control", table(2, 4, 4)),
         )
     ]
-    panels = chapter.on_the_way(rows, "prefix", "given")
+    erasing = ["uce", "leace"]  # `esd-x` did not erase: what was never gone cannot come back
+    panels = chapter.on_the_way(rows, "prefix", "given", erasing)
     assert {kind: {s.name: dict(s.points) for s in series} for kind, series in panels.items()} == {
         "words": {"erased": {2: Rate(4, 8)}, "oracle": {2: Rate(0, 4)}, chapter.ALONE: {2: Rate(0, 8)}}
     }
-    assert chapter.ticks_of(panels) == {2: "2"} and chapter.on_the_way(rows, "relearning", "steps") == {}
+    assert chapter.behind(panels) == f"A mark counts: words 8, oracle 4, {chapter.ALONE} 8 pictures."
+    assert chapter.ticks_of(panels) == {2: "2"} and chapter.on_the_way(rows, "relearning", "steps", erasing) == {}

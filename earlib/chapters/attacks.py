@@ -8,7 +8,7 @@ never knew the concept it draws by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..evaluate.attacks.battery import Battery, run_cell
@@ -84,11 +84,15 @@ def heat(panels: Mapping[str, Mapping[tuple[str, str], Rate]], order: Sequence[s
     return pictures.heat(panels, names, {a: "by name" if a == PLAIN.name else a for a in attacks}, bold)
 
 
-def on_the_way(rows: Iterable[dict], attack: str, along: str) -> dict[str, list[Series]]:
+def on_the_way(rows: Iterable[dict], attack: str, along: str, labels: Collection[str]) -> dict[str, list[Series]]:
     """What an attack noted on its way, over `along` ("given", "steps"): a panel for each kind of method, with the
-    erased models, the oracle and, of pictures that were begun, what the beginning shows by itself."""
+    erased models, the oracle and, of pictures that were begun, what the beginning shows by itself.
+
+    `labels`: the rows that count, besides the base model's, where the oracle stands.
+    """
     pooled: dict[tuple[str, str], dict[int, list[Rate]]] = {}
-    for row in (row for row in rows if row["settings"]["attack"] == attack):
+    counted = {"base", *labels}
+    for row in (row for row in rows if row["settings"]["attack"] == attack and row["label"] in counted):
         kind = KIND_OF.get(row["recipe"], "")
         for way in {"erased", "oracle"} & set(row.get("more", {})):
             for point in (point for table in row["more"][way].values() for point in table if along in point):
@@ -103,6 +107,14 @@ def on_the_way(rows: Iterable[dict], attack: str, along: str) -> dict[str, list[
         panels[kind] += [line(("", "oracle"), colour=style.INK, marker="s")] if ("", "oracle") in pooled else []
         panels[kind] += [line((kind, ALONE), colour=style.PALE, line="--")] if (kind, ALONE) in pooled else []
     return panels
+
+
+def behind(panels: Mapping[str, list[Series]]) -> str:
+    """How many pictures stand behind each mark of `on_the_way`: `A mark counts: drawing 24, oracle 12 pictures.`"""
+    called = lambda kind, one: kind if one.name == "erased" else one.name
+    found = {called(kind, one): [y.n for _, y in one.points] for kind, series in panels.items() for one in series}
+    told = {who: f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}" for who, n in found.items() if n}
+    return f"A mark counts: {', '.join(f'{who} {n}' for who, n in told.items())} pictures."
 
 
 def ticks_of(panels: Mapping[str, list[Series]]) -> dict[int, str]:
@@ -125,9 +137,7 @@ def sentences(found: Mapping[tuple[str, str], Rate], labels: Iterable[str]) -> l
             parts.append(f"`{attack}` (in {hit} of {len(mine)}: {rate.text()} %{beside})")
         first = next(iter(sorted(of, key=lambda attack: (attack in TAUGHT, -of[attack].value))), None)
         line = f"**{kind}** ({what}: {', '.join(f'`{name}`' for name in mine)}): "
-        line += (
-            f"brought back by {', '.join(parts)}. That `{first}` does it says that {WHY[first]}." if first else NOT_BACK
-        )
+        line += f"brought back by {', '.join(parts)}. What `{first}` shows: {WHY[first]}." if first else NOT_BACK
         told += [line] if mine else []
     return told
 
