@@ -15,6 +15,7 @@ from ..erasure.change import PARTS, layer_range
 from ..erasure.closed_form import AT_ONCE
 from ..erasure.recipe import Recipe
 from ..erasure.room import trained_parameters, training_bytes
+from ..erasure.settings import PAPER
 from ..evaluate.evaluation import choose_prompts
 from ..memory import KNOWN, Sizes, amount, gigabytes
 
@@ -109,11 +110,12 @@ def changed_bytes(sizes: Sizes, name: str) -> int:
 
 
 def erasing_bytes(sizes: Sizes, name: str) -> int:
-    """Weights and `erase` with one of RECIPES together."""
+    """Weights and `erase` with a recipe together, its windows the paper's where it leaves them to the concept."""
     weights, changed, recipe = memory.weight_bytes(sizes, DTYPE), changed_bytes(sizes, name), presets.PRESETS[name]
     if isinstance(recipe, Recipe):
-        window = {"windows.length": memory.WINDOW}
-        return weights + training_bytes(sizes, DTYPE, presets.with_settings(recipe, window))
+        if recipe.windows.length == PAPER:
+            recipe = presets.with_settings(recipe, {"windows.length": memory.WINDOW})
+        return weights + training_bytes(sizes, DTYPE, recipe)
     solving = changed + SQUARES * 8 * sizes.width**2
     return weights + max(solving, 2 * changed) + memory.RESERVE  # in the end all matrices are scaled, into new ones
 
