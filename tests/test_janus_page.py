@@ -4,25 +4,49 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 import weakref
 from contextlib import ExitStack
 from unittest.mock import patch
 
+import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import earlib
 from earlib import ROOT, generators, memory
-from earlib.book import cards
-from earlib.book.default import BEGUN_MARK, DEFAULT_MARK, MERGE_MARK, begun_sentence, default_table, merge_sentence
+from earlib.arguments import parser
+from earlib.book import cards, choice
+from earlib.book.choice import (
+    AGAINST,
+    LEFT,
+    PAPER,
+    Row,
+    attacks_table,
+    best,
+    choice_table,
+    chosen,
+    factor_sentence,
+    merge_section,
+    merges,
+    small,
+    weights_sentence,
+    withstands,
+)
 from earlib.book.manifest import load_manifest, parameters
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
 from earlib.erasure import retain_prompts, trajectories
-from earlib.erasure.presets import recipe
+from earlib.erasure.files.merge import write_merged
+from earlib.erasure.presets import PRESETS, recipe
+from earlib.erasure.recipe import Recipe
+from earlib.erasure.store import Erasure
 from earlib.erasure.training_free import without_training
+from earlib.errors import UserError
+from earlib.evaluate.judges import JUDGES
 from earlib.evaluate.rate import Rate
-from earlib.runs import read_json
+from earlib.generators.profiles import PROFILES
+from earlib.runs import read_json, write_json
 from earlib.sweeps import read
 
 from .conftest import tiny_janus
@@ -34,10 +58,10 @@ PAGE = (ROOT / "book" / "janus_pro.md").read_text(encoding="utf-8")
 def test_what_each_step_takes():
     memory_of, times = cards.cards_table().split("\n\n")[:2]
     assert "| weights alone | 3.1 GB | 13.3 GB |" in memory_of and "none of these" not in memory_of
-    assert re.search(r"with `recommended` \| \d+ s / .* \| – / ", times), "7B has no room on a T4"
+    assert re.search(r"with `recommended` \| \d+ s \|.*\| – \| \d+ s \|", times), "7B has no room on a T4"
     assert [cards.said(seconds) for seconds in (0.4, 42, 600, 9000)] == ["<1 s", "42 s", "10 min", "2.5 h"]
-    marks = (cards.CARDS_MARK, WORK_MARK, DEFAULT_MARK, BEGUN_MARK, MERGE_MARK)
-    assert all(mark in PAGE for mark in marks) and "--recipe recommended" in PAGE
+    marks = [cards.CARDS_MARK, WORK_MARK, *(mark for name, mark in vars(choice).items() if name.endswith("_MARK"))]
+    assert len(marks) >= 7 and all(mark in PAGE for mark in marks)
 
 
 def test_what_ear_asks_of_the_model(tmp_path):
@@ -83,22 +107,76 @@ def test_the_closed_form_takes_the_matrices_that_are_counted():
     assert 2 * sum(t.numel() for t in tensors.values()) == cards.changed_bytes(sizes, "recommended")
 
 
-def test_why_recommended_comes_first():
-    """What the page says of the two recipes holds in the table that it shows."""
-    frame = read.load("main", complete=False)
-    for _, rows in frame.groupby("concept"):
-        one, other = (rows[rows.label == name].iloc[0] for name in ("recommended", "ear"))
-        assert one.neighbours.minus(other.neighbours).above and one.seconds.value < other.seconds.value
-    assert default_table().count("which should stay |") == frame.concept.nunique()
-    assert "`leace` and `recommended`" in merge_sentence() and "`ear`" not in merge_sentence()
+def test_which_recipe_for_what():
+    """The rule, on rows that are made up; and what the page says follows from the shipped tables."""
+    row = lambda direct, neighbours, unfinished=0: Row(*(Rate(n, 100) for n in (direct, 0, neighbours, unfinished)))
+    known = {"rest": row(30, 99), "ruin": row(0, 98, 40), "fine": row(5, 90), "even": row(4, 90), "less": row(0, 80)}
+    anything = lambda name: True
+    assert best(known, anything) == "even" and best(known, lambda name: name == "rest") is None
+    of = chosen()
+    assert of[0][1] == "recommended" and "--recipe recommended" in PAGE and of[-1][1] == PAPER
+    for (_, name, found), fits in zip(of[1:], (merges, small, withstands, small)):
+        assert name is None or (fits(name) and found.direct.value <= LEFT)
+    table = choice_table()
+    assert all(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} |" in table for need, name, _ in of)
 
 
-def test_a_begun_picture_in_a_sentence():
-    of = lambda metric, recipe, hits: {"run": "what_remains", "kind": "6 rows given", "subject": "church"} | {
-        "metric": metric, "recipe": recipe, **Rate(hits, 20).flat()
-    }  # fmt: skip
-    told = begun_sentence([of("prefix_rate", "recommended", 19), of("rows_alone_rate", None, 4)])
-    assert "one in 95 % after `recommended`" in told and "one in 20 % (n = 20)" in told and begun_sentence([]) == ""
+@pytest.mark.parametrize("name", [name for name, known in PRESETS.items() if isinstance(known, Recipe)])
+def test_what_can_be_merged(name):
+    """Is what `Erasure.merged` takes."""
+    generator = tiny_janus()
+    erasure = Erasure(name, recipe(name, generator).as_dict(), "church", generator.fingerprint, {})
+    if merges(name):
+        assert erasure.merged(generator)
+    else:
+        with pytest.raises(UserError, match="acts where words stand"):
+            erasure.merged(generator)
+
+
+def test_what_the_page_merges_is_loaded_by_its_lines(tmp_path, monkeypatch):
+    section = merge_section()
+    assert merges(re.search(r"--recipe (\S+)", section)[1]) and "`leace` and `recommended`" in section
+    monkeypatch.chdir(tmp_path)
+    generator, found = tiny_janus(), {}
+    write_merged(
+        generator, Erasure("ear", recipe("ear", generator).as_dict(), "c", generator.fingerprint, {}), "church-free"
+    )
+    exec(re.search(r"```python\n(.*?)```", section, re.S)[1], found)
+    assert found["model"].config.model_type == "janus" and found["processor"].tokenizer
+
+
+def test_what_attacks_bring_back():
+    """Both recipes, the one against attacks and the oracle, with every attack and every concept of the table."""
+    table, rows = attacks_table(), read.rows("attacks", complete=False)
+    names = ("`recommended`", f"`{PAPER}`", f"`{AGAINST}`", "the oracle")
+    assert all(f"| {name} | " in table for name in names)
+    assert all(
+        row["concept"] in table and row["settings"]["attack"].replace("none", "by name") in table for row in rows
+    )
+
+
+def test_how_much_longer_than_the_bound(tmp_path):
+    row = {"what": "drawing", "case": "earlib", "n": 1, "times_floor": 9.0, "times_floor_of_cores": 8.0}
+    rows = [row, row | {"n": 64, "times_floor_of_cores": 4.0}, row | {"what": "erasing, ear", "n": 30}]
+    write_json(tmp_path / "cost" / "benchmark.json", {"rows": rows + [row | {"case": "one by one"}]})
+    assert "8 times such a bound to draw one picture, 4 times to draw 64 together" in factor_sentence(tmp_path)
+    assert factor_sentence(tmp_path / "none") == ""
+
+
+def test_the_concept_that_the_page_shows():
+    """Is read, judged by a judge that there is, and has phrases for `ecgvf`."""
+    concept = earlib.load_concept(ROOT / "book" / "lantern.json")
+    assert concept.judge["name"] in JUDGES and concept.phrases and concept.pairs
+    assert "```{literalinclude} lantern.json" in PAGE
+
+
+def test_commands_of_the_page_are_understood():
+    text = (PAGE + merge_section()).replace("\\\n", " ")
+    commands = re.findall(r"^python -m earlib (.+)$", text, re.M)
+    asked = [parser().parse_args(shlex.split(line)) for line in commands if "--executor" not in line]
+    assert {"erase", "evaluate", "generate", "attack", "merge", "ecgvf"} <= {one.command for one in asked}
+    assert all(PROFILES[one.model] for one in asked if getattr(one, "model", None))
+    assert f"hf download {PROFILES['janus-pro-1b']} " in weights_sentence()
 
 
 def test_notebooks_on_janus_pro():

@@ -18,8 +18,19 @@ from .. import ROOT
 from ..errors import UserError
 from ..runs import collect, waiting, write_text
 from .cards import CARDS_MARK, cards_table
+from .choice import (
+    ATTACKS_MARK,
+    CHOICE_MARK,
+    FACTOR_MARK,
+    MERGE_MARK,
+    WEIGHTS_MARK,
+    attacks_table,
+    choice_table,
+    factor_sentence,
+    merge_section,
+    weights_sentence,
+)
 from .claims import CLAIMS_MARK, claims_list
-from .default import BEGUN_MARK, DEFAULT_MARK, MERGE_MARK, begun_sentence, default_table, merge_sentence
 from .leaderboard import LEADERBOARD_MARK, leaderboard
 from .manifest import load_manifest, select
 from .merge import merge
@@ -86,9 +97,11 @@ def stage(profile: str = "mini", root: Path = ROOT) -> Path:
             page.replace(CLAIMS_MARK, claims_list(collect(root / "runs" / profile), claims, profile == "mini")),
         )
     generated = [
-        ("janus_pro", DEFAULT_MARK, default_table),
-        ("janus_pro", BEGUN_MARK, lambda: begun_sentence(collect(root / "runs" / profile))),
-        ("janus_pro", MERGE_MARK, merge_sentence),
+        ("janus_pro", CHOICE_MARK, choice_table),
+        ("janus_pro", ATTACKS_MARK, attacks_table),
+        ("janus_pro", FACTOR_MARK, lambda: factor_sentence(root / "runs" / profile)),
+        ("janus_pro", MERGE_MARK, merge_section),
+        ("janus_pro", WEIGHTS_MARK, weights_sentence),
         ("janus_pro", CARDS_MARK, cards_table),
         ("janus_pro", WORK_MARK, lambda: work_table(root)),
         ("leaderboard", LEADERBOARD_MARK, leaderboard),

@@ -15,7 +15,7 @@ from ..erasure.change import PARTS, layer_range
 from ..erasure.closed_form import AT_ONCE
 from ..erasure.recipe import Recipe
 from ..erasure.room import trained_parameters, training_bytes
-from ..erasure.settings import PAPER
+from ..erasure.settings import PAPER, AnyRecipe
 from ..evaluate.evaluation import choose_prompts
 from ..memory import KNOWN, Sizes, amount, gigabytes
 
@@ -28,11 +28,10 @@ EAR_ASKS = {"drawn": 3, "read": 6, "learned": 2}  # pictures of a prompt pair; a
 SQUARES = 19  # float64 matrices [width, width] at the peak of the closed form; a test counts them
 EXPLAINED = """\
 Nothing in these tables was measured on a card: memory and times are counted, in 16-bit numbers. Memory is that of the
-card at the peak of a step, the weights with it; in brackets stands the smallest of {cards} that has it. A time is a
-bound that no program can beat, and a real run takes longer; a dash means no room. Pictures to be measured are drawn as
-many at a time as fit, at most {most}. A picture drawn alone waits for the weights to be read from the card's memory,
-{t4.bandwidth} GB a second on a T4 and {l4.bandwidth} on an L4, so that the newer card is no faster there. `recommended`
-solves equations in 64-bit numbers, which a T4 and an L4 do slowly. Judges take time and memory of their own.
+card at the peak of a step, the weights with it; in brackets stands the smallest of {cards} that has it
+({rooms} GB); a dash means no room. With {t4.room} GB the 7B model cannot be erased from: take the 1B model, or a larger
+card for that step. A time is a bound that no program can beat. Pictures to be measured are drawn as many at a time as
+fit, at most {most}. Judges take time and memory of their own.
 """
 
 
@@ -110,12 +109,18 @@ def changed_bytes(sizes: Sizes, name: str) -> int:
 
 
 def erasing_bytes(sizes: Sizes, name: str) -> int:
+    """Weights and `erase` with a preset together."""
+    return recipe_bytes(sizes, presets.PRESETS[name])
+
+
+def recipe_bytes(sizes: Sizes, recipe: AnyRecipe) -> int:
     """Weights and `erase` with a recipe together, its windows the paper's where it leaves them to the concept."""
-    weights, changed, recipe = memory.weight_bytes(sizes, DTYPE), changed_bytes(sizes, name), presets.PRESETS[name]
+    weights = memory.weight_bytes(sizes, DTYPE)
     if isinstance(recipe, Recipe):
         if recipe.windows.length == PAPER:
             recipe = presets.with_settings(recipe, {"windows.length": memory.WINDOW})
         return weights + training_bytes(sizes, DTYPE, recipe)
+    changed = changed_bytes(sizes, recipe.name)
     solving = changed + SQUARES * 8 * sizes.width**2
     return weights + max(solving, 2 * changed) + memory.RESERVE  # in the end all matrices are scaled, into new ones
 
@@ -127,34 +132,39 @@ def cards_table() -> str:
     """Two tables with a row for each step: memory, and the least time on each card; then what is to be known of
     them."""
     asked = sum(map(len, choose_prompts(load_concept(EXAMPLE, "janus-pro-1b")).values()))
-    takes, least = {}, {}  # what -> a cell for each size
+    takes: dict[str, list[str]] = {}  # what -> a cell for each size
+    least: dict[str, list[str]] = {}  # and each card
     for sizes in KNOWN.values():
         draw, erase = memory.to_draw(sizes, DTYPE), {name: erasing_bytes(sizes, name) for name in RECIPES}
-        column = {"weights alone": gigabytes(memory.weight_bytes(sizes, DTYPE))}
-        column |= {f"erasing with `{name}` (step 2)": fitting(erase[name]) for name in RECIPES}
-        column |= {"measuring and drawing (steps 3 and 4)": fitting(draw)}
+        column: dict[str, str] = {"weights alone": gigabytes(memory.weight_bytes(sizes, DTYPE))}
+        column |= {f"erasing with `{name}`": fitting(erase[name]) for name in RECIPES}
+        with_it = {name: draw + changed_bytes(sizes, name) for name in RECIPES}  # beside the base model's matrices
+        column |= {f"measuring and drawing with what `{name}` left": fitting(with_it[name]) for name in RECIPES}
         column |= {f"on disk: what `{name}` leaves": amount(changed_bytes(sizes, name)) for name in RECIPES}
         seconds = {name: partial(erasing_seconds, sizes, name) for name in RECIPES}
         times = {f"erasing with `{name}`": on_cards(seconds[name], erase[name]) for name in RECIPES}
         picture, measure = partial(drawing_seconds, sizes, 1), partial(drawing_seconds, sizes, asked)
-        times |= {f"measuring {EXAMPLE}: {asked} pictures before, {asked} after": on_cards(measure, draw, 2)}
+        times |= {f"measuring {EXAMPLE}, {2 * asked} pictures": on_cards(measure, min(with_it.values()), 2)}
         times |= {"one picture, drawn alone": on_cards(picture, draw)}
-        for cells, more in ((takes, column), (least, times)):
-            for what, cell in more.items():
-                cells.setdefault(what, []).append(cell)
-    tables = [table("memory", takes), table(f"time on {' / '.join(CARDS)}, at least", least)]
-    return "\n".join([*tables, EXPLAINED.format(most=MOST, cards=", ".join(CARDS), l4=CARDS["L4"], t4=CARDS["T4"])])
+        for what, cell in column.items():
+            takes.setdefault(what, []).append(cell)
+        for what, cells in times.items():
+            least.setdefault(what, []).extend(cells)
+    on = [f"{name.rpartition('-')[2].upper()} on {card}" for name in KNOWN for card in CARDS]
+    tables = [table("memory", [f"`{name}`" for name in KNOWN], takes), table("time, at least", on, least)]
+    known = {"l4": CARDS["L4"], "t4": CARDS["T4"], "rooms": ", ".join(f"{card.room}" for card in CARDS.values())}
+    return "\n".join([*tables, EXPLAINED.format(most=MOST, cards=", ".join(CARDS), **known)])
 
 
-def on_cards(seconds: Callable[[str], float], takes: int, times: int = 1) -> str:
-    """`times` so many seconds on each card in words, a dash for one without room: `– / 23 s / 4 s`."""
+def on_cards(seconds: Callable[[str], float], takes: int, times: int = 1) -> list[str]:
+    """`times` so many seconds on each card in words, a dash for one without room: `–`, `23 s`, `4 s`."""
     fits = {name: takes < card.room * 1e9 for name, card in CARDS.items()}
-    return " / ".join(said(times * seconds(name)) if fits[name] else "–" for name in CARDS)
+    return [said(times * seconds(name)) if fits[name] else "–" for name in CARDS]
 
 
-def table(corner: str, rows: dict[str, list[str]]) -> str:
-    """A Markdown table with a column for each size of the model, and an empty line after it."""
-    lines = [f"| {corner} | {' | '.join(f'`{name}`' for name in KNOWN)} |", "|---|" + "---|" * len(KNOWN)]
+def table(corner: str, columns: list[str], rows: dict[str, list[str]]) -> str:
+    """A Markdown table, and an empty line after it."""
+    lines = [f"| {corner} | {' | '.join(columns)} |", "|---|" + "---|" * len(columns)]
     return "\n".join([*lines, *(f"| {what} | {' | '.join(cells)} |" for what, cells in rows.items()), ""])
 
 

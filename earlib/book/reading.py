@@ -92,8 +92,8 @@ def faults(folder: Path) -> list[str]:
         name = path.relative_to(folder.resolve()).as_posix()
         if name.startswith("_"):
             continue
-        if place := re.search(rf"{re.escape(str(ROOT))}\b[^\s<]{{0,40}}", texts[path]):
-            found.append(f"{name}: names a place of this machine: {place[0]}")
+        if here := re.search(rf"{re.escape(str(ROOT))}\b[^\s<]{{0,40}}", texts[path]):
+            found.append(f"{name}: names a place of this machine: {here[0]}")
         for source, words in page.pictures:
             if not words.strip() or re.fullmatch(r"\S+\.(png|svg|jpe?g)", words.strip()):
                 found.append(f"{name}: the picture {Path(source).name[:40]} has no alternative text")

@@ -17,6 +17,7 @@ from ..evaluate.rate import Rate
 from ..evaluate.records import KEYS
 from ..plots import pictures, style
 from ..plots.series import Series
+from ..sweeps.attacked import rates
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,18 +44,6 @@ WHY = {  # attack -> what its success says
 TAUGHT = ("relearning",)  # attacks that teach the model the concept again
 WHOLE = ("base", "oracle")  # rows of models from which nothing was erased
 ALONE, NOT_BACK = "the beginning alone", "no attack here brings it back."
-
-
-def rates(frame: pd.DataFrame) -> dict[tuple[str, str], Rate]:
-    """(row, attack) -> the rate under the attack, concepts pooled, of `sweeps.attacked.load`: the rows are the base
-    model, recipes by their labels, and the oracle."""
-    found: dict[tuple[str, str], list[Rate]] = {}
-    for row in frame.to_dict("records"):
-        if row["label"] == "base" and row["oracle"]:
-            found.setdefault(("oracle", row["attack"]), []).append(row["oracle"])
-        if row["with"]:
-            found.setdefault((row["label"], row["attack"]), []).append(row["with"])
-    return {key: Rate.pooled(some) for key, some in found.items()}
 
 
 def tried(found: Mapping[str, Mapping[tuple[str, str], Rate]]) -> list[str]:

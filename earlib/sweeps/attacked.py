@@ -100,3 +100,15 @@ def load(name: str, **more) -> pd.DataFrame:
         row["seconds"] = sum(one.get("seconds_measuring", 0) for one in group) / len(group)
         table.append(row)
     return pd.DataFrame(table)
+
+
+def rates(frame: pd.DataFrame) -> dict[tuple[str, str], Rate]:
+    """(row, attack) -> the rate under the attack, concepts pooled, of `load`: the rows are the base
+    model, recipes by their labels, and the oracle."""
+    found: dict[tuple[str, str], list[Rate]] = {}
+    for row in frame.to_dict("records"):
+        if row["label"] == "base" and row["oracle"]:
+            found.setdefault(("oracle", row["attack"]), []).append(row["oracle"])
+        if row["with"]:
+            found.setdefault((row["label"], row["attack"]), []).append(row["with"])
+    return {key: Rate.pooled(some) for key, some in found.items()}

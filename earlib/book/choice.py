@@ -1,0 +1,233 @@
+"""Which recipe for which need, as the page on Janus-Pro says it: chosen by one rule from the tables of the small model,
+with what brings a concept back beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from ..erasure.presets import PRESETS, recipe, with_settings
+from ..evaluate.attacks.registry import EVERY, PLAIN
+from ..evaluate.rate import Rate
+from ..generators.profiles import PROFILES
+from ..memory import KNOWN
+from ..runs import read_json
+from ..sweeps import attacked, read, several
+from .cards import CARDS, erasing_bytes, fitting, recipe_bytes
+from .words import listed, n_of
+
+CHOICE_MARK = "<!-- choice -->"  # book/janus_pro.md has these lines where the tables and the sentences go
+ATTACKS_MARK = "<!-- attacks -->"
+FACTOR_MARK = "<!-- factor -->"
+MERGE_MARK = "<!-- merge -->"
+WEIGHTS_MARK = "<!-- weights -->"
+HUB = "https://huggingface.co"
+METHODS, ATTACKS, AT_ONCE = "main", "attacks", "several"  # tables
+MODEL, SMALL = "janus-pro-1b", "T4"
+SHOWN = ("direct", "synonym", "neighbours")
+LEFT = UNFINISHED = 0.1
+LESS = {"batch": 1, "retain.pictures": 1}
+PAPER, AGAINST = "ear", "robust"  # shown whatever the tables say: the paper's recipe, and ours against attacks
+RULE = f"""\
+Each number is per cent of pictures, with its 95 % interval. Of the recipes that do what is needed, the table names the
+one that keeps the most neighbours; only those count that leave at most {100 * LEFT:.0f} % of the concepts by name, with
+at most {100 * UNFINISHED:.0f} % of those pictures [unfinished](glossary.md). A begun picture is withstood where it is
+finished not measurably more often than by an oracle, a model that never saw the concept."""
+
+
+class Row(NamedTuple):
+    """What is known of a recipe on the small model, concepts pooled; Rates, None where not measured."""
+
+    direct: Rate
+    synonym: Rate
+    neighbours: Rate
+    unfinished: Rate
+    begun: Rate | None = None
+
+
+# ------------------------------------------------------------------ what is known
+
+
+def methods() -> dict[str, Row]:
+    """Every recipe of the table of methods by its label."""
+    frame, back = read.load(METHODS, complete=False), attack_rates()
+    found = {}
+    for label, rows in frame[frame.recipe.notna()].groupby("label", sort=False):
+        rates = [Rate.pooled(rate for rate in rows[kind] if rate) for kind in (*SHOWN, "unfinished")]
+        found[str(label)] = Row(*rates)._replace(begun=back.get((str(label), "prefix")))
+    return found
+
+
+def at_once() -> tuple[int, dict[str, Row]]:
+    """The most concepts that were erased by one erasure, and every recipe that was tried on as many."""
+    frame = several.counted(read.load(AT_ONCE, complete=False))
+    most = frame["count"].max()
+    rows = frame[(frame["count"] == most) & (frame.form == "joint")].to_dict("records")
+    return most, {row["label"]: Row(*(row[kind] for kind in (*SHOWN, "unfinished"))) for row in rows}
+
+
+def attack_rates() -> dict[tuple[str, str], Rate]:
+    """(label or "oracle", attack) -> the rate under the attack; empty without the table."""
+    there = (read.table_folder() / f"{ATTACKS}.jsonl").exists()
+    return attacked.rates(attacked.load(ATTACKS, complete=False)) if there else {}
+
+
+# ------------------------------------------------------------------ the rule
+
+
+def best(known: dict[str, Row], fits: Callable[[str], bool]) -> str | None:
+    """The recipe that RULE takes of those that fit; None if there is none."""
+    share = lambda rate: 0.0 if rate.value is None else rate.value
+    erases = lambda row: share(row.direct) <= LEFT and share(row.unfinished) <= UNFINISHED
+    names = [name for name, row in known.items() if erases(row) and fits(name)]
+    return min(names, key=lambda n: (-share(known[n].neighbours), share(known[n].direct)), default=None)
+
+
+def merges(name: str) -> bool:
+    """Whether a checkpoint can hold what the recipe changes: weights, everywhere."""
+    return not getattr(PRESETS[name], "guides", False) and getattr(PRESETS[name], "positions") == "all"  # noqa: B009
+
+
+def withstands(name: str) -> bool:
+    """Whether a begun picture is finished not measurably more often than by the oracle."""
+    back = attack_rates()
+    mine, oracle = back.get((name, "prefix")), back.get(("oracle", "prefix"))
+    return mine is not None and oracle is not None and not mine.minus(oracle).above
+
+
+def small(name: str) -> bool:
+    """Whether MODEL can be erased from with it on the smallest card."""
+    return erasing_bytes(KNOWN[MODEL], name) < CARDS[SMALL].room * 1e9
+
+
+def chosen() -> list[tuple[str, str | None, Row | None]]:
+    """(what is needed, recipe, what is known of it), the page's rows in order."""
+    known, (most, together) = methods(), at_once()
+    room = f"{CARDS[SMALL].room:.0f} GB"
+    needs: dict[str, Callable[[str], bool]] = {
+        "a first try": lambda name: True,
+        "one plain checkpoint, for transformers alone": merges,
+        f"the same, on a card of {room}": lambda name: merges(name) and small(name),
+        "a begun picture of it is not finished": withstands,
+        f"the same, on a card of {room} ": lambda name: withstands(name) and small(name),
+    }
+    rows: list[tuple[str, str | None, Row | None]] = []
+    for need, fits in needs.items():
+        name = best(known, fits)
+        rows.append((need, name, known[name] if name else None))
+    joint = best(together, lambda name: True)
+    rows.append((f"several concepts at once (here {most})", joint, together[joint] if joint else None))
+    return [*rows, ("the paper's method, to compare with", PAPER, known[PAPER])]
+
+
+def choice_table() -> str:
+    """The table of `chosen` in Markdown, with how it was chosen."""
+    rows = chosen()
+    lines = [
+        f"| you need | recipe | by name | other names | neighbours | begun picture | GB on `{MODEL}` |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    text = lambda rate: rate.text() if rate else "–"
+    for need, name, row in rows:
+        cells = [text(rate) for rate in (*row[:3], row.begun)] if row else ["–"] * 4
+        memory = fitting(erasing_bytes(KNOWN[MODEL], name)) if name else "–"
+        lines.append(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
+    frame = read.load(METHODS, complete=False)
+    counts = n_of(*(rate for *_, row in rows if row for rate in row[:3]), seeds=frame.seeds)
+    who = f"On MiniJanus, {listed(frame.concept.unique())} together ({counts})."
+    return "\n".join([*lines, "", f"{who} {RULE}", ""])
+
+
+# ------------------------------------------------------------------ attacks
+
+
+def attacks_table() -> str:
+    """What each attack brings back after the page's recipes and on the oracle, and of whom this is known."""
+    back, names = attack_rates(), dict.fromkeys(name for _, name, _ in chosen() if name)
+    shown = [n for n in (*names, AGAINST, "oracle") if (n, PLAIN.name) in back]
+    attacks = [a for a in EVERY if any((n, a) in back for n in shown)]
+    if not shown:
+        return f"Not measured yet: `python -m earlib sweep {ATTACKS}`.\n"
+    lines = [f"| still drawn, % | {' | '.join('by name' if a == PLAIN.name else a for a in attacks)} |"]
+    lines.append("|---|" + "---|" * len(attacks))
+    for name in shown:
+        cells = [back[name, a].text() if (name, a) in back else "–" for a in attacks]
+        lines.append(f"| {'the oracle' if name == 'oracle' else f'`{name}`'} | {' | '.join(cells)} |")
+    rows, rates = read.rows(ATTACKS, complete=False), [back[n, a] for n in shown for a in attacks if (n, a) in back]
+    concepts, seeds = (list(dict.fromkeys(row[field] for row in rows)) for field in ("concept", "seed"))
+    smaller = with_settings(recipe(AGAINST, MODEL), LESS)
+    lines += [
+        "",
+        f"On MiniJanus, of {listed(concepts)} and no other concept ({n_of(*rates, seeds=[len(seeds)])} of training).",
+        f"`{AGAINST}` was made against attacks; it takes {fitting(erasing_bytes(KNOWN[MODEL], AGAINST))} to erase from",
+        f"1B, and {fitting(recipe_bytes(KNOWN[MODEL], smaller))} with",
+        f"`--set {' '.join(f'{field}={value}' for field, value in LESS.items())}`,",
+        "which nobody has tried.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+# ------------------------------------------------------------------ sentences
+
+
+def factor_sentence(folder: Path) -> str:
+    """How many times its bound the small model took where the book was built; "" where nobody measured.
+
+    Args:
+        folder: the runs of a profile.
+    """
+    if not (file := folder / "cost" / "benchmark.json").exists():
+        return ""
+    measured = read_json(file)
+    ours = [row for row in measured["rows"] if row["case"] == "earlib"]
+    ratio = lambda row: row.get("times_floor_of_cores") or row["times_floor"]
+    drawn = sorted((row for row in ours if row["what"] == "drawing"), key=lambda row: row["n"])
+    [learned] = [row for row in ours if row["what"] == "erasing, ear"]
+    return (
+        f"How much longer? On the CPU that built this book, the small model took {ratio(drawn[0]):.0f} times such a "
+        f"bound to draw one picture, {ratio(drawn[-1]):.0f} times to draw {drawn[-1]['n']} together, and "
+        f"{ratio(learned):.0f} times to learn from {learned['n']} pairs with `ear` "
+        "([What it costs](../notebooks/cost.ipynb)). On a card nobody has measured it."
+    )
+
+
+def merge_section() -> str:
+    """The commands that make a checkpoint, the lines that load it, and which recipes leave none."""
+    of = {need: name for need, name, _ in chosen()}
+    name = next((n for need, n in of.items() if need.startswith("the same, on") and n and merges(n)), None) or next(
+        n for n in of.values() if n and merges(n)
+    )
+    guiding = [n for n, preset in PRESETS.items() if getattr(preset, "guides", False)]
+    acting = [n for n in PRESETS if n not in guiding and not merges(n)]
+    return f"""\
+```text
+python -m earlib erase --model janus-pro-1b --concept church \\
+    --recipe {name} --out runs/church-everywhere
+python -m earlib merge --model janus-pro-1b --erasure runs/church-everywhere --out church-free
+```
+
+```python
+from transformers import AutoProcessor, JanusForConditionalGeneration
+
+model = JanusForConditionalGeneration.from_pretrained("church-free")
+processor = AutoProcessor.from_pretrained("church-free")
+```
+
+It cannot be done after recipes that act at a prompt's words only, as a plain checkpoint acts everywhere:
+{listed(acting, code=True)}. Nor after those that steer the drawing and change no weights: {listed(guiding, code=True)}.
+These need this library when they draw.
+"""
+
+
+def weights_sentence() -> str:
+    """Where the weights come from, how large they are in 16-bit numbers, and how to do without a network."""
+    gigabytes = lambda sizes: 2 * (sizes.draw_parameters + sizes.caption_parameters) / 1e9
+    models = {name: sizes for name, sizes in KNOWN.items() if PROFILES.get(name)}
+    told = listed(f"[`{PROFILES[n]}`]({HUB}/{PROFILES[n]}), {gigabytes(sizes):.0f} GB" for n, sizes in models.items())
+    return (
+        f"The first command that needs them fetches {told}, under the licence that stands there. Without a network: "
+        f"`hf download {PROFILES[MODEL]} --local-dir janus-1b` elsewhere, copy the folder here, and say "
+        "`--model janus-1b` wherever this page says `janus-pro-1b`."
+    )
