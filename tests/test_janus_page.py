@@ -170,12 +170,11 @@ def test_the_concept_that_the_page_shows():
     assert "```{literalinclude} lantern.json" in PAGE
 
 
-def test_commands_of_the_page_are_understood():
-    text = (PAGE + merge_section()).replace("\\\n", " ")
-    commands = re.findall(r"^python -m earlib (.+)$", text, re.M)
-    asked = [parser().parse_args(shlex.split(line)) for line in commands if "--executor" not in line]
-    assert {"erase", "evaluate", "generate", "attack", "merge", "ecgvf"} <= {one.command for one in asked}
-    assert all(PROFILES[one.model] for one in asked if getattr(one, "model", None))
+def test_commands_that_are_made_are_understood():
+    """Those that stand in the page are read in test_house.py."""
+    commands = re.findall(r"^python -m earlib (.+)$", merge_section().replace("\\\n", " "), re.M)
+    asked = [parser().parse_args(shlex.split(line)) for line in commands]
+    assert [one.command for one in asked] == ["erase", "merge"] and asked[0].out in asked[1].erasure
     assert f"hf download {PROFILES['janus-pro-1b']} " in weights_sentence()
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from ..erasure.joint import JOIN
 from ..erasure.presets import PRESETS, recipe, with_settings
 from ..evaluate.attacks.registry import EVERY, PLAIN
 from ..evaluate.rate import Rate
@@ -59,12 +60,14 @@ def methods() -> dict[str, Row]:
     return found
 
 
-def at_once() -> tuple[int, dict[str, Row]]:
-    """The most concepts that were erased by one erasure, and every recipe that was tried on as many."""
+def at_once() -> tuple[list[str], dict[str, Row]]:
+    """The concepts of the largest set that one erasure took, and every recipe that was tried on it."""
     frame = several.counted(read.load(AT_ONCE, complete=False))
     most = frame["count"].max()
     rows = frame[(frame["count"] == most) & (frame.form == "joint")].to_dict("records")
-    return most, {row["label"]: Row(*(row[kind] for kind in (*SHOWN, "unfinished"))) for row in rows}
+    return rows[0]["concept"].split(JOIN), {
+        row["label"]: Row(*(row[kind] for kind in (*SHOWN, "unfinished"))) for row in rows
+    }
 
 
 def attack_rates() -> dict[tuple[str, str], Rate]:
@@ -103,7 +106,7 @@ def small(name: str) -> bool:
 
 def chosen() -> list[tuple[str, str | None, Row | None]]:
     """(what is needed, recipe, what is known of it), the page's rows in order."""
-    known, (most, together) = methods(), at_once()
+    known, (concepts, together) = methods(), at_once()
     room = f"{CARDS[SMALL].room:.0f} GB"
     needs: dict[str, Callable[[str], bool]] = {
         "a first try": lambda name: True,
@@ -117,7 +120,7 @@ def chosen() -> list[tuple[str, str | None, Row | None]]:
         name = best(known, fits)
         rows.append((need, name, known[name] if name else None))
     joint = best(together, lambda name: True)
-    rows.append((f"several concepts at once (here {most})", joint, together[joint] if joint else None))
+    rows.append((f"several concepts at once (here {len(concepts)})", joint, together[joint] if joint else None))
     return [*rows, ("the paper's method, to compare with", PAPER, known[PAPER])]
 
 
@@ -135,7 +138,14 @@ def choice_table() -> str:
         lines.append(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
     frame = read.load(METHODS, complete=False)
     counts = n_of(*(rate for *_, row in rows if row for rate in row[:3]), seeds=frame.seeds)
-    who = f"On MiniJanus, {listed(frame.concept.unique())} together ({counts})."
+    begun = [row.begun for *_, row in rows if row and row.begun]
+    begun_of = (
+        listed(dict.fromkeys(row["concept"] for row in read.rows(ATTACKS, complete=False))) if begun else "nothing"
+    )
+    who = (
+        f"On MiniJanus, {listed(frame.concept.unique())} together ({counts}); in the row of several, "
+        f"{listed(at_once()[0])}; begun pictures are of {begun_of} only ({n_of(*begun)})."
+    )
     return "\n".join([*lines, "", f"{who} {RULE}", ""])
 
 
