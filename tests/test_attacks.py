@@ -544,5 +544,5 @@ def test_rates_on_the_way_are_pooled_by_kind():
     assert {kind: {s.name: dict(s.points) for s in series} for kind, series in panels.items()} == {
         "words": {"erased": {2: Rate(4, 8)}, "oracle": {2: Rate(0, 4)}, chapter.ALONE: {2: Rate(0, 8)}}
     }
-    assert chapter.behind(panels) == f"A mark counts: words 8, oracle 4, {chapter.ALONE} 8 pictures."
+    assert chapter.behind(panels) == "A mark counts: words 8, oracle 4 pictures."
     assert chapter.ticks_of(panels) == {2: "2"} and chapter.on_the_way(rows, "relearning", "steps", erasing) == {}

@@ -99,9 +99,12 @@ def on_the_way(rows: Iterable[dict], attack: str, along: str, labels: Collection
 
 
 def behind(panels: Mapping[str, list[Series]]) -> str:
-    """How many pictures stand behind each mark of `on_the_way`: `A mark counts: drawing 24, oracle 12 pictures.`"""
-    called = lambda kind, one: kind if one.name == "erased" else one.name
-    found = {called(kind, one): [y.n for _, y in one.points] for kind, series in panels.items() for one in series}
+    """How many pictures stand behind each mark of `on_the_way`: `A mark counts: drawing 24, oracle 12 pictures.`
+
+    What beginnings show alone counts as many as the erased models beside it.
+    """
+    marks = [(kind if s.name == "erased" else s.name, s) for kind, of in panels.items() for s in of if s.name != ALONE]
+    found = {who: [y.n for _, y in one.points] for who, one in marks}
     told = {who: f"{min(n)}" if min(n) == max(n) else f"{min(n)} to {max(n)}" for who, n in found.items() if n}
     return f"A mark counts: {', '.join(f'{who} {n}' for who, n in told.items())} pictures."
 
