@@ -278,6 +278,19 @@ def test_the_neighbours_of_a_rate_of_several_concepts_together():
     assert "✓ holds" in page and " %, not measurably below 50 % of before." in page
 
 
+def test_numbers_beside_a_claim():
+    clip = lambda record, value: record | {"metric": "clip_score", "value": value, "n": 1, "low": value, "high": value}
+    claim = {"claim": "Stays", "run": "04", "verdict": {"expect": "same"}, "before": {"condition": "base"}}
+    claim |= {"select": {"condition": "erased", "metric": "concept_rate"}}
+    results = [ERASED, BASE, clip(ERASED, 0.61), clip(BASE, 0.82)]
+    page = claims_list(results, [claim | {"beside": {"CLIP": {"metric": "clip_score"}}}])
+    assert "Beside it: CLIP 0.82 → 0.61." in page
+    page = claims_list(results, [claim | {"beside": {"it": {"condition": "base"}}}])
+    assert "Beside it: it 98.0 % [" in page and page.count("→") == 1
+    with pytest.raises(UserError, match="no record of '04' has"):
+        claims_list(results, [claim | {"beside": {"KID": {"metric": "kid"}}}])
+
+
 def test_what_a_claim_was_erased_with():
     row = {"condition": "erased", "recipe": "ear", "profile": "mini", "subject": "church", "concept": "church"}
     told = erased_with(row | {"settings": {}, "seed": "0,1"})

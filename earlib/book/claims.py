@@ -36,7 +36,8 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         results: records as `earlib.runs.collect` gives them.
         claims: each {claim, source, paper, verdict, note} and, where it is measured, {run, select, before, beside}:
             `run` is the notebook's name, `select` the fields that its records must have, `before` the fields to change
-            for the number before erasure, `beside` {words: the fields to change for a number shown beside it}. `whose`
+            for the number before erasure, `beside` {words: the fields to change for a number shown beside it}, with
+            the one before it where `before` changes other fields. `whose`
             claim it is names the line that counts it. `part` begins a section. What a `verdict` may be says
             `verdict_of`.
         complete: the records of a run are those that the claims were written for. False for another model than the
@@ -65,7 +66,10 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         verdict = fair(results, run, verdict, ours, before) if run else verdict
         beside = {}
         for words, changed in claim.get("beside", {}).items() if ours else ():
-            pair = (one(claim["before"] | changed) if before else None, one(changed))
+            pair = (
+                one(claim["before"] | changed) if before and not set(claim["before"]) & set(changed) else None,
+                one(changed),
+            )
             beside[words] = " → ".join(_shown(record) for record in pair if record)
         kinds.append(verdict.kind)
         whose.append(claim.get("whose", "ours"))
