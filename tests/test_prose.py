@@ -92,7 +92,7 @@ def test_what_counts_as_typed():
 
 
 def test_an_answer_is_short():
-    with pytest.raises(ValueError, match="two to four sentences, this one 1"):
+    with pytest.raises(ValueError, match="two to four points, this one 1"):
         in_short("Churches fall.", figure="fig-rates")
 
 
