@@ -67,6 +67,15 @@ def test_lines_over_ticks():
     plots.lines({"a": [plots.Series("x", {1.0: 3.0, 0.0: 2.0}, line="bar")]}, xscale="root", ylim=None)
 
 
+def test_marks_at_one_place_stand_side_by_side_at_their_values():
+    marks = [plots.Series(name, {"b": 16}, line="") for name in "xyzw"]
+    for i, mark in enumerate(marks):
+        mark.beside = 0.1 * i
+    axis = plots.lines({"": marks}, ticks={"a": "A", "b": "B"}, ylim=None).axes[0]
+    drawn = [tuple(map(float, (*line.get_xdata(), *line.get_ydata()))) for line in axis.lines if len(line.get_xdata())]
+    assert {(round(x, 3), y) for x, y in drawn} == {(1.0, 16), (1.1, 16), (1.2, 16), (1.3, 16)}
+
+
 def test_dots_are_sorted_by_the_first_series():
     figure = plots.dots({"church": plots.concept_and_neighbours(TABLE, "recipe")}, families=True)
     labels = figure.axes[0].get_yticklabels()

@@ -37,9 +37,8 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         claims: each {claim, source, paper, verdict, note} and, where it is measured, {run, select, before, beside}:
             `run` is the notebook's name, `select` the fields that its records must have, `before` the fields to change
             for the number before erasure, `beside` {words: the fields to change for a number shown beside it}, with
-            the one before it where `before` changes other fields. `whose`
-            claim it is names the line that counts it. `part` begins a section. What a `verdict` may be says
-            `verdict_of`.
+            the one before it where `before` changes other fields. `whose` claim it is names the line that counts it.
+            `part` begins a section. What a `verdict` may be says `verdict_of`.
         complete: the records of a run are those that the claims were written for. False for another model than the
             mini ones, whose runs have not all of them: what is lacking is then not measured yet.
 
