@@ -159,7 +159,11 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
     for at, record in enumerate(erased):
         if record["metric"] not in OF_THE_CONCEPT:
             continue
-        whose = "Its neighbours" if len(erased) == 1 else ("Neighbours of the first", "Neighbours of the second")[at]
+        whose = (
+            "Its neighbours"
+            if len(erased) == 1
+            else ("Neighbours of the model before the arrow", "Neighbours of the one after it")[at]
+        )
         then, now = neighbours(results, run, record)
         if then is None or now is None:
             said = f"{whose} were not measured with this: whether the model is ruined is not known."
