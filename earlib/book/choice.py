@@ -24,7 +24,7 @@ FACTOR_MARK = "<!-- factor -->"
 MERGE_MARK = "<!-- merge -->"
 WEIGHTS_MARK = "<!-- weights -->"
 HUB = "https://huggingface.co"
-METHODS, ATTACKS, AT_ONCE = "main", "attacks", "several"  # tables
+METHODS, MORE, ATTACKS, AT_ONCE = "main", "oracle", "attacks", "several"  # tables; MORE has recipes that METHODS lacks
 MODEL, SMALL = "janus-pro-1b", "T4"
 SHOWN = ("direct", "synonym", "neighbours")
 LEFT = UNFINISHED = 0.1
@@ -51,12 +51,13 @@ class Row(NamedTuple):
 
 
 def methods() -> dict[str, Row]:
-    """Every recipe of the table of methods by its label."""
-    frame, back = read.load(METHODS, complete=False), attack_rates()
-    found = {}
-    for label, rows in frame[frame.recipe.notna()].groupby("label", sort=False):
-        rates = [Rate.pooled(rate for rate in rows[kind] if rate) for kind in (*SHOWN, "unfinished")]
-        found[str(label)] = Row(*rates)._replace(begun=back.get((str(label), "prefix")))
+    """Every recipe of the table of methods by its label; those that it lacks, of the table MORE."""
+    found, back = {}, attack_rates()
+    for table in (MORE, METHODS):
+        frame = read.load(table, complete=False)
+        for label, rows in frame[frame.recipe.notna()].groupby("label", sort=False):
+            rates = [Rate.pooled(rate for rate in rows[kind] if rate) for kind in (*SHOWN, "unfinished")]
+            found[str(label)] = Row(*rates)._replace(begun=back.get((str(label), "prefix")))
     return found
 
 
@@ -137,7 +138,8 @@ def choice_table() -> str:
         memory = fitting(erasing_bytes(KNOWN[MODEL], name)) if name else "–"
         lines.append(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
     frame = read.load(METHODS, complete=False)
-    counts = n_of(*(rate for *_, row in rows if row for rate in row[:3]), seeds=frame.seeds)
+    counts = n_of(*(rate for *_, row in rows if row for rate in row[:3] if rate.n), seeds=frame.seeds)
+    fewer = [f"`{name}`" for _, name, row in rows if name and row and not row.synonym.n]
     begun = [row.begun for *_, row in rows if row and row.begun]
     begun_of = (
         listed(dict.fromkeys(row["concept"] for row in read.rows(ATTACKS, complete=False))) if begun else "nothing"
@@ -146,6 +148,8 @@ def choice_table() -> str:
         f"On MiniJanus, {listed(frame.concept.unique())} together ({counts}); in the row of several, "
         f"{listed(at_once()[0])}; begun pictures are of {begun_of} only ({n_of(*begun)})."
     )
+    if fewer:
+        who += f" {listed(dict.fromkeys(fewer))} is from [another table](../notebooks/oracle.ipynb), one training."
     return "\n".join([*lines, "", f"{who} {RULE}", ""])
 
 
