@@ -34,7 +34,7 @@ RULE = f"""\
 Each number is per cent of pictures, with its 95 % interval. Of the recipes that do what is needed, the table names the
 one that keeps the most neighbours; only those count that leave at most {100 * LEFT:.0f} % of the concepts by name, with
 at most {100 * UNFINISHED:.0f} % of those pictures [unfinished](glossary.md). A begun picture is withstood where it is
-finished not measurably more often than by an oracle, a model that never saw the concept."""
+finished not measurably more often than by an oracle, a model that never saw the concept: for each concept tried."""
 
 
 class Row(NamedTuple):
@@ -71,10 +71,17 @@ def at_once() -> tuple[list[str], dict[str, Row]]:
     }
 
 
-def attack_rates() -> dict[tuple[str, str], Rate]:
-    """(label or "oracle", attack) -> the rate under the attack; empty without the table."""
-    there = (read.table_folder() / f"{ATTACKS}.jsonl").exists()
-    return attacked.rates(attacked.load(ATTACKS, complete=False)) if there else {}
+def attack_rates(concept: str | None = None) -> dict[tuple[str, str], Rate]:
+    """(label or "oracle", attack) -> the rate under the attack, of one concept or of all; empty without the table."""
+    if not (read.table_folder() / f"{ATTACKS}.jsonl").exists():
+        return {}
+    frame = attacked.load(ATTACKS, complete=False)
+    return attacked.rates(frame[frame.concept == concept] if concept else frame)
+
+
+def attacked_concepts() -> list[str]:
+    """Whose erasures the table of attacks has."""
+    return list(dict.fromkeys(row["concept"] for row in read.rows(ATTACKS, complete=False)))
 
 
 # ------------------------------------------------------------------ the rule
@@ -94,10 +101,10 @@ def merges(name: str) -> bool:
 
 
 def withstands(name: str) -> bool:
-    """Whether a begun picture is finished not measurably more often than by the oracle."""
-    back = attack_rates()
-    mine, oracle = back.get((name, "prefix")), back.get(("oracle", "prefix"))
-    return mine is not None and oracle is not None and not mine.minus(oracle).above
+    """Whether a begun picture is finished not measurably more often than by the oracle, of each concept."""
+    of_each = [attack_rates(concept) for concept in attacked_concepts()] if attack_rates() else []
+    pairs = [(back.get((name, "prefix")), back.get(("oracle", "prefix"))) for back in of_each]
+    return bool(pairs) and all(mine and oracle and not mine.minus(oracle).above for mine, oracle in pairs)
 
 
 def small(name: str) -> bool:
@@ -141,9 +148,7 @@ def choice_table() -> str:
     counts = n_of(*(rate for *_, row in rows if row for rate in row[:3] if rate.n), seeds=frame.seeds)
     fewer = [f"`{name}`" for _, name, row in rows if name and row and not row.synonym.n]
     begun = [row.begun for *_, row in rows if row and row.begun]
-    begun_of = (
-        listed(dict.fromkeys(row["concept"] for row in read.rows(ATTACKS, complete=False))) if begun else "nothing"
-    )
+    begun_of = listed(attacked_concepts()) if begun else "nothing"
     who = (
         f"On MiniJanus, {listed(frame.concept.unique())} together ({counts}); in the row of several, "
         f"{listed(at_once()[0])}; begun pictures are of {begun_of} only ({n_of(*begun)})."
@@ -159,7 +164,7 @@ def choice_table() -> str:
 def attacks_table() -> str:
     """What each attack brings back after the page's recipes and on the oracle, and of whom this is known."""
     back, names = attack_rates(), dict.fromkeys(name for _, name, _ in chosen() if name)
-    shown = [n for n in (*names, AGAINST, "oracle") if (n, PLAIN.name) in back]
+    shown = [n for n in dict.fromkeys([*names, AGAINST, "oracle"]) if (n, PLAIN.name) in back]
     attacks = [a for a in EVERY if any((n, a) in back for n in shown)]
     if not shown:
         return f"Not measured yet: `python -m earlib sweep {ATTACKS}`.\n"
