@@ -516,3 +516,17 @@ def test_markdown_that_a_cell_shows_has_tables_and_equations():
     """Read as plain CommonMark, the audit's table would be one paragraph of pipes."""
     config = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
     assert config["sphinx"]["config"]["nb_render_markdown_format"] == "myst"
+
+
+def test_sliders_are_live_for_who_steps_through_and_still_where_rerun_runs(monkeypatch):
+    from ipywidgets import IntSlider
+
+    from earlib.book.live import live
+
+    seen = []
+    monkeypatch.setenv("EARLIB_RUN", "runs/x")
+    still = live(length=IntSlider(12, 1, 144))(lambda length: seen.append(length))
+    assert seen == [12] and still(3) is None and seen == [12, 3]
+    monkeypatch.delenv("EARLIB_RUN")
+    shown = live(length=IntSlider(7, 1, 144))(lambda length: seen.append(length))
+    assert seen[-1] == 7 and shown.widget.children[0].value == 7  # ipywidgets has made its slider
