@@ -514,7 +514,9 @@ def test_what_counts_as_brought_back():
     assert back == {"uce": ["soft-prompt"], "ear": ["prefix"], "npo": [], "rmu": [], "base": [], "oracle": []}
     words, drawing, likelihoods = chapter.sentences(found, ["uce", "ear", "npo"])
     assert (
-        "`uce`" in words and "`soft-prompt` (in 1 of 1: 67 [49–81] %)" in words and chapter.WHY["soft-prompt"] in words
+        "`uce`" in words
+        and "`soft-prompt` (from 1 of 1; 67 [49–81] % over all of these)" in words
+        and chapter.WHY["soft-prompt"] in words
     )
     assert "the oracle 60 [42–75]" in drawing and likelihoods.endswith(chapter.NOT_BACK)
     figure = chapter.heat({"all": found}, ["base", "uce", "ear", "oracle"])

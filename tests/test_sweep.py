@@ -647,7 +647,7 @@ def test_seeds_are_pooled(tables, model):
     base, four, eight = frame.to_dict("records")
     assert base["direct"] == Rate(8, 8) and base["neighbours"].value == 0.75 and base["kept"] == 1.0
     assert (four["direct"], four["direct_base"], four["direct_by_seed"]) == (
-        Rate(1, 8),
+        Rate.over_seeds([Rate(0, 4), Rate(1, 4)]),
         Rate(8, 8),
         {0: Rate(0, 4), 1: Rate(1, 4)},
     )

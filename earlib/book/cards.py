@@ -29,9 +29,9 @@ SQUARES = 19  # float64 matrices [width, width] at the peak of the closed form; 
 EXPLAINED = """\
 Nothing in these tables was measured on a card: memory and times are counted, in 16-bit numbers. Memory is that of the
 card at the peak of a step, the weights with it; in brackets stands the smallest of {cards} that has it
-({rooms} GB); a dash means no room. With {t4.room} GB the 7B model cannot be erased from: take the 1B model, or a larger
-card for that step. A time is a bound that no program can beat. Pictures to be measured are drawn as many at a time as
-fit, at most {most}. Judges take time and memory of their own.
+({rooms} GB); a dash means no room. With {t4.room} GB the 7B model cannot be erased from, and what is within a gigabyte
+of that is too near to trust: take the 1B model, or a larger card. A time is a bound that no program can beat. Pictures
+to be measured are drawn as many at a time as fit, at most {most}. Judges take time and memory of their own.
 """
 
 

@@ -31,7 +31,8 @@ LEFT = UNFINISHED = 0.1
 LESS = {"batch": 1, "retain.pictures": 1}
 PAPER, AGAINST = "ear", "robust"  # shown whatever the tables say: the paper's recipe, and ours against attacks
 RULE = f"""\
-Each number is per cent of pictures, with its 95 % interval. Of the recipes that do what is needed, the table names the
+Each number is per cent of pictures of all these concepts together, with its 95 % interval: look up your kind of concept
+on the [leaderboard](leaderboard.md). Of the recipes that do what is needed, the table names the
 one that keeps the most neighbours; only those count that leave at most {100 * LEFT:.0f} % of the concepts by name, with
 at most {100 * UNFINISHED:.0f} % of those pictures [unfinished](glossary.md). A begun picture is withstood where it is
 finished not measurably more often than by an oracle, a model that never saw the concept: for each concept tried."""
@@ -120,7 +121,7 @@ def chosen() -> list[tuple[str, str | None, Row | None]]:
         "a first try": lambda name: True,
         "one plain checkpoint, for transformers alone": merges,
         f"the same, on a card of {room}": lambda name: merges(name) and small(name),
-        "a begun picture of it is not finished": withstands,
+        "to withstand a picture that somebody began": withstands,
         f"the same, on a card of {room} ": lambda name: withstands(name) and small(name),
     }
     rows: list[tuple[str, str | None, Row | None]] = []

@@ -175,6 +175,11 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
                 said += f" {less}: a ruined model has not erased."
             else:
                 said += f" {less}." if now.minus(then, RUINED).below else f" not {less}."
+        looks = {"metric": "unfinished_rate", "subject": record["subject"], "kind": "direct"}
+        if record["kind"] == "direct" and (found := measured(results, run, _erasure(record) | looks)):
+            said += (
+                f" Of its pictures of the concept {_estimate(found).text(0, 100)} % are unfinished, by a second judge."
+            )
         verdict = replace(verdict, why=f"{verdict.why} {said}")
     return verdict
 

@@ -126,7 +126,7 @@ def sentences(found: Mapping[tuple[str, str], Rate], labels: Iterable[str]) -> l
         for attack, rate in sorted(of.items(), key=lambda item: (item[0] in TAUGHT, -item[1].value)):
             own, hit = found.get(("oracle", attack)), sum(attack in beyond(found, name) for name in mine)
             beside = f", the oracle {own.text()}" if own else ""
-            parts.append(f"`{attack}` (in {hit} of {len(mine)}: {rate.text()} %{beside})")
+            parts.append(f"`{attack}` (from {hit} of {len(mine)}; {rate.text()} % over all of these{beside})")
         first = next(iter(sorted(of, key=lambda attack: (attack in TAUGHT, -of[attack].value))), None)
         line = f"**{kind}** ({what}: {', '.join(f'`{name}`' for name in mine)}): "
         line += f"brought back by {', '.join(parts)}. What `{first}` shows: {WHY[first]}." if first else NOT_BACK
