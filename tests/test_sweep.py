@@ -675,7 +675,7 @@ def test_seeds_are_pooled(tables, model):
         "seeds",
     ]
     assert (
-        list(shown.loc["4"]) == ["12 [2–47]", "56 [33–77]", "0.05", "8/16", "2"] and shown.loc["base", "KL drift"] == ""
+        list(shown.loc["4"]) == ["12 [2–50]", "56 [24–84]", "0.05", "8/16", "2"] and shown.loc["base", "KL drift"] == ""
     )
 
     frame["paper"] = [None, 0.11, None]
