@@ -683,8 +683,8 @@ def test_seeds_are_pooled(tables, model):
     rate = [r for r in records if r["metric"] == "concept_rate" and r["settings"].get("windows.length") == 4]
     assert len(rate) == 1 and rate[0] | {"settings": 0} == {
         "metric": "concept_rate", "subject": "church", "kind": "direct", "condition": "erased", "value": 1 / 8, "n": 8,
-        "low": Rate(1, 8).low,
-        "high": Rate(1, 8).high, "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
+        "low": four["direct"].low,
+        "high": four["direct"].high, "seed": "0,1", "profile": model, "recipe": "ear-shared", "judge": "a judge",
             "paper": 0.11, "concept": "church", "settings": 0, "label": "both",
     }  # fmt: skip
     assert {"neighbour_rate", "neighbours_kept", "kl_drift", "clip_score", "failed_seeds"} <= {
