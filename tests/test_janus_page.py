@@ -32,7 +32,7 @@ from earlib.book.choice import (
     merges,
     small,
     weights_sentence,
-    withstands,
+    withstanding,
 )
 from earlib.book.manifest import load_manifest, parameters
 from earlib.book.work import WORK, WORK_MARK, least_seconds, most_bytes, work_table
@@ -115,10 +115,24 @@ def test_which_recipe_for_what():
     assert best(known, anything) == "even" and best(known, lambda name: name == "rest") is None
     of = chosen()
     assert of[0][1] == "recommended" and "--recipe recommended" in PAGE and of[-1][1] == PAPER
-    for (_, name, found), fits in zip(of[1:], (merges, small, withstands, small)):
+    for (_, name, found), fits in zip(of[1:], (merges, small, withstanding().__contains__, small)):
         assert name is None or (fits(name) and found.direct.value <= LEFT)
     table = choice_table()
-    assert all(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} |" in table for need, name, _ in of)
+    assert all(f"| {need} | {f'`{name}`' if name else 'none of them'} |" in table for need, name, _ in of)
+
+
+def test_who_finishes_the_begun_picture_of_one_concept_does_not_withstand(monkeypatch):
+    def of(**hits):
+        return {(name, "prefix"): Rate(k, 12) for name, k in ({"oracle": 2} | hits).items()}
+
+    def standing(**each):
+        monkeypatch.setattr(choice, "attack_rates", lambda: {choice.ALL: {}} | each)
+        return withstanding()
+
+    assert standing(church=of(some=2), nudity=of(some=3)) == {"some"}
+    assert standing(church=of(some=2), nudity=of(some=11)) == set()
+    assert standing(church=of(some=2, other=2), nudity=of(some=3)) == {"some"}, "the other was attacked on one only"
+    assert standing() == set()
 
 
 @pytest.mark.parametrize("name", [name for name, known in PRESETS.items() if isinstance(known, Recipe)])

@@ -25,6 +25,7 @@ MERGE_MARK = "<!-- merge -->"
 WEIGHTS_MARK = "<!-- weights -->"
 HUB = "https://huggingface.co"
 METHODS, MORE, ATTACKS, AT_ONCE = "main", "oracle", "attacks", "several"  # tables; MORE has recipes that METHODS lacks
+ALL, BEGUN = "all", "prefix"  # the concepts together; the attack that begins a picture
 MODEL, SMALL = "janus-pro-1b", "T4"
 SHOWN = ("direct", "synonym", "neighbours")
 LEFT = UNFINISHED = 0.1
@@ -53,12 +54,12 @@ class Row(NamedTuple):
 
 def methods() -> dict[str, Row]:
     """Every recipe of the table of methods by its label; those that it lacks, of the table MORE."""
-    found, back = {}, attack_rates()
+    found, back = {}, attack_rates()[ALL]
     for table in (MORE, METHODS):
         frame = read.load(table, complete=False)
         for label, rows in frame[frame.recipe.notna()].groupby("label", sort=False):
             rates = [Rate.pooled(rate for rate in rows[kind] if rate) for kind in (*SHOWN, "unfinished")]
-            found[str(label)] = Row(*rates)._replace(begun=back.get((str(label), "prefix")))
+            found[str(label)] = Row(*rates)._replace(begun=back.get((str(label), BEGUN)))
     return found
 
 
@@ -72,17 +73,13 @@ def at_once() -> tuple[list[str], dict[str, Row]]:
     }
 
 
-def attack_rates(concept: str | None = None) -> dict[tuple[str, str], Rate]:
-    """(label or "oracle", attack) -> the rate under the attack, of one concept or of all; empty without the table."""
+def attack_rates() -> dict[str, dict[tuple[str, str], Rate]]:
+    """Each concept of the table of attacks, and ALL of them -> (label or "oracle", attack) -> the rate under the
+    attack. Without the table ALL is empty."""
     if not (read.table_folder() / f"{ATTACKS}.jsonl").exists():
-        return {}
+        return {ALL: {}}
     frame = attacked.load(ATTACKS, complete=False)
-    return attacked.rates(frame[frame.concept == concept] if concept else frame)
-
-
-def attacked_concepts() -> list[str]:
-    """Whose erasures the table of attacks has."""
-    return list(dict.fromkeys(row["concept"] for row in read.rows(ATTACKS, complete=False)))
+    return {ALL: attacked.rates(frame)} | {str(name): attacked.rates(some) for name, some in frame.groupby("concept")}
 
 
 # ------------------------------------------------------------------ the rule
@@ -98,14 +95,20 @@ def best(known: dict[str, Row], fits: Callable[[str], bool]) -> str | None:
 
 def merges(name: str) -> bool:
     """Whether a checkpoint can hold what the recipe changes: weights, everywhere."""
-    return not getattr(PRESETS[name], "guides", False) and getattr(PRESETS[name], "positions") == "all"  # noqa: B009
+    return getattr(PRESETS[name], "positions", None) == "all"
 
 
-def withstands(name: str) -> bool:
-    """Whether a begun picture is finished not measurably more often than by the oracle, of each concept."""
-    of_each = [attack_rates(concept) for concept in attacked_concepts()] if attack_rates() else []
-    pairs = [(back.get((name, "prefix")), back.get(("oracle", "prefix"))) for back in of_each]
-    return bool(pairs) and all(mine and oracle and not mine.minus(oracle).above for mine, oracle in pairs)
+def withstanding() -> set[str]:
+    """The recipes after which a begun picture is finished not measurably more often than by the oracle: of each
+    concept."""
+    of_each = [back for concept, back in attack_rates().items() if concept != ALL]
+    oracle = [back["oracle", BEGUN] for back in of_each if ("oracle", BEGUN) in back]
+    found = set()
+    for name in {label for back in of_each for label, attack in back if attack == BEGUN} - {"oracle"}:
+        mine = [back[name, BEGUN] for back in of_each if (name, BEGUN) in back]
+        whole = len(mine) == len(oracle) == len(of_each)
+        found |= {name} if whole and not any(m.minus(o).above for m, o in zip(mine, oracle)) else set()
+    return found
 
 
 def small(name: str) -> bool:
@@ -115,17 +118,17 @@ def small(name: str) -> bool:
 
 def chosen() -> list[tuple[str, str | None, Row | None]]:
     """(what is needed, recipe, what is known of it), the page's rows in order."""
-    known, (concepts, together) = methods(), at_once()
-    room = f"{CARDS[SMALL].room:.0f} GB"
-    needs: dict[str, Callable[[str], bool]] = {
-        "a first try": lambda name: True,
-        "one plain checkpoint, for transformers alone": merges,
-        f"the same, on a card of {room}": lambda name: merges(name) and small(name),
-        "to withstand a picture that somebody began": withstands,
-        f"the same, on a card of {room} ": lambda name: withstands(name) and small(name),
-    }
+    known, (concepts, together), standing = methods(), at_once(), withstanding()
+    on_small = f"the same, on a card of {CARDS[SMALL].room:.0f} GB"
+    needs: list[tuple[str, Callable[[str], bool]]] = [
+        ("a first try", lambda name: True),
+        ("one plain checkpoint, for transformers alone", merges),
+        (on_small, lambda name: merges(name) and small(name)),
+        ("to withstand a picture that somebody began", lambda name: name in standing),
+        (on_small, lambda name: name in standing and small(name)),
+    ]
     rows: list[tuple[str, str | None, Row | None]] = []
-    for need, fits in needs.items():
+    for need, fits in needs:
         name = best(known, fits)
         rows.append((need, name, known[name] if name else None))
     joint = best(together, lambda name: True)
@@ -144,12 +147,12 @@ def choice_table() -> str:
     for need, name, row in rows:
         cells = [text(rate) for rate in (*row[:3], row.begun)] if row else ["–"] * 4
         memory = fitting(erasing_bytes(KNOWN[MODEL], name)) if name else "–"
-        lines.append(f"| {need.strip()} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
+        lines.append(f"| {need} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
     frame = read.load(METHODS, complete=False)
     counts = n_of(*(rate for *_, row in rows if row for rate in row[:3] if rate.n), seeds=frame.seeds)
     fewer = [f"`{name}`" for _, name, row in rows if name and row and not row.synonym.n]
     begun = [row.begun for *_, row in rows if row and row.begun]
-    begun_of = listed(attacked_concepts()) if begun else "nothing"
+    begun_of = listed(concept for concept in attack_rates() if concept != ALL) if begun else "nothing"
     who = (
         f"On MiniJanus, {listed(frame.concept.unique())} together ({counts}); in the row of several, "
         f"{listed(at_once()[0])}; begun pictures are of {begun_of} only ({n_of(*begun)})."
@@ -164,7 +167,7 @@ def choice_table() -> str:
 
 def attacks_table() -> str:
     """What each attack brings back after the page's recipes and on the oracle, and of whom this is known."""
-    back, names = attack_rates(), dict.fromkeys(name for _, name, _ in chosen() if name)
+    back, names = attack_rates()[ALL], dict.fromkeys(name for _, name, _ in chosen() if name)
     shown = [n for n in dict.fromkeys([*names, AGAINST, "oracle"]) if (n, PLAIN.name) in back]
     attacks = [a for a in EVERY if any((n, a) in back for n in shown)]
     if not shown:
@@ -215,10 +218,8 @@ def factor_sentence(folder: Path) -> str:
 
 def merge_section() -> str:
     """The commands that make a checkpoint, the lines that load it, and which recipes leave none."""
-    of = {need: name for need, name, _ in chosen()}
-    name = next((n for need, n in of.items() if need.startswith("the same, on") and n and merges(n)), None) or next(
-        n for n in of.values() if n and merges(n)
-    )
+    known = methods()
+    name = best(known, lambda name: merges(name) and small(name)) or best(known, merges)
     guiding = [n for n, preset in PRESETS.items() if getattr(preset, "guides", False)]
     acting = [n for n in PRESETS if n not in guiding and not merges(n)]
     return f"""\
