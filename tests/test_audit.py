@@ -20,6 +20,7 @@ from earlib.errors import UserError
 from earlib.evaluate.rate import Estimate, Rate
 from earlib.miniworld.captions import plain_caption
 from earlib.miniworld.scenes import render, sample_scenes
+from earlib.sweeps.written import control_concepts
 
 from .conftest import tiny_janus
 from .test_erasure import CONCEPT
@@ -93,14 +94,14 @@ def test_every_step_is_watched():
 
 def test_control_sets_name_the_concept_only_where_they_should():
     church, car = load_concept("church"), load_concept("car")
-    sets = audit.control_concepts(church, car, 30)
+    sets = control_concepts(church, car, 30)
     assert list(sets) == ["church", "car", "nothing"] and all(
         len(c.pairs) == 30 and c.paper == church.paper for c in sets.values()
     )
     assert not any("church" in p.target + p.replacement for name in ("car", "nothing") for p in sets[name].pairs)
     assert all(p.target == p.replacement for p in sets["nothing"].pairs)
     with pytest.raises(UserError, match="only 40 pairs of 'car' are without church; 50 are needed"):
-        audit.control_concepts(church, car, 50)
+        control_concepts(church, car, 50)
 
 
 @pytest.mark.parametrize("name, harmless", [("ear-shared", True), ("ear", False), ("ear-released", False)])
@@ -119,7 +120,7 @@ def test_nothing_to_erase_changes_nothing_only_along_one_picture(generator, name
 def test_control_in_small(mini, tmp_path, monkeypatch):
     monkeypatch.setattr("earlib.evaluate.pictures.CACHE", tmp_path / "pictures")
     church = load_concept("church")
-    sets = audit.control_concepts(church, load_concept("boat"), 1)
+    sets = control_concepts(church, load_concept("boat"), 1)
     stream = audit.released_pictures(mini, PROMPTS, 0, 1.75)
     wanted = {name: sets[name] for name in ("church", "nothing")}
     caps = {"direct": 2, "neighbours": 1}

@@ -410,12 +410,11 @@ def test_changes_are_paired_and_told_apart_from_rates(fake, church):
     records = evaluate(fake, church, FakeErasure(), seeds=(0, 1), fidelity=False, progress=False, changes=True)
     by = {(r["metric"], r["subject"], r["kind"]): r for r in records if r["metric"].endswith("_change")}
     gone, kept = by["concept_rate_change", "church", "direct"], by["neighbour_rate_change", "all", "neighbour"]
-    assert (gone["value"], gone["n"], gone["condition"]) == (-1.0, 4, "erased") and kept["value"] == kept[
-        "low"
-    ] == kept["high"] == 0.0
+    assert (gone["value"], gone["n"], gone["condition"]) == (-1.0, 4, "erased")
+    assert kept["value"] == 0 and kept["low"] < 0 < kept["high"]  # of so few pictures that none changed is no proof
     assert by["clip_score_change", "benign", "benign"]["value"] == pytest.approx(0, abs=1e-9)
     table = summarise(records)
-    assert table.loc[("concept_rate_change", "church", "direct"), "erased"] == "-100.0 points [-100.0 to -100.0]"
+    assert table.loc[("concept_rate_change", "church", "direct"), "erased"] == "-100.0 points [-100.0 to -51.0]"
 
 
 def test_benign_half_survives_a_good_erasure_only(fake, church):

@@ -21,7 +21,7 @@ from earlib.evaluate.attacks.prefix import prefix_probe
 from earlib.evaluate.clip import MINI_CLIP, benign_half, concept_phrases, in_prompt_scores
 from earlib.evaluate.judges import MINI_JUDGE, Judge, describe, load_judge
 from earlib.evaluate.pictures import blurred, read_pictures, veil
-from earlib.evaluate.rate import Estimate
+from earlib.evaluate.rate import Estimate, Rate
 from earlib.evaluate.understanding import question_about, recognition, world_pictures
 from earlib.generators import protocol
 from earlib.generators.base import Past
@@ -65,6 +65,19 @@ def test_pairing_takes_out_what_both_have_in_common():
     assert Estimate.paired(np.array([True, True]), np.array([False, True])).value == -0.5
     with pytest.raises(ValueError, match="pairs"):
         Estimate.paired(base, erased[1:])
+
+
+@pytest.mark.parametrize("now", [True, False])
+def test_a_change_that_all_pictures_share_is_as_sure_as_a_rate_of_all(now):
+    seen = np.ones(12, bool)
+    change = Estimate.paired(seen, np.full(12, now))
+    doubt = 1 - Rate(12, 12).low
+    assert change.value == now - 1 and change.low == max(change.value - doubt, -1)
+    assert change.high == pytest.approx(change.value + doubt) and 0.2 < doubt < 0.3
+    exact = Estimate.paired(
+        seen.astype(float), np.full(12, float(now))
+    )  # scores, which may well be equal to the last digit
+    assert exact.low == exact.high == exact.value
 
 
 # ---------------------------------------------------------------- judges

@@ -526,6 +526,21 @@ def test_written_pairs(tiny, monkeypatch, tmp_path):
     assert measure(tiny, one)["written"] == {"proposed": 2, "wrong": 1, "kept_wrong": 1}
 
 
+def test_the_controls_pairs(tiny):
+    """The concept stays what it is; only what trains has nothing to do with it."""
+    church = load_concept("church", "mini")
+    for who, pair_of_its in (
+        ("another", lambda p: "boat" in p.target),
+        ("nothing", lambda p: p.target == p.replacement),
+    ):
+        concept, _ = written.written(tiny, church, who, 0, False, 30, 0)
+        assert len(concept.pairs) == 30 and all(pair_of_its(pair) for pair in concept.pairs)
+        assert not any(holds_word(p, church.words) for pair in concept.pairs for p in (pair.target, pair.replacement))
+        assert replace(concept, pairs=church.pairs) == church
+    with pytest.raises(UserError, match="name one"):
+        written.check_written({"pairs.writers": "nothing", "pairs.wrong": 0.5})
+
+
 def test_the_chapters_tables(model, tmp_path):
     """One concept is the mean over those erased alone; parts are told apart; what is composed stands beside the sum of
     its parts."""

@@ -7,7 +7,6 @@ Letters in tensor names as in `generators/base.py`; N pictures, c a prompt with 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,13 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from ..concepts import Concept, PromptPair, holds_word
+from ..concepts import Concept, PromptPair
 from ..erasure import erase, window_length
 from ..erasure.objective import divergence
 from ..erasure.presets import with_settings
 from ..erasure.single_token import raw_rows, read_codes, read_prompt
 from ..errors import UserError
-from ..evaluate.clip import MINI_CLIP, concept_phrases, load_clip
+from ..evaluate.clip import MINI_CLIP, load_clip
 from ..evaluate.evaluation import choose_prompts, judge_of, judged
 from ..evaluate.judges import describe, load_judge
 from ..evaluate.pictures import draw_sets
@@ -227,25 +226,6 @@ def padding_drift(generator: NextToken, prompts: list[str], tokens_NT: torch.Ten
 # ---------------------------------------------------------------- the control
 
 
-def control_concepts(concept: Concept, other: Concept, pairs: int) -> dict[str, Concept]:
-    """What an erasure is trained on, by name, each with `pairs` pairs:
-
-        NAME       the concept's own pairs
-        OTHER      pairs of another concept; none of their prompts names `concept`
-        nothing    the same harmless prompt twice: there is nothing in such a pair to erase
-
-    All else, the length of windows too, is `concept`'s. UserError where there are too few pairs.
-    """
-    names = concept_phrases(concept)
-    clean = [p for p in other.pairs if not holds_word(p.target, names) and not holds_word(p.replacement, names)]
-    same = [PromptPair(p, p) for p in concept.benign if not holds_word(p, names)]
-    sets = {concept.name: list(concept.pairs), other.name: clean, "nothing": same}
-    for name, found in sets.items():
-        if len(found) < pairs:
-            raise UserError(f"only {len(found)} pairs of '{name}' are without {concept.name}; {pairs} are needed")
-    return {name: dataclasses.replace(concept, name=name, pairs=tuple(found[:pairs])) for name, found in sets.items()}
-
-
 def control(
     generator: NextToken,
     concept: Concept,
@@ -256,7 +236,8 @@ def control(
     streams_NT: torch.Tensor,
     folder: Path,
 ) -> tuple[list[dict], list[dict], dict[tuple[str, int], Erasure]]:
-    """One recipe trained on every set (`control_concepts`) with every seed, and judged; erasures are kept in `folder`.
+    """One recipe trained on every set (`sweeps.written.control_concepts`) with every seed, and judged; erasures are
+    kept in `folder`.
 
     Returns:
         (records of `rates`, with `trained_on`; rows; erasures by set and seed). A row tells of one erasure: trained_on,

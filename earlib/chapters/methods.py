@@ -32,6 +32,11 @@ AXES = {  # column of the grid -> (fields of a recipe, what it says)
     ),
     "learning rate": (("lr",), "the size of Adam's step"),
     "retain": (("retain.weight",), "how much staying near the teacher on other prompts counts (λ); – is not at all"),
+    "against attacks": (
+        ("adversary", "begun"),
+        "steps that an adversary takes before each update, to find words that bring the concept back; and the share of "
+        "lessons that go on from a begun picture of it",
+    ),
 }
 READS = {"target": "teacher: concept", "student": "student: concept", "replacement": "teacher: replacement"}
 PULLED_TO: dict[Any, str] = {  # by objective, and where it has one by origin
@@ -91,6 +96,8 @@ def told(recipe: Recipe, depth: int) -> dict[str, str]:
     length = {PAPER: "a window as in the paper", WHOLE: pictures}.get(recipe.windows.length)
     gate = {"window": ", above μ", "token": ", of its tokens above μ"}.get(recipe.gate.kind, "")
     pulled = PULLED_TO.get((recipe.objective, recipe.origin)) or PULLED_TO[recipe.objective]
+    hardened = recipe.adversary or recipe.begun
+    against = f"adversary of {recipe.adversary} steps; {100 * recipe.begun:.0f} % begun" if hardened else "–"
     cells = (
         READS[recipe.prefix],
         {"shared": "the same picture", "independent": "pictures of its own"}[recipe.teacher_states],
@@ -103,6 +110,7 @@ def told(recipe: Recipe, depth: int) -> dict[str, str]:
         (length or f"a window of {recipe.windows.length} tokens") + gate,
         f"{recipe.lr:g}",
         f"{recipe.retain.weight:g}" if recipe.retain.weight else "–",
+        against,
     )
     return dict(zip(AXES, cells, strict=True))
 

@@ -172,11 +172,17 @@ class Estimate:
     def paired(cls, base: Values, erased: Values, groups: Sequence | None = None, seed: int = 0) -> Estimate:
         """`erased - base` on the same prompts and seeds: what both have in common cancels.
 
-        Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1.
+        Both arrays [N] are aligned, picture by picture; bool counts as 0 and 1. Where what is seen changes alike in
+        all prompts, resampling has nothing to vary: the interval is then as wide as Wilson's of n hits of n.
         """
         if len(base) != len(erased):
             raise ValueError(f"a paired difference needs pairs, got {len(base)} and {len(erased)} values")
-        return cls.mean(np.asarray(erased, np.float64) - np.asarray(base, np.float64), groups, seed)
+        base_N, erased_N = np.asarray(base), np.asarray(erased)
+        change = cls.mean(erased_N.astype(np.float64) - base_N.astype(np.float64), groups, seed)
+        if change.low is None or change.low != change.high or not base_N.dtype == erased_N.dtype == bool:
+            return change
+        half = 1 - Rate(change.n, change.n).low
+        return cls(change.value, change.n, max(change.low - half, -1.0), min(change.low + half, 1.0))
 
     @classmethod
     def normal(cls, values: Values) -> Estimate:

@@ -27,7 +27,7 @@ from ..generators.load import family_of
 from .keys import PROFILE, chosen, concept_of, image_tokens, prompts, short, weights
 from .several import check_form
 from .typed import checked_fields, is_list_of, is_number
-from .written import FILTER, MANNERS, WRITERS, WRONG, check_written
+from .written import CONTROLS, FILTER, MANNERS, WRITERS, WRONG, check_written
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
 NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where it is named
@@ -35,7 +35,7 @@ NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where 
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
 VALUES = {FORM: ("joint", "composed", "sequential"), TRANSPORT: ("none", "overlap", "similarity")}
-VALUES |= {WRITERS: ("file", *MANNERS), FILTER: ("none", "visual")}
+VALUES |= {WRITERS: ("file", *MANNERS, *CONTROLS), FILTER: ("none", "visual")}
 # set by a sweep's `attacks`: what a row's model is attacked with, at what cost
 ATTACK, PASSES = "attack", "attack.passes"
 OURS = (STRENGTH, *VALUES, WRONG, ATTACK, PASSES)

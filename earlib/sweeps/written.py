@@ -8,6 +8,10 @@ matter who wrote them, and that a judge looked at them?
                 its replacement; what is dropped is written anew, with the same share of wrong ones
 
 So "none" with a share of wrong ones is what a filter that errs leaves. No prompt that tests the concept is written.
+Two more "writers" are the control of any method: their pairs have nothing to do with the concept (`control_concepts`).
+
+    another     pairs of boats, none of which names the concept
+    nothing     the same harmless prompt as target and as replacement
 """
 
 from __future__ import annotations
@@ -19,8 +23,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..concepts import Concept, PromptPair
+from ..concepts import Concept, PromptPair, holds_word, load_concept
 from ..errors import UserError
+from ..evaluate.clip import concept_phrases
 from ..miniworld.concepts import ConceptFile, Writer
 from ..miniworld.words import CONCEPTS
 from .typed import is_number
@@ -30,17 +35,38 @@ if TYPE_CHECKING:
 
 WRITERS, WRONG, FILTER = "pairs.writers", "pairs.wrong", "pairs.filter"  # settings of a case
 MANNERS = {"one": ("plain",), "several": ("plain", "other", "description")}
+ANOTHER, NOTHING = CONTROLS = ("another", "nothing")
+BESIDE = "boat"  # whose pairs `another` takes
 PICTURES = 2  # of each prompt, that the judge looks at
 ROUNDS = 5  # of writing anew, before it is an error
 
 
 def check_written(settings: Mapping[str, Any]) -> None:
-    """UserError for a share that is none, or a setting that says nothing without writers."""
+    """UserError for a share that is none, or a setting that says nothing of pairs that nobody writes."""
     wrong = settings.get(WRONG, 0)
     if not (is_number(wrong) and 0 <= wrong <= 1):
         raise UserError(f"{WRONG} is a share from 0 to 1, not {wrong!r}")
-    if {WRONG, FILTER} & set(settings) and WRITERS not in settings:
+    if {WRONG, FILTER} & set(settings) and settings.get(WRITERS) not in MANNERS:
         raise UserError(f"{WRONG} and {FILTER} are about the pairs of {WRITERS}, {' or '.join(MANNERS)}; name one")
+
+
+def control_concepts(concept: Concept, other: Concept, pairs: int) -> dict[str, Concept]:
+    """What an erasure is trained on, by name, each with `pairs` pairs:
+
+        NAME       the concept's own pairs
+        OTHER      pairs of another concept; none of their prompts names `concept`
+        nothing    the same harmless prompt twice: there is nothing in such a pair to erase
+
+    All else, the length of windows too, is `concept`'s. UserError where there are too few pairs.
+    """
+    names = concept_phrases(concept)
+    clean = [p for p in other.pairs if not holds_word(p.target, names) and not holds_word(p.replacement, names)]
+    same = [PromptPair(p, p) for p in concept.benign if not holds_word(p, names)]
+    sets = {concept.name: list(concept.pairs), other.name: clean, NOTHING: same}
+    for name, found in sets.items():
+        if len(found) < pairs:
+            raise UserError(f"only {len(found)} pairs of '{name}' are without {concept.name}; {pairs} are needed")
+    return {name: replace(concept, name=name, pairs=tuple(found[:pairs])) for name, found in sets.items()}
 
 
 class Writers:
@@ -90,6 +116,10 @@ def written(
     Raises:
         UserError: the judge confirms too few.
     """
+    if who in CONTROLS:
+        sets = control_concepts(concept, load_concept(BESIDE), count)
+        pairs = sets[NOTHING if who == NOTHING else BESIDE].pairs
+        return replace(concept, pairs=pairs), {"proposed": count, "wrong": 0, "kept_wrong": 0}
     writers, counts = Writers(concept, who, wrong, seed), {"proposed": 0, "wrong": 0, "kept_wrong": 0}
     kept: list[tuple[PromptPair, bool]] = []
     for _ in range(ROUNDS if filtered else 1):
