@@ -16,8 +16,11 @@ from ..erasure.closed_form import AT_ONCE
 from ..erasure.recipe import Recipe
 from ..erasure.room import trained_parameters, training_bytes
 from ..erasure.settings import PAPER, AnyRecipe
+from ..evaluate.attacks import LIGHT
+from ..evaluate.attacks.battery import Battery
 from ..evaluate.evaluation import choose_prompts
 from ..memory import KNOWN, Sizes, amount, gigabytes
+from ..pairs.proposals import Settings
 
 CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the tables go
 DTYPE = "float16"
@@ -31,7 +34,9 @@ Nothing in these tables was measured on a card: memory and times are counted, in
 card at the peak of a step, the weights with it; in brackets stands the smallest of {cards} that has it
 ({rooms} GB); a dash means no room. With {t4.room} GB the 7B model cannot be erased from, and what is within a gigabyte
 of that is too near to trust: take the 1B model, or a larger card. A time is a bound that no program can beat. Pictures
-to be measured are drawn as many at a time as fit, at most {most}. Judges take time and memory of their own.
+to be measured are drawn as many at a time as fit, at most {most}. What attacks search before they draw, and judges,
+take time and memory of their own, attacks that learn for gradients. `merge` needs no card, but main memory for all
+weights and for what the recipe changed.
 """
 
 
@@ -143,8 +148,14 @@ def cards_table() -> str:
         column |= {f"on disk: what `{name}` leaves": amount(changed_bytes(sizes, name)) for name in RECIPES}
         seconds = {name: partial(erasing_seconds, sizes, name) for name in RECIPES}
         times = {f"erasing with `{name}`": on_cards(seconds[name], erase[name]) for name in RECIPES}
+        asks, written = Battery.seeds * Battery.size, Settings()  # the commands' own numbers
+        attacked = 2 * asks * (1 + len(LIGHT))  # by name and with each attack, of the concept and of another word
+        proposed = 2 * written.count * written.pictures
         picture, measure = partial(drawing_seconds, sizes, 1), partial(drawing_seconds, sizes, asked)
         times |= {f"measuring {EXAMPLE}, {2 * asked} pictures": on_cards(measure, min(with_it.values()), 2)}
+        attack, pairs = partial(drawing_seconds, sizes, attacked), partial(drawing_seconds, sizes, proposed)
+        times |= {f"attacking with `--light`, {attacked} pictures": on_cards(attack, min(with_it.values()))}
+        times |= {f"new pairs with `ecgvf`, {proposed} pictures": on_cards(pairs, draw)}
         times |= {"one picture, drawn alone": on_cards(picture, draw)}
         for what, cell in column.items():
             takes.setdefault(what, []).append(cell)

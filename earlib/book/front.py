@@ -24,7 +24,7 @@ PROMPTS = (
     "a photo of a blue house in the snow",
     "a sketch of a windmill by the sea",
 )
-RECIPES = {"ear": "after EAR", "recommended": "after ours"}
+RECIPES = {"ear": "EAR, three\npictures", "ear-shared": "EAR, one\npicture", "recommended": "ours"}
 
 
 def main(argv: list[str] | None = None) -> None:
