@@ -237,6 +237,9 @@ def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
     kept = lambda hits: [of("neighbour_rate", r, Rate(n, 30).flat()) for r, n in ((None, 30), ("a", hits), ("b", hits))]
     assert "✓ holds" in claims_list([*rates, *drift, *kept(15)], [claim])
     assert "a ruined model has not erased" in claims_list([*rates, *drift, *kept(3)], [claim])
+    hangs = lambda hits: claims_list([*rates, *drift, *kept(hits)], [claim])
+    assert "40 % in its place 0 verdicts and with 60 % in its place 1 verdicts" in hangs(11)
+    assert "40 % in its place 0 verdicts and with 60 % in its place 0 verdicts" in hangs(3)
     beside = claim | {"before": {"recipe": "b"}}
     assert "one and the same model" in claims_list([*rates, *drift, *kept(15)], [beside])
     asked_twice = [

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from ..errors import UserError, nearest
-from .verdicts import Verdict, fair, measured, verdict_of
+from .verdicts import RUINED, Verdict, fair, measured, verdict_of
 
 CLAIMS_MARK = "<!-- claims -->"  # book/claims.md has this line where the list goes
 BADGES = {  # kind -> mark, of one claim, of several
@@ -25,6 +25,7 @@ BADGES = {  # kind -> mark, of one claim, of several
 FIELDS = ("part", "claim", "whose", "source", "paper", "run", "select", "before", "beside", "verdict", "note")
 # metric -> what its n counts, where that is not pictures
 COUNTED = {"windows_skipped_rate": "windows", "regret_rate_change": "concepts", "rank_correlation": "concepts"}
+OTHER_BARS = (RUINED - 0.1, RUINED + 0.1)  # RUINED was set when the numbers were known: how much hangs on it is said
 COUNTED |= dict.fromkeys(("farther_rate", "oracle_agreement"), "methods on concepts")
 
 
@@ -46,7 +47,7 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         UserError: for a field or a rule that it does not know, and for fields that fit no record of a run that is
             there.
     """
-    entries, kinds, whose = [], [], []
+    entries, kinds, whose, at_other = [], [], [], dict.fromkeys(OTHER_BARS, 0)
     for claim in claims:
         if unknown := set(claim) - set(FIELDS):
             raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), FIELDS)}")
@@ -62,7 +63,10 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         ours = one({})
         before = one(claim["before"]) if ours and "before" in claim else None
         verdict = verdict_of(claim.get("verdict", "not tested"), ours, before)
-        verdict = fair(results, run, verdict, ours, before) if run else verdict
+        if run:
+            judged = [fair(results, run, verdict, ours, before, bar) for bar in (RUINED, *OTHER_BARS)]
+            at_other = {bar: n + (o.kind != judged[0].kind) for (bar, n), o in zip(at_other.items(), judged[1:])}
+            verdict = judged[0]
         beside = {}
         for words, changed in claim.get("beside", {}).items() if ours else ():
             pair = (
@@ -78,7 +82,10 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
     counted = {"in all": kinds}
     counted |= {name: [kind for kind, of in zip(kinds, whose) if of == name] for name in dict.fromkeys(whose)}
     lines = [f"- **{len(of)} {name}**: {_badges(of)}" for name, of in counted.items()]
-    return "\n".join(lines[:1] if len(counted) == 2 else lines) + "\n\n" + "\n\n".join(entries) + "\n"
+    bars = " and ".join(f"with {100 * bar:.0f} % in its place {n} verdicts" for bar, n in at_other.items())
+    hangs = f"The bar for a ruined model is ours, set when the numbers were known: {bars} would be others."
+    shown = lines[:1] if len(counted) == 2 else lines
+    return "\n\n".join(["\n".join(shown), hangs, *entries]) + "\n"
 
 
 def _badges(kinds: list[str]) -> str:

@@ -135,11 +135,13 @@ def _by_bar(name: str, found: Estimate, bar: float, said: str) -> Verdict:
     return Verdict("holds" if ends == {True} else "fails", f"{said} The whole 95 % interval decides.")
 
 
-def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, before: dict | None) -> Verdict:
+def fair(
+    results: list[dict], run: str, verdict: Verdict, ours: dict | None, before: dict | None, bar: float = RUINED
+) -> Verdict:
     """`verdict`, unless the comparison behind it is none; and of a concept's rate, what became of the neighbours.
 
     Untested where both records are of erasures that agree in all that was measured, to the last digit: one model.
-    Ruined where a rate of the concept is judged after an erasure whose neighbours are drawn measurably less than RUINED
+    Ruined where a rate of the concept is judged after an erasure whose neighbours are drawn measurably less than `bar`
     times as often as before erasing: what such a model draws no more says nothing of the concept. Where the neighbours'
     rate is not among the records, the verdict says so.
 
@@ -147,6 +149,7 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
         results, run: as of `measured`, where the other numbers of the same erasures are looked up.
         verdict: of `verdict_of`, for ours and before.
         ours, before: the records compared.
+        bar: a share of what was drawn before.
     """
     erased = [record for record in (before, ours) if record and record["condition"] == "erased"]
     if len(erased) == 2 and _erasure(erased[0]) == _erasure(erased[1]):
@@ -169,12 +172,12 @@ def fair(results: list[dict], run: str, verdict: Verdict, ours: dict | None, bef
             said = f"{whose} were not measured with this: whether the model is ruined is not known."
         else:
             said = f"{whose}: {then.text(0, 100)} → {now.text(0, 100)} %,"
-            less = f"measurably below {100 * RUINED:.0f} % of before"
-            if now.minus(then, RUINED).below and verdict.kind in ("holds", "fails", "ruined"):
+            less = f"measurably below {100 * bar:.0f} % of before"
+            if now.minus(then, bar).below and verdict.kind in ("holds", "fails", "ruined"):
                 verdict = replace(verdict, kind="ruined")
                 said += f" {less}: a ruined model has not erased."
             else:
-                said += f" {less}." if now.minus(then, RUINED).below else f" not {less}."
+                said += f" {less}." if now.minus(then, bar).below else f" not {less}."
         looks = {"metric": "unfinished_rate", "subject": record["subject"], "kind": "direct"}
         if record["kind"] == "direct" and (found := measured(results, run, _erasure(record) | looks)):
             said += (

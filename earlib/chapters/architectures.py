@@ -1,5 +1,5 @@
 """What carries over to another architecture: the same recipes on MiniJanus and MiniEmu3, and their next-scale
-counterparts on MiniVAR, from the tables `emu3`, `windows`, `main`, `oracle`, `layers` and `var-main`."""
+counterparts on MiniVAR, from the tables `emu3`, `windows`, `main`, `layers` and `var-main`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 JANUS, EMU3, VAR = "MiniJanus", "MiniEmu3", "MiniVAR"
-TABLES = ("emu3", "windows", "main", "oracle", "layers", "var-main")
+TABLES = ("emu3", "windows", "main", "layers", "var-main")
 NEXT_SCALE = ("vare", "s-vare", "recommended")  # of the recipes of MiniVAR
 OF_EAR = ("window", "step", "layers", "window at 1e-4", "layers at 1e-4")  # labels of EAR with other parameters
 FASTER = 1e-4  # the paper's rate of learning
@@ -26,8 +26,7 @@ FASTER = 1e-4  # the paper's rate of learning
 def beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """The rows that are set side by side: {model: the base model's row of each concept, then a row a recipe}.
 
-    EAR has a row of the picture as its window on both next-token models. MiniJanus' `robust` stands in the table
-    `oracle`, which asks with fewer pictures of the same prompts.
+    EAR has a row of the picture as its window on both next-token models.
 
     Args:
         tables: by name, as `sweeps.read.load` gives them, of TABLES.
@@ -38,10 +37,9 @@ def beside(tables: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     ear = {JANUS: at_row(tables["windows"]), EMU3: at_row(emu3[emu3.label == "window"])}
     others = emu3[emu3.recipe.notna() & ~emu3.label.isin(OF_EAR)]
     names = list(dict.fromkeys(others.recipe))
-    left = tables["oracle"][tables["oracle"].recipe.isin(set(names) - set(main.recipe))]
     concepts = list(dict.fromkeys(emu3.concept))
     parts = {
-        JANUS: [main[main.recipe.isna()], ear[JANUS], main[main.recipe.isin(names)], left],
+        JANUS: [main[main.recipe.isna()], ear[JANUS], main[main.recipe.isin(names)]],
         EMU3: [emu3[emu3.recipe.isna()], ear[EMU3], others],
         VAR: [var[var.recipe.isna()], var[var.recipe.isin(NEXT_SCALE)]],
     }
