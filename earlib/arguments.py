@@ -171,8 +171,7 @@ def parser() -> argparse.ArgumentParser:
 
     about = "measure the rows that the tables of results lack, as book/sweeps.yml asks; run again, it goes on"
     sub = command("sweep", about, model=False)
-    about = "tables, those of sweeps-next.yml too; default: all of book/sweeps.yml"
-    sub.flag("names", about, nargs="*", metavar="NAME")
+    sub.flag("names", "tables; default: all of book/sweeps.yml", nargs="*", metavar="NAME")
     sub.flag("--jobs", "processes side by side, of one thread each; default: 2, in a queue as many as may run", flags.N)
     about = "measure with N times as many seeds, and pictures of each; default: 1, as in the shipped tables"
     sub.flag("--effort", about, flags.N, default=1)

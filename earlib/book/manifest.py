@@ -47,8 +47,8 @@ def load_manifest(root: Path = ROOT, manifest: str = MANIFEST) -> list[Entry]:
     if not isinstance(content, dict) or not isinstance(content.get("notebooks"), list):
         raise UserError(f"{manifest}: must hold `notebooks:`, a list of {{name, path, ...}}")
     planned: set[str] = set()  # a table that is asked for may be measured later
-    for sweeps in map(file.with_name, ("sweeps.yml", "sweeps-next.yml")):
-        planned |= set(yaml.safe_load(sweeps.read_text(encoding="utf-8")) or ()) if sweeps.is_file() else set()
+    if (sweeps := file.with_name("sweeps.yml")).is_file():
+        planned |= set(yaml.safe_load(sweeps.read_text(encoding="utf-8")) or ())
     shared = {key: content[key] for key in ("timeout", "slurm") if key in content}
     if unknown := set(content) - {"notebooks", *shared}:
         raise UserError(

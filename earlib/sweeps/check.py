@@ -13,7 +13,7 @@ from .. import CACHE
 from ..errors import UserError
 from ..runs import append_line, read_lines
 from .compare import disagreements
-from .plan import SWEEPS, Row, find_sweeps, place_of
+from .plan import SWEEPS, Row, load_sweeps, place_of
 from .read import rows
 
 CHECKED = CACHE / "checked.jsonl"  # rows measured again, with the code that did
@@ -33,7 +33,7 @@ def asked_for(
     name: str, measured: dict, effort: int = 1, sweeps: Path = SWEEPS, model: str | None = None, **more
 ) -> Row:
     """What a measured row of table `name` was asked for. UserError if the sweep does not ask for it now."""
-    plan = find_sweeps([name], sweeps)[name].rows(effort, model)
+    plan = load_sweeps(sweeps)[name].rows(effort, model)
     asked = next((row for row in plan if row.place() == place_of(measured)), None)
     if asked is None:
         raise UserError(
@@ -75,7 +75,7 @@ def check(names=(), n: int = 1, jobs: int = 2, **more) -> tuple[int, list[str]]:
     from .run import selected
     from .workers import measured_by_workers
 
-    plan = find_sweeps(names, more.get("sweeps", SWEEPS))
+    plan = load_sweeps(more.get("sweeps", SWEEPS))
     asked: dict[str, Row] = {}
     tables: dict[str, list[dict]] = {}  # name -> its rows
     for name in selected(names, plan):

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,7 +29,6 @@ from .typed import checked_fields, is_list_of, is_number
 from .written import CONTROLS, FILTER, MANNERS, WRITERS, WRONG, check_written
 
 SWEEPS = ROOT / "book" / "sweeps.yml" if CHECKOUT else DATA / "sweeps.yml"
-NEXT = ROOT / "book" / "sweeps-next.yml"  # what is to be measured: found where it is named
 # Settings of a case that are no fields of its recipe: how much of the trained change is switched on; how several
 # concepts are erased at once; which prompts open the change. Of the last two the first value holds where none is set.
 STRENGTH, FORM, TRANSPORT = "erasure.strength", "erasure.form", "erasure.transport"
@@ -243,16 +241,8 @@ def place_of(measured: dict) -> tuple[str, str, str]:
 # ---------------------------------------------------------------- the file, checked
 
 
-def find_sweeps(names: Iterable[str], file: Path = SWEEPS) -> dict[str, Sweep]:
-    """`load_sweeps`, with those of `names` that stand in NEXT only."""
-    plan = load_sweeps(file)
-    if file == SWEEPS and NEXT.is_file() and (more := set(names) - set(plan)):
-        plan |= load_sweeps(NEXT, more)
-    return plan
-
-
-def load_sweeps(file: Path = SWEEPS, only: Iterable[str] | None = None) -> dict[str, Sweep]:
-    """The sweeps by name; `only` leaves out, unread, what is not among these names.
+def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
+    """The sweeps by name.
 
     Raises:
         UserError: one line for what is unknown, missing, of a wrong type, or a recipe that is none: before anything is
@@ -271,8 +261,6 @@ def load_sweeps(file: Path = SWEEPS, only: Iterable[str] | None = None) -> dict[
         raise UserError(f"{where}: must hold sweeps, NAME: {{question, concepts, cases, ...}}")
     sweeps = {}
     for name, entry in content.items():
-        if only is not None and name not in only:
-            continue
         try:
             sweeps[str(name)] = _sweep(str(name), entry)
         except UserError as error:

@@ -38,7 +38,7 @@ from ..evaluate.beside import BESIDE
 from ..evaluate.rate import Estimate, Rate
 from ..runs import read_lines
 from .keys import short, weights
-from .plan import ASKED, SWEEPS, TABLE_VERSION, find_sweeps, place_of
+from .plan import ASKED, SWEEPS, TABLE_VERSION, load_sweeps, place_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,7 +96,7 @@ def rows(
     Raises:
         UserError: an unknown name; a broken line; versions, weights or models mixed; rows missing, with the command.
     """
-    plan = find_sweeps([name], sweeps)
+    plan = load_sweeps(sweeps)
     if name not in plan:
         raise UserError(f"no sweep '{name}' in {short(sweeps)}; {nearest(name, plan)}")
     model = model or plan[name].model

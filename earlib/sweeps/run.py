@@ -20,7 +20,7 @@ from ..errors import UserError, nearest, only_in_a_clone
 from ..jobs.needs import LOCAL, Asked
 from ..runs import append_line, locked, read_lines, write_text
 from .keys import short
-from .plan import ASKED, SWEEPS, Row, Sweep, find_sweeps, place_of
+from .plan import ASKED, SWEEPS, Row, Sweep, load_sweeps, place_of
 from .read import is_row, table_folder
 from .workers import measured_by_jobs, measured_by_workers, span, work_of_jobs
 
@@ -101,7 +101,7 @@ def sweep(
     Raises:
         UserError: whatever can be known to be wrong before anything runs; a process died.
     """
-    plan = find_sweeps(names, sweeps)
+    plan = load_sweeps(sweeps)
     names = selected(names, plan, sweeps)
     folder = Path(out) if out else table_folder(effort)
     if folder.exists() and not folder.is_dir():

@@ -19,7 +19,7 @@ from ..evaluate.rate import Estimate
 from ..runs import read_lines, write_json
 from .compare import margin
 from .keys import PROFILE, concept_of
-from .plan import find_sweeps
+from .plan import load_sweeps
 from .read import is_row, table_folder
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def write(model: str = PROFILE, folder: Path | None = None) -> Path:
         UserError: the sweep has been measured, so that a prediction would come too late.
     """
     folder = folder or table_folder()
-    sweep = find_sweeps([SWEEP])[SWEEP]
+    sweep = load_sweeps()[SWEEP]
     if any(is_row(row) for row in read_lines(folder / f"{SWEEP}.jsonl")):
         raise UserError(f"{folder / SWEEP}.jsonl has rows already; what is predicted after the sweep is no prediction")
     from ..erasure.presets import recipe
