@@ -179,10 +179,13 @@ def attacks_table() -> str:
         lines.append(f"| {'the oracle' if name == 'oracle' else f'`{name}`'} | {' | '.join(cells)} |")
     rows, rates = read.rows(ATTACKS, complete=False), [back[n, a] for n in shown for a in attacks if (n, a) in back]
     concepts, seeds = (list(dict.fromkeys(row[field] for row in rows)) for field in ("concept", "seed"))
-    smaller = with_settings(recipe(AGAINST, MODEL), LESS)
+    smaller, first = with_settings(recipe(AGAINST, MODEL), LESS), shown[0]
+    of_each = {concept: known[first, BEGUN] for concept, known in attack_rates().items() if (first, BEGUN) in known}
+    begun = ", ".join(f"{rate.text()} ({concept})" for concept, rate in of_each.items() if concept != ALL)
     lines += [
         "",
         f"On MiniJanus, of {listed(concepts)} and no other concept ({n_of(*rates, seeds=[len(seeds)])} of training).",
+        f"What is finished of a begun picture after `{first}` hangs on the concept: {begun} %." if begun else "",
         f"`{AGAINST}` was made against attacks; it takes {fitting(erasing_bytes(KNOWN[MODEL], AGAINST))} to erase from",
         f"1B, and {fitting(recipe_bytes(KNOWN[MODEL], smaller))} with",
         f"`--set {' '.join(f'{field}={value}' for field, value in LESS.items())}`,",
