@@ -240,6 +240,11 @@ def test_a_ruined_model_has_not_erased_and_one_model_compares_nothing():
     hangs = lambda hits: claims_list([*rates, *drift, *kept(hits)], [claim])
     assert "40 % in its place 0 verdicts and with 60 % in its place 1 verdicts" in hangs(11)
     assert "40 % in its place 0 verdicts and with 60 % in its place 0 verdicts" in hangs(3)
+    broken = lambda hits: [of("unfinished_rate", "a", Rate(hits, 30).flat()) | {"kind": "direct"}]
+    direct = claim | {"select": claim["select"] | {"kind": "direct"}}
+    asked = [*({**rate, "kind": "direct"} for rate in rates), *drift, *kept(28)]
+    assert "measurably above 50 %: a ruined model has not erased" in claims_list([*asked, *broken(28)], [direct])
+    assert "✓ holds" in claims_list([*asked, *broken(12)], [direct])
     beside = claim | {"before": {"recipe": "b"}}
     assert "one and the same model" in claims_list([*rates, *drift, *kept(15)], [beside])
     asked_twice = [

@@ -67,6 +67,13 @@ def test_pairing_takes_out_what_both_have_in_common():
         Estimate.paired(base, erased[1:])
 
 
+def test_a_design_effect_moves_no_end_to_the_end():
+    """35 of 60 that say as much as 35 independent pictures: not all of them are hits."""
+    rate = Rate(35, 60, 60 / 35)
+    assert rate.low == pytest.approx(0.42, abs=0.005) and rate.high == pytest.approx(0.73, abs=0.005)
+    assert Rate(60, 60, 2).high == 1 and Rate(0, 60, 2).low == 0
+
+
 @pytest.mark.parametrize("now", [True, False])
 def test_a_change_that_all_pictures_share_is_as_sure_as_a_rate_of_all(now):
     seen = np.ones(12, bool)

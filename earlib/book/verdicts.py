@@ -17,7 +17,9 @@ from ..evaluate.rate import Estimate
 DIRECTIONS = ("lower", "higher", "different", "same")
 RULES = ("expect", "at_most", "at_least", "keeps", "tested", "carried")
 MARGIN = 0.10  # a rate counts as the same if the whole interval of its change lies within so much
-RUINED = 0.5  # a model is ruined if its neighbours are drawn less than so many times as often as before erasing
+# a model is ruined if its neighbours are drawn less than so many times as often as before erasing, or less than this
+# share of its pictures of the concept are finished
+RUINED = 0.5
 # what was asked of an erasure, and what came out; a record's other fields say which erasure
 ASKED = ("metric", "subject", "kind", "judge", "seed", "paper", "value", "n", "low", "high")
 # how often a model draws the concept, in whatever way it is asked: of these, a ruined model says nothing
@@ -141,9 +143,10 @@ def fair(
     """`verdict`, unless the comparison behind it is none; and of a concept's rate, what became of the neighbours.
 
     Untested where both records are of erasures that agree in all that was measured, to the last digit: one model.
-    Ruined where a rate of the concept is judged after an erasure whose neighbours are drawn measurably less than `bar`
-    times as often as before erasing: what such a model draws no more says nothing of the concept. Where the neighbours'
-    rate is not among the records, the verdict says so.
+    Ruined where a rate of the concept is judged after an erasure that leaves measurably less than `bar` of its pictures
+    of the concept finished, or whose neighbours are drawn measurably less than `bar` times as often as before erasing:
+    what such a model draws no more says nothing of the concept. Where the neighbours' rate is not among the records,
+    the verdict says so.
 
     Args:
         results, run: as of `measured`, where the other numbers of the same erasures are looked up.
@@ -180,9 +183,12 @@ def fair(
                 said += f" {less}." if now.minus(then, bar).below else f" not {less}."
         looks = {"metric": "unfinished_rate", "subject": record["subject"], "kind": "direct"}
         if record["kind"] == "direct" and (found := measured(results, run, _erasure(record) | looks)):
-            said += (
-                f" Of its pictures of the concept {_estimate(found).text(0, 100)} % are unfinished, by a second judge."
-            )
+            unfinished = _estimate(found)
+            said += f" Of its pictures of the concept {unfinished.text(0, 100)} % are unfinished, by a second judge"
+            if (unfinished.low or 0) > 1 - bar and verdict.kind in ("holds", "fails"):
+                verdict = replace(verdict, kind="ruined")
+                said += f", measurably above {100 * (1 - bar):.0f} %: a ruined model has not erased"
+            said += "."
         verdict = replace(verdict, why=f"{verdict.why} {said}")
     return verdict
 

@@ -89,7 +89,7 @@ class Rate:
         p, n = self.hits / self.n, self.n / self.effect
         centre = (p + Z * Z / (2 * n)) / (1 + Z * Z / n)
         half = Z * math.sqrt(p * (1 - p) / n + Z * Z / (4 * n * n)) / (1 + Z * Z / n)
-        return (0.0 if self.hits == 0 else centre - half), (1.0 if self.hits == n else centre + half)
+        return (0.0 if self.hits == 0 else centre - half), (1.0 if self.hits == self.n else centre + half)
 
     @property
     def low(self) -> float:
