@@ -512,10 +512,10 @@ def test_what_counts_as_brought_back():
         found |= {(name, "prefix"): Rate(prefix, 30)}
     back = {name: list(chapter.beyond(found, name)) for name in ("uce", "ear", "npo", "rmu", "base", "oracle")}
     assert back == {"uce": ["soft-prompt"], "ear": ["prefix"], "npo": [], "rmu": [], "base": [], "oracle": []}
-    words, drawing, likelihoods = chapter.sentences(found, ["uce", "ear", "npo"])
+    words, drawing, likelihoods = chapter.sentences({"church": found, "boat": {}}, ["uce", "ear", "npo"])
     assert (
         "`uce`" in words
-        and "`soft-prompt` (from 1 of 1; 67 [49–81] % over all of these)" in words
+        and "`soft-prompt` (`uce` church; 67 [49–81] % over these methods and all concepts)" in words
         and chapter.WHY["soft-prompt"] in words
     )
     assert "the oracle 60 [42–75]" in drawing and likelihoods.endswith(chapter.NOT_BACK)

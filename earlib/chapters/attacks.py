@@ -114,24 +114,41 @@ def ticks_of(panels: Mapping[str, list[Series]]) -> dict[int, str]:
     return {x: str(x) for x in sorted({x for series in panels.values() for one in series for x, _ in one.points})}
 
 
-def sentences(found: Mapping[tuple[str, str], Rate], labels: Iterable[str]) -> list[str]:
+def sentences(each: Mapping[str, Mapping[tuple[str, str], Rate]], labels: Iterable[str]) -> list[str]:
     """For each kind of method among `labels`, which attacks bring a concept back from some of it, beside the oracle,
-    and why: the reason is that of the one which brings most back without teaching the model anything."""
+    and why: the reason is that of the one which brings most back without teaching the model anything.
+
+    Args:
+        each: concept -> `rates` of it. A method counts where an attack brings back one concept or more.
+        labels: of the methods that count.
+    """
     told, labels = [], list(labels)
+    pooled = lambda name, attack: Rate.pooled(of[name, attack] for of in each.values() if (name, attack) in of)
     for kind, (what, recipes) in KINDS.items():
         mine = [name for name in labels if name in recipes]
-        attacks = dict.fromkeys(attack for name in mine for attack in beyond(found, name))
-        of = {attack: Rate.pooled(found[n, attack] for n in mine if (n, attack) in found) for attack in attacks}
+        back = {name: brought_back(each, name) for name in mine}
+        attacks = dict.fromkeys(attack for some in back.values() for attack in some)
+        over = {attack: Rate.pooled(pooled(name, attack) for name in mine) for attack in attacks}
         parts = []
-        for attack, rate in sorted(of.items(), key=lambda item: (item[0] in TAUGHT, -item[1].value)):
-            own, hit = found.get(("oracle", attack)), sum(attack in beyond(found, name) for name in mine)
-            beside = f", the oracle {own.text()}" if own else ""
-            parts.append(f"`{attack}` (from {hit} of {len(mine)}; {rate.text()} % over all of these{beside})")
-        first = next(iter(sorted(of, key=lambda attack: (attack in TAUGHT, -of[attack].value))), None)
+        for attack, rate in sorted(over.items(), key=lambda item: (item[0] in TAUGHT, -item[1].value)):
+            own, hit = pooled("oracle", attack), [name for name in mine if attack in back[name]]
+            which = ", ".join(f"`{name}` {' and '.join(back[name][attack])}" for name in hit)
+            beside = f", the oracle {own.text()}" if own.n else ""
+            parts.append(f"`{attack}` ({which}; {rate.text()} % over these methods and all concepts{beside})")
+        first = next(iter(sorted(over, key=lambda attack: (attack in TAUGHT, -over[attack].value))), None)
         line = f"**{kind}** ({what}: {', '.join(f'`{name}`' for name in mine)}): "
-        line += f"brought back by {', '.join(parts)}. What `{first}` shows: {WHY[first]}." if first else NOT_BACK
+        line += f"brought back by {'; '.join(parts)}. What `{first}` shows: {WHY[first]}." if first else NOT_BACK
         told += [line] if mine else []
     return told
+
+
+def brought_back(each: Mapping[str, Mapping[tuple[str, str], Rate]], name: str) -> dict[str, list[str]]:
+    """Attack -> the concepts that it brings back from method `name`, by `beyond` of each concept alone."""
+    found: dict[str, list[str]] = {}
+    for concept, rates_of_it in each.items():
+        for attack in beyond(rates_of_it, name):
+            found.setdefault(attack, []).append(concept)
+    return found
 
 
 def records(table: str, frame: pd.DataFrame) -> list[dict]:
