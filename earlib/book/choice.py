@@ -251,7 +251,8 @@ def weights_sentence() -> str:
     models = {name: sizes for name, sizes in KNOWN.items() if PROFILES.get(name)}
     told = listed(f"[`{PROFILES[n]}`]({HUB}/{PROFILES[n]}), {gigabytes(sizes):.0f} GB" for n, sizes in models.items())
     return (
-        f"The first command that needs them fetches {told}, under the licence that stands there. Without a network: "
+        f"The first command that needs weights fetches those of the model that it names, {told}, under the licence "
+        "that stands there. Without a network: "
         f"`hf download {PROFILES[MODEL]} --local-dir janus-1b` elsewhere, copy the folder here, and say "
         "`--model janus-1b` wherever this page says `janus-pro-1b`."
     )
