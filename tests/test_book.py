@@ -527,7 +527,7 @@ def test_markdown_that_a_cell_shows_has_tables_and_equations():
 
 
 def test_sliders_are_live_for_who_steps_through_and_still_where_rerun_runs(monkeypatch):
-    from ipywidgets import IntSlider, version_info
+    from ipywidgets import IntSlider, __version__
 
     from earlib.book.live import live
 
@@ -538,4 +538,6 @@ def test_sliders_are_live_for_who_steps_through_and_still_where_rerun_runs(monke
     monkeypatch.delenv("EARLIB_RUN")
     shown = live(length=IntSlider(7, 1, 144))(lambda length: seen.append(length))
     assert shown.widget.children[0].value == 7  # ipywidgets has made its slider
-    assert seen[-1] == 7 or version_info[0] < 8  # Colab's draws when a page shows it, of which there is none here
+    assert seen[-1] == 7 or __version__.startswith(
+        "7."
+    )  # Colab's draws when a page shows it, of which there is none here
