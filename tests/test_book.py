@@ -540,4 +540,4 @@ def test_sliders_are_live_for_who_steps_through_and_still_where_rerun_runs(monke
     assert shown.widget.children[0].value == 7  # ipywidgets has made its slider
     assert seen[-1] == 7 or __version__.startswith(
         "7."
-    )  # Colab's draws when a page shows it, of which there is none here
+    )  # which draw once a page shows them
