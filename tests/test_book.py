@@ -538,6 +538,4 @@ def test_sliders_are_live_for_who_steps_through_and_still_where_rerun_runs(monke
     monkeypatch.delenv("EARLIB_RUN")
     shown = live(length=IntSlider(7, 1, 144))(lambda length: seen.append(length))
     assert shown.widget.children[0].value == 7  # ipywidgets has made its slider
-    assert seen[-1] == 7 or __version__.startswith(
-        "7."
-    )  # which draw once a page shows them
+    assert seen[-1] == 7 or __version__.startswith("7.")  # which draw once a page shows them
