@@ -26,8 +26,14 @@ CARDS_MARK = "<!-- cards -->"  # book/janus_pro.md has this line where the table
 DTYPE = "float16"
 EXAMPLE = "church"  # the concept whose prompts are counted
 RECIPES = ("recommended", "ear")
+ERASED = (*RECIPES, "concept-ablation", "robust")  # the page's other choices
 MOST = 64  # pictures drawn at a time (`memory.batch_that_fits`)
-EAR_ASKS = {"drawn": 3, "read": 6, "learned": 2}  # pictures of a prompt pair; a test counts them
+# pictures of a prompt pair, and others that are drawn once, which teach the rest to stay; a test counts them
+ASKS = {
+    "ear": {"drawn": 3, "read": 6, "learned": 2, "others": 0},
+    "concept-ablation": {"drawn": 1, "read": 8, "learned": 8, "others": 0},
+    "robust": {"drawn": 2, "read": 24, "learned": 104, "others": 200},
+}
 SQUARES = 19  # float64 matrices [width, width] at the peak of the closed form; a test counts them
 EXPLAINED = """\
 Nothing in these tables was measured on a card: memory and times are counted, in 16-bit numbers. Memory is that of the
@@ -93,12 +99,14 @@ def solving_seconds(sizes: Sizes, concept: Concept, pairs: int, card: str) -> fl
 
 
 def erasing_seconds(sizes: Sizes, name: str, card: str) -> float:
-    """The least time of `erase` with one of RECIPES."""
+    """The least time of `erase` with one of ERASED."""
     recipe, concept = presets.PRESETS[name], load_concept(EXAMPLE, "janus-pro-1b")
     if not isinstance(recipe, Recipe):
         return solving_seconds(sizes, concept, recipe.pairs, card)
-    asked = {what: recipe.pairs * times for what, times in EAR_ASKS.items()}
-    return least_seconds(sizes, asked | {"drawn": {asked["drawn"]: 1}}, card)
+    asks = ASKS[name]
+    drawn = {n: 1 for n in (recipe.pairs * asks["drawn"], asks["others"]) if n}
+    of_pairs = {what: recipe.pairs * asks[what] for what in ("read", "learned")}
+    return least_seconds(sizes, of_pairs | {"drawn": drawn}, card)
 
 
 # ------------------------------------------------------------------ memory
@@ -140,14 +148,14 @@ def cards_table() -> str:
     takes: dict[str, list[str]] = {}  # what -> a cell for each size
     least: dict[str, list[str]] = {}  # and each card
     for sizes in KNOWN.values():
-        draw, erase = memory.to_draw(sizes, DTYPE), {name: erasing_bytes(sizes, name) for name in RECIPES}
+        draw, erase = memory.to_draw(sizes, DTYPE), {name: erasing_bytes(sizes, name) for name in ERASED}
         column: dict[str, str] = {"weights alone": gigabytes(memory.weight_bytes(sizes, DTYPE))}
-        column |= {f"erasing with `{name}`": fitting(erase[name]) for name in RECIPES}
+        column |= {f"erasing with `{name}`": fitting(erase[name]) for name in ERASED}
         with_it = {name: draw + changed_bytes(sizes, name) for name in RECIPES}  # beside the base model's matrices
         column |= {f"measuring and drawing with what `{name}` left": fitting(with_it[name]) for name in RECIPES}
         column |= {f"on disk: what `{name}` leaves": amount(changed_bytes(sizes, name)) for name in RECIPES}
-        seconds = {name: partial(erasing_seconds, sizes, name) for name in RECIPES}
-        times = {f"erasing with `{name}`": on_cards(seconds[name], erase[name]) for name in RECIPES}
+        seconds = {name: partial(erasing_seconds, sizes, name) for name in ERASED}
+        times = {f"erasing with `{name}`": on_cards(seconds[name], erase[name]) for name in ERASED}
         asks, written = Battery.seeds * Battery.size, Settings()  # the commands' own numbers
         attacked = 2 * asks * (1 + len(LIGHT))  # by name and with each attack, of the concept and of another word
         proposed = 2 * written.count * written.pictures

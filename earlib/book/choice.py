@@ -30,6 +30,7 @@ MODEL, SMALL = "janus-pro-1b", "T4"
 SHOWN = ("direct", "synonym", "neighbours")
 LEFT = UNFINISHED = 0.1
 LESS = {"batch": 1, "retain.pictures": 1}
+NONE, ON_SMALL = "none of them", f"the same, on a card of {CARDS[SMALL].room:.0f} GB"
 PAPER, AGAINST = "ear", "robust"  # shown whatever the tables say: the paper's recipe, and ours against attacks
 RULE = f"""\
 Each number is per cent of pictures of all these concepts together, with its 95 % interval: look up your kind of concept
@@ -119,13 +120,12 @@ def small(name: str) -> bool:
 def chosen() -> list[tuple[str, str | None, Row | None]]:
     """(what is needed, recipe, what is known of it), the page's rows in order."""
     known, (concepts, together), standing = methods(), at_once(), withstanding()
-    on_small = f"the same, on a card of {CARDS[SMALL].room:.0f} GB"
     needs: list[tuple[str, Callable[[str], bool]]] = [
         ("a first try", lambda name: True),
         ("one plain checkpoint, for transformers alone", merges),
-        (on_small, lambda name: merges(name) and small(name)),
+        (ON_SMALL, lambda name: merges(name) and small(name)),
         ("to withstand a picture that somebody began", lambda name: name in standing),
-        (on_small, lambda name: name in standing and small(name)),
+        (ON_SMALL, lambda name: name in standing and small(name)),
     ]
     rows: list[tuple[str, str | None, Row | None]] = []
     for need, fits in needs:
@@ -147,7 +147,8 @@ def choice_table() -> str:
     for need, name, row in rows:
         cells = [text(rate) for rate in (*row[:3], row.begun)] if row else ["–"] * 4
         memory = fitting(erasing_bytes(KNOWN[MODEL], name)) if name else "–"
-        lines.append(f"| {need} | {f'`{name}`' if name else 'none of them'} | {' | '.join(cells)} | {memory} |")
+        nobody = f"{NONE}; `{AGAINST}` in smaller steps may fit, see below" if need == ON_SMALL else NONE
+        lines.append(f"| {need} | {f'`{name}`' if name else nobody} | {' | '.join(cells)} | {memory} |")
     frame = read.load(METHODS, complete=False)
     counts = n_of(*(rate for *_, row in rows if row for rate in row[:3] if rate.n), seeds=frame.seeds)
     fewer = [f"`{name}`" for _, name, row in rows if name and row and not row.synonym.n]

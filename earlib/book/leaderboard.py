@@ -7,6 +7,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from .. import ROOT
+from ..evaluate.attacks.registry import PLAIN
 from ..evaluate.rate import Estimate, Rate
 from ..sweeps import attacked, read
 
@@ -18,6 +19,7 @@ TABLES = {  # table of methods -> title, table of attacks on them, table of thei
     "main": ("Next-token: MiniJanus", "attacks", "oracle"),
     "var-main": ("Next-scale: MiniVAR", "var-attacks", "var-oracle"),
 }
+ORACLE = "an oracle"
 COLUMNS = {  # column of `read.load` -> heading; one without any number is left out
     "direct": "shows it, %",
     "unfinished": "unfinished, %",
@@ -45,11 +47,32 @@ def made(name: str) -> str:
 def worst_attacks(name: str) -> dict[tuple[str, str], Rate]:
     """(concept, label) -> the rate under the attack that brings most back; empty where the table is not there."""
     worst: dict[tuple[str, str], Rate] = {}
-    for row in attacked.load(name, complete=False).to_dict("records") if _there(name) else ():
-        rate, key = row["with"], (row["concept"], row["label"])
-        if rate and (key not in worst or rate.value > worst[key].value):
-            worst[key] = rate
+    for row in _attacked(name):
+        keep_greater(worst, (row["concept"], row["label"]), row["with"])
     return worst
+
+
+def oracles(name: str) -> list[dict]:
+    """A row for each concept's oracle, in the columns that a table of attacks knows of it: asked by name, and under the
+    attack that draws most; none where the table is not there, or has no oracle."""
+    direct: dict[str, Rate] = {}
+    worst: dict[str, Rate] = {}
+    for row in (row for row in _attacked(name) if row["label"] == "base" and row["oracle"]):
+        keep_greater(direct if row["attack"] == PLAIN.name else worst, row["concept"], row["oracle"])
+    return [
+        {"label": ORACLE, "concept": c, "erased": False, "direct": rate, "worst": worst.get(c)}
+        for c, rate in direct.items()
+    ]
+
+
+def keep_greater(found: dict, key, rate: Rate | None) -> None:
+    """Keep `rate` under `key`, unless a greater one stands there."""
+    if rate and (key not in found or rate.value > found[key].value):
+        found[key] = rate
+
+
+def _attacked(name: str) -> list[dict]:
+    return attacked.load(name, complete=False).to_dict("records") if _there(name) else []
 
 
 def distances(name: str) -> dict[tuple[str, str], Estimate]:
@@ -77,7 +100,14 @@ def leaderboard() -> str:
         for column, of in (("worst", worst_attacks(attacks)), ("oracle_concept", distances(oracle))):
             frame[column] = [of.get((row.concept, row.label)) for row in frame.itertuples()]
         frame["erased"] = frame.recipe.notna()
-        parts += [f"## {title}", "", _caption(name, frame), "", _table(frame), ""]
+        parts += [
+            f"## {title}",
+            "",
+            _caption(name, frame),
+            "",
+            _table([*frame.to_dict("records"), *oracles(attacks)]),
+            "",
+        ]
     return "\n".join(parts)
 
 
@@ -91,15 +121,15 @@ def _caption(name: str, frame: pd.DataFrame) -> str:
     )
 
 
-def _table(frame: pd.DataFrame) -> str:
-    shown = {column: said for column, said in COLUMNS.items() if column in frame and any(v for v in frame[column])}
+def _table(rows: list[dict]) -> str:
+    shown = {column: said for column, said in COLUMNS.items() if any(row.get(column) for row in rows)}
     head = "".join(f"<th>{said}</th>" for said in ("method", "concept", *shown.values()))
     lines = ['<div class="board"><table class="table sortable">', f"<thead><tr>{head}</tr></thead><tbody>"]
     order = lambda row: (row["concept"], row["erased"], row["direct"].value if row["direct"] else 2)
-    for row in sorted(frame.to_dict("records"), key=order):
-        name = html.escape(row["label"]) if row["erased"] else "before"
+    for row in sorted(rows, key=order):
+        name = html.escape("before" if row["label"] == "base" else row["label"])
         cells = [f"<td><code>{name}</code></td>" if row["erased"] else f"<td><i>{name}</i></td>"]
-        cells += [f"<td>{html.escape(row['concept'])}</td>", *(_cell(row[column]) for column in shown)]
+        cells += [f"<td>{html.escape(row['concept'])}</td>", *(_cell(row.get(column)) for column in shown)]
         lines.append(f"<tr>{''.join(cells)}</tr>")
     return "\n".join([*lines, "</tbody></table></div>"])
 

@@ -74,9 +74,9 @@ def shown(value: float) -> str:
     return f"{value:g}" if value >= 1 else f"{value:.0e}".replace("e-0", "e-")
 
 
-def layer(text: str | None) -> str:
-    """`0.5,0.625` as `5 of 8`: the first layer that trains; EAR's own where a row does not say."""
-    return f"{1 + round(LAYERS * float(text.split(',')[0])) if isinstance(text, str) else 1} of {LAYERS}"
+def layer(text: str | None) -> int:
+    """`0.5,0.625` as 4: the first layer that trains, 0 the nearest to the input; EAR's own where a row does not say."""
+    return round(LAYERS * float(text.split(",")[0])) if isinstance(text, str) else 0
 
 
 def erases(rows: pd.DataFrame, what: str) -> list[float]:
