@@ -64,8 +64,8 @@ def beyond(found: Mapping[tuple[str, str], Rate], name: str) -> dict[str, Rate]:
 
 
 def heat(panels: Mapping[str, Mapping[tuple[str, str], Rate]], order: Sequence[str]):
-    """`plots.pictures.heat` of `rates`, a panel each, a row for each of `order` that is there; bold where the attack
-    brings the concept back."""
+    """`plots.pictures.heat` of `rates`, a panel each, a row for each of `order` that is there; framed where the
+    attack brings the concept back."""
     every = {key for found in panels.values() for key in found}
     names = [name for name in order if any(name == label for label, _ in every)]
     attacks = [PLAIN.name, *tried(panels)]

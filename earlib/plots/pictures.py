@@ -178,7 +178,7 @@ def heat(panels: Mapping[str, Mapping[tuple, Rate]], rows: Sequence[str], column
         panels: title -> {(row, column): Rate}; what is missing stays empty.
         rows: from top to bottom, their names in the colours of `style.COLOURS`.
         columns: column -> how it is called.
-        bold: title -> those (row, column) whose numbers are printed in bold.
+        bold: title -> those (row, column) whose numbers are printed in bold, in a frame.
 
     Returns:
         matplotlib.figure.Figure
@@ -194,9 +194,13 @@ def heat(panels: Mapping[str, Mapping[tuple, Rate]], rows: Sequence[str], column
         axis.imshow(cells, vmin=0, vmax=100, cmap="Oranges", aspect="auto")
         for (y, row), (x, column) in itertools.product(enumerate(rows), enumerate(columns)):
             if not np.isnan(cells[y, x]):
-                weight = "bold" if (row, column) in bold.get(title, ()) else "normal"
-                look = {"color": "white" if cells[y, x] > 65 else INK, "fontweight": weight, "fontsize": size_of}
+                marked = (row, column) in bold.get(title, ())
+                look = {"color": "white" if cells[y, x] > 65 else INK, "fontsize": size_of}
+                look |= {"fontweight": "bold"} if marked else {}
                 axis.text(x, y, f"{cells[y, x]:.0f}", ha="center", va="center", **look)
+                if marked:  # bold alone is hard to see where the colour is dark
+                    frame = {"fill": False, "edgecolor": INK, "linewidth": 1.1}
+                    axis.add_patch(plt.Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, **frame))
         axis.set_xticks(range(len(columns)), list(columns.values()), rotation=90)
         axis.set_yticks(range(len(rows)), rows)
         axis.set_title(title)
