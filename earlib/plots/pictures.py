@@ -199,8 +199,8 @@ def heat(panels: Mapping[str, Mapping[tuple, Rate]], rows: Sequence[str], column
                 look |= {"fontweight": "bold"} if marked else {}
                 axis.text(x, y, f"{cells[y, x]:.0f}", ha="center", va="center", **look)
                 if marked:  # bold alone is hard to see where the colour is dark
-                    frame = {"fill": False, "edgecolor": INK, "linewidth": 1.1}
-                    axis.add_patch(plt.Rectangle((x - 0.45, y - 0.43), 0.9, 0.86, **frame))
+                    corner = (x - 0.45, y - 0.43)
+                    axis.add_patch(plt.Rectangle(corner, 0.9, 0.86, fill=False, edgecolor=INK, linewidth=1.1))
         axis.set_xticks(range(len(columns)), list(columns.values()), rotation=90)
         axis.set_yticks(range(len(rows)), rows)
         axis.set_title(title)
