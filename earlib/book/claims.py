@@ -47,7 +47,7 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
         UserError: for a field or a rule that it does not know, and for fields that fit no record of a run that is
             there.
     """
-    entries, kinds, whose, at_other = [], [], [], dict.fromkeys(OTHER_BARS, 0)
+    entries, kinds, whose, at_other, trained = [], [], [], dict.fromkeys(OTHER_BARS, 0), []
     for claim in claims:
         if unknown := set(claim) - set(FIELDS):
             raise UserError(f"book/claims.yml: unknown field '{min(unknown)}': {nearest(min(unknown), FIELDS)}")
@@ -61,6 +61,7 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
             return found
 
         ours = one({})
+        trained += [ours.get("seed")] if ours and ours["condition"] == "erased" else []
         before = one(claim["before"]) if ours and "before" in claim else None
         verdict = verdict_of(claim.get("verdict", "not tested"), ours, before)
         if run:
@@ -85,7 +86,18 @@ def claims_list(results: list[dict], claims: list[dict], complete: bool = True) 
     bars = " and ".join(f"with {100 * bar:.0f} % in its place {n} verdicts" for bar, n in at_other.items())
     hangs = f"The bar for a ruined model is ours, set when the numbers were known: {bars} would be others."
     shown = lines[:1] if len(counted) == 2 else lines
-    return "\n\n".join(["\n".join(shown), hangs, *entries]) + "\n"
+    return "\n\n".join(["\n".join(shown), f"{hangs} {_trainings(trained)}", *entries]) + "\n"
+
+
+def _trainings(seeds: list) -> str:
+    """How many of the claims on erased models rest on one training; `seeds` of each, as a pooled record has them."""
+    several = sum("," in str(seed) for seed in seeds)
+    told = sum(seed is not None for seed in seeds)
+    return (
+        f"Of {len(seeds)} claims on erased models {several} rest on several trainings and {told - several} on one; the "
+        f"others pool rows, and their chapters say of how many. With one training an interval counts pictures only: read "
+        "such a verdict as of that training."
+    )
 
 
 def _badges(kinds: list[str]) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from ..errors import UserError, nearest
-from ..evaluate.rate import Estimate
+from ..evaluate.rate import Estimate, Rate
 
 DIRECTIONS = ("lower", "higher", "different", "same")
 RULES = ("expect", "at_most", "at_least", "keeps", "tested", "carried")
@@ -73,6 +73,9 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
         ours: the record measured, if there is one.
         before: that before erasure, likewise.
 
+    Returns:
+        Verdict: untested, too, where so few pictures lie behind ours that even a perfect result could not hold.
+
     Raises:
         UserError: for a rule of another form.
     """
@@ -93,6 +96,25 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
         return Verdict("untested", f"{carried} What it does on a model of another size tells nothing of theirs.")
     now, then = _estimate(ours), _estimate(before) if before else None
     points = "rate" in ours["metric"]
+    if name in ("at_most", "at_least") and then and (then.value <= asked if name == "at_most" else then.value < asked):
+        return Verdict("open", f"The model does not reach our bar, {100 * asked:g} %, even before erasure.")
+    judged = _judged(name, asked, now, then, points)
+    if judged.kind == "open" and ours["metric"].endswith("_rate") and not _could_hold(name, asked, now, then):
+        few = f"Even a perfect result of {now.n} pictures could not pass: more are needed to test it."
+        return Verdict("untested", f"{judged.why} {few}")
+    return judged
+
+
+def _could_hold(name: str, asked, now: Estimate, then: Estimate | None) -> bool:
+    """Whether the best result of as many pictures as `now` would hold, what was before being as it is."""
+    share = lambda rate: Estimate(rate.value, rate.n, *rate.interval)
+    if name == "expect":
+        same = share(Rate(round(then.value * now.n), now.n)) if then else None
+        return asked != "same" or same is None or _judged(name, asked, same, then, True).kind == "holds"
+    return _judged(name, asked, share(Rate(0 if name == "at_most" else now.n, now.n)), then, True).kind == "holds"
+
+
+def _judged(name: str, asked, now: Estimate, then: Estimate | None, points: bool) -> Verdict:
     if name == "expect":
         return _by_direction(asked, now.minus(then) if then else now, points, bool(then))
     if name == "keeps":
@@ -101,8 +123,6 @@ def verdict_of(rule: str | dict, ours: dict | None, before: dict | None = None) 
         return _by_bar(
             "at_least", now.minus(then, asked), 0, f"Our bar: at least {100 * asked:g} % of what it was before."
         )
-    if before and (before["value"] <= asked if name == "at_most" else before["value"] < asked):
-        return Verdict("open", f"The model does not reach our bar, {100 * asked:g} %, even before erasure.")
     return _by_bar(name, now, asked, f"Our bar: {name.replace('_', ' ')} {100 * asked:g} %.")
 
 
@@ -145,8 +165,8 @@ def fair(
     Untested where both records are of erasures that agree in all that was measured, to the last digit: one model.
     Ruined where a rate of the concept is judged after an erasure that leaves measurably less than `bar` of its pictures
     of the concept finished, or whose neighbours are drawn measurably less than `bar` times as often as before erasing:
-    what such a model draws no more says nothing of the concept. Where the neighbours' rate is not among the records,
-    the verdict says so.
+    what such a model draws no more says nothing of the concept. Where neither that nor the opposite is measured, what
+    would hold cannot be told. Where the neighbours' rate is not among the records, the verdict says so.
 
     Args:
         results, run: as of `measured`, where the other numbers of the same erasures are looked up.
@@ -162,6 +182,7 @@ def fair(
         return Verdict("untested", f"{same} A difference of nothing tests nothing.")
     if verdict.kind in ("untested", "missing"):
         return verdict
+    ruined: list[bool | None] = []  # by each test: whether a model is, None where that cannot be told
     for at, record in enumerate(erased):
         if record["metric"] not in OF_THE_CONCEPT:
             continue
@@ -174,22 +195,25 @@ def fair(
         if then is None or now is None:
             said = f"{whose} were not measured with this: whether the model is ruined is not known."
         else:
-            said = f"{whose}: {then.text(0, 100)} → {now.text(0, 100)} %,"
-            less = f"measurably below {100 * bar:.0f} % of before"
-            if now.minus(then, bar).below and verdict.kind in ("holds", "fails", "ruined"):
-                verdict = replace(verdict, kind="ruined")
-                said += f" {less}: a ruined model has not erased."
-            else:
-                said += f" {less}." if now.minus(then, bar).below else f" not {less}."
+            left = now.minus(then, bar)
+            ruined.append(True if left.below else False if left.above else None)
+            side = {True: "measurably below", False: "measurably above", None: "not told from"}[ruined[-1]]
+            said = f"{whose}: {then.text(0, 100)} → {now.text(0, 100)} %, {side} {100 * bar:.0f} % of before."
         looks = {"metric": "unfinished_rate", "subject": record["subject"], "kind": "direct"}
         if record["kind"] == "direct" and (found := measured(results, run, _erasure(record) | looks)):
             unfinished = _estimate(found)
-            said += f" Of its pictures of the concept {unfinished.text(0, 100)} % are unfinished, by a second judge"
-            if (unfinished.low or 0) > 1 - bar and verdict.kind in ("holds", "fails"):
-                verdict = replace(verdict, kind="ruined")
-                said += f", measurably above {100 * (1 - bar):.0f} %: a ruined model has not erased"
-            said += "."
+            low, high = unfinished.low or 0.0, 1.0 if unfinished.high is None else unfinished.high
+            ruined.append(True if low > 1 - bar else False if high < 1 - bar else None)
+            side = {True: "measurably above", False: "measurably below", None: "not told from"}[ruined[-1]]
+            said += f" Of its pictures of the concept {unfinished.text(0, 100)} % are unfinished, by a second judge:"
+            said += f" {side} {100 * (1 - bar):.0f} %."
         verdict = replace(verdict, why=f"{verdict.why} {said}")
+    if True in ruined and verdict.kind in ("holds", "fails"):
+        return Verdict("ruined", f"{verdict.why} A ruined model has not erased.")
+    if None in ruined and verdict.kind == "holds":
+        return Verdict(
+            "open", f"{verdict.why} So it cannot be told whether the concept was erased or the model ruined."
+        )
     return verdict
 
 
