@@ -95,8 +95,8 @@ def _trainings(seeds: list) -> str:
     told = sum(seed is not None for seed in seeds)
     return (
         f"Of {len(seeds)} claims on erased models {several} rest on several trainings and {told - several} on one; the "
-        f"others pool rows, and their chapters say of how many. With one training an interval counts pictures only: read "
-        "such a verdict as of that training."
+        "others pool rows, and their chapters say of how many. With one training an interval counts pictures only: "
+        "read such a verdict as of that training."
     )
 
 

@@ -137,9 +137,20 @@ def sentences(each: Mapping[str, Mapping[tuple[str, str], Rate]], labels: Iterab
             parts.append(f"`{attack}` ({which}; {rate.text()} % over these methods and all concepts{beside})")
         first = next(iter(sorted(over, key=lambda attack: (attack in TAUGHT, -over[attack].value))), None)
         line = f"**{kind}** ({what}: {', '.join(f'`{name}`' for name in mine)}): "
-        line += f"brought back by {'; '.join(parts)}. What `{first}` shows: {WHY[first]}." if first else NOT_BACK
+        line += (
+            f"brought back by {'; '.join(parts)}. {_why(first, over[first], pooled('oracle', first))}"
+            if first
+            else NOT_BACK
+        )
         told += [line] if mine else []
     return told
+
+
+def _why(attack: str, rate: Rate, oracle: Rate) -> str:
+    """What an attack's success says, unless over all concepts it is not told from the oracle's."""
+    if oracle.n and not rate.minus(oracle).above:
+        return f"Over all concepts, `{attack}` is not told apart from the oracle: by itself it shows little."
+    return f"What `{attack}` shows: {WHY[attack]}."
 
 
 def brought_back(each: Mapping[str, Mapping[tuple[str, str], Rate]], name: str) -> dict[str, list[str]]:
