@@ -109,7 +109,7 @@ def _could_hold(name: str, asked, now: Estimate, then: Estimate | None) -> bool:
     """Whether the best result of as many pictures as `now` would hold, what was before being as it is."""
     share = lambda rate: Estimate(rate.value, rate.n, *rate.interval)
     if name == "expect":
-        same = share(Rate(round(then.value * now.n), now.n)) if then else None
+        same = share(Rate(round((then.value or 0) * now.n), now.n)) if then else None
         return asked != "same" or same is None or _judged(name, asked, same, then, True).kind == "holds"
     return _judged(name, asked, share(Rate(0 if name == "at_most" else now.n, now.n)), then, True).kind == "holds"
 
