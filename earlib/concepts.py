@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 
 from . import DATA
 from .errors import UserError, nearest
+from .prompts import UNPRINTABLE
 
 FOLDER = DATA / "concepts"
 KINDS = ("object", "style", "content", "scene")
@@ -243,6 +244,8 @@ class _Reader:
     def text(self, value: Any, where: str) -> str:
         if not self.of_type(value, str, where).strip():
             self.complain(where, "is empty text")
+        if bad := UNPRINTABLE.search(value):
+            self.complain(where, f"holds the character {ascii(bad[0])[1:-1]}, which no text here can hold")
         return value
 
     def of_type(self, value: Any, wanted: type, where: str) -> Any:

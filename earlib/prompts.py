@@ -21,6 +21,7 @@ LONGEST_SLUG = 80  # characters; file systems allow 255 bytes, people read fewer
 KINDS = "one prompt a line, JSON lines with key and prompt, or a table (CSV) with a column 'prompt'"
 KEYS = ("key", "case_number", "image_id")  # columns or fields that name a picture; the first that a file has
 SEEDS = ("seed", "evaluation_seed", "sd_seed")  # and that are its seed
+UNPRINTABLE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # what no prompt can hold
 
 
 @dataclass(frozen=True)
@@ -232,7 +233,7 @@ def _seed(value: Any, what: str) -> int | None:
 
 
 def _printable(text: str, where: str, what: str) -> str:
-    if bad := re.search(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]", text):
+    if bad := UNPRINTABLE.search(text):
         raise UserError(f"{where}: {what} holds the character {ascii(bad[0])[1:-1]}, which no prompt can hold")
     return text
 

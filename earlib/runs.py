@@ -97,6 +97,8 @@ def read_json(path: str | Path):
         raise UserError(f"{path}: line {error.lineno} is not valid JSON ({error.msg})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: cannot be read (its brackets are nested too deeply)") from None
 
 
 def append_line(path: str | Path, row: dict) -> None:

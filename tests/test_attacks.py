@@ -124,8 +124,12 @@ def test_no_attack_exceeds_its_budget(victim, name, passes, monkeypatch):
 
     monkeypatch.setattr(Victim, "draw", counted)
     budget = Budget(passes)
-    found = attack.run(victim, budget, seed=0)
-    assert len(found.codes) == len(found.prompts) > 0 or passes == 1
+    try:
+        found = attack.run(victim, budget, seed=0)
+    except UserError as error:
+        assert passes == 1 and "does not buy one step" in str(error) and not budget.spent
+        return
+    assert len(found.codes) == len(found.prompts) > 0
     assert budget.spent <= passes
     if name in (
         "guidance",
@@ -344,7 +348,7 @@ def battery(model, erasure) -> Battery:
 
 
 def test_every_success_is_told_four_times(battery, tmp_path):
-    battery.oracle = battery.generator
+    battery.oracle = battery.generator  # set past the check, which would refuse it
     page, table = attack_page(battery, tmp_path / "out")
     records = json.loads((tmp_path / "out" / "results.json").read_text())
     found = {(r["kind"], r["condition"]): r for r in records}
@@ -403,6 +407,25 @@ def test_what_a_model_does_not_admit(battery, model):
         chosen(["guidence"])
     with pytest.raises(UserError, match="budget of 0"):
         Battery(model, church, None, budget=0, **SMALL)
+    with pytest.raises(UserError, match="has no neighbours"):
+        Battery(model, dataclasses.replace(church, neighbours={}), None, **SMALL)
+    with pytest.raises(UserError, match="the oracle is .* itself"):
+        Battery(model, church, None, model, **SMALL)
+
+
+@pytest.mark.parametrize("name", ["wordings", "soft-prompt", "guidance"])
+def test_a_budget_that_buys_nothing_is_no_failed_attack(battery, name, tmp_path):
+    page, table = attack_page(dataclasses.replace(battery, names=[name], budget=1), tmp_path / "out")
+    assert [row["attack"] for row in table] == ["none"]
+    assert f"attack &#x27;{name}&#x27;: a budget of 1 passes does not buy one step" in page.read_text()
+
+
+@pytest.mark.parametrize("name, content", [("none-base-0.npz", b"junk"), ("none-base-0.json", b"{"), ("x.json", b"{}")])
+def test_a_damaged_cell(battery, tmp_path, name, content):
+    attack_page(battery, tmp_path / "out")
+    (tmp_path / "out" / "cells" / name).write_bytes(content)
+    with pytest.raises(UserError, match="remove it"):
+        attack_page(battery, tmp_path / "out")
 
 
 def test_an_oracle_of_another_world_and_an_erasure_of_another_model(battery, model, erasure):

@@ -224,6 +224,8 @@ BROKEN = {  # what the one line must hold -> a change to a good file
     ),
     "tests: is empty": _set(["tests"], {}),
     "tests.direct[4]: must be text, is null": _set(["tests", "direct", 4], None),
+    "tests.direct[5]: holds the character \\ud800": _set(["tests", "direct", 5], "a \ud800 church"),
+    "tests.direct[6]: holds the character \\x00": _set(["tests", "direct", 6], "a church\0"),
     "tests.direct[4]: 'church' occurs twice": lambda raw: raw["tests"]["direct"].__setitem__(
         slice(3, 5), ["church", "church"]
     ),
@@ -282,7 +284,7 @@ def test_one_replacement_may_serve_several_targets_and_a_pair_may_name_its_write
     assert load_concept(path).pairs[1].replacement == load_concept(path).pairs[0].replacement
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"church"', "\udcff"])
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"church"', "\udcff", "[" * 100_000])
 def test_a_file_that_is_no_concept(content, tmp_path):
     path = tmp_path / "mine.json"
     path.write_bytes(content.encode("utf-8", "surrogateescape"))

@@ -16,7 +16,7 @@ import torch
 import earlib
 from earlib import ROOT
 from earlib.concepts import Concept, PromptPair
-from earlib.erasure import erase, presets, window_length
+from earlib.erasure import erase, presets, trajectories, window_length
 from earlib.erasure.change import layer_range, switched, tensor_names
 from earlib.erasure.gates import window_loss
 from earlib.erasure.matching import Step, window_steps
@@ -29,7 +29,7 @@ from earlib.erasure.trajectories import all_trajectories, both_rows, teacher_tar
 from earlib.errors import UserError
 from earlib.generators import draw
 from earlib.generators.base import Past
-from earlib.runs import Run, read_lines
+from earlib.runs import Run, read_json, read_lines, write_json
 
 from .conftest import tiny_janus
 
@@ -263,6 +263,39 @@ def test_saved_and_loaded_is_what_was_trained(tmp_path, generator):
     (tmp_path / "e" / "erasure.safetensors").write_bytes(b"not tensors")
     with pytest.raises(UserError, match="broken erasure"):
         Erasure.load(tmp_path / "e", generator)
+
+
+@pytest.mark.parametrize(
+    "changed, said",
+    [
+        ({"concept": 5}, "has no concept that can be used"),
+        ({"seed": "x"}, "has no seed"),
+        ({"info": None}, "has no info"),
+        ({"recipe": {"method": "oops"}}, "it changes neither weights nor guidance"),
+        ({"recipe": {"method": "negative-prompt", "text": "church", "strength": "oops"}}, "recipe strength 'oops'"),
+        ({"recipe": {"method": "negative-prompt", "strength": 1.0}}, "recipe text None"),
+        ({"recipe": {"positions": ["all"]}}, "recipe positions"),
+        (None, "holds no fields"),
+    ],
+)
+def test_a_damaged_erasure_is_not_drawn_as_if_it_were_none(tmp_path, changed, said):
+    generator = tiny_janus()
+    recipe = {"method": "negative-prompt", "text": "church", "strength": 1.0}
+    Erasure("negative-prompt", recipe, "church", generator.fingerprint, {}).save(tmp_path)
+    assert not Erasure.load(tmp_path, generator).tensors
+    about = read_json(tmp_path / "erasure.json")
+    write_json(tmp_path / "erasure.json", changed if changed is None else about | changed)
+    with pytest.raises(UserError, match="broken erasure") as error:
+        Erasure.load(tmp_path, generator)
+    assert said in str(error.value) and "copy its folder anew" in str(error.value)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path, monkeypatch):
+    generator = tiny_janus()
+    before = erase(generator, CONCEPT, FAST, progress=False)
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setattr(trajectories, "CACHE", tmp_path / "cache" / "trajectories")
+    assert erase(generator, CONCEPT, FAST, progress=False).change_hash == before.change_hash
 
 
 KILLED = """

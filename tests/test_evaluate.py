@@ -354,6 +354,8 @@ def church() -> Concept:
 
 
 def test_records_tell_what_was_erased(fake, church):
+    with pytest.raises(UserError, match="picture seeds must differ, got 0, 0"):
+        evaluate(fake, church, seeds=(0, 0), progress=False)
     records = evaluate(fake, church, FakeErasure(), seeds=(0, 1, 2), progress=False)
     assert all(tuple(record) == KEYS for record in records)
     assert json.loads(json.dumps(records)) == records

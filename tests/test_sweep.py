@@ -115,7 +115,10 @@ WRONG = {  # what is changed of an entry -> what the line must hold
     "concept": ({"concepts": ["chruch"]}, "did you mean 'church'"),
     "split": ({"split": "tset"}, "did you mean 'test'"),
     "seeds": ({"seeds": [0, "1"]}, "seeds cannot be"),
+    "a seed too large": ({"seeds": [2**63]}, "seeds cannot be"),
     "size": ({"size": 0}, "size cannot be 0"),
+    "no size": ({"size": float("inf")}, "size cannot be inf"),
+    "a recipe": ({"cases": [{"recipe": ["uce"]}]}, "cases cannot be"),
     "pictures": ({"pictures": {"dierct": 3}}, "did you mean 'direct'"),
     "an entry's field": ({"szie": 1}, "did you mean 'size'"),
     "cases": ({"cases": []}, "cases cannot be []"),
@@ -171,6 +174,10 @@ def test_broken_files(tmp_path):
     (tmp_path / "sweeps.yml").write_text("window: [")
     with pytest.raises(UserError, match="not valid YAML"):
         load_sweeps(tmp_path / "sweeps.yml")
+    for name in ("../../outside", 5, None):
+        with pytest.raises(UserError, match="its table is a file"):
+            (tmp_path / "sweeps.yml").write_text(yaml.safe_dump({name: TINY}))
+            load_sweeps(tmp_path / "sweeps.yml")
 
 
 def test_the_shipped_sweeps(capsys):
@@ -425,6 +432,9 @@ def test_several_concepts_by_the_command(tmp_path, capsys):
     assert main([*ask, "--recipe", "negative-prompt", "--out", str(tmp_path / "no")]) == 2
     assert "steers away from one name" in capsys.readouterr().err and not (tmp_path / "no").exists()
     assert load_joint("church", "mini") == load_concept("church")
+    for names in ("church+church", "church+"):
+        with pytest.raises(UserError, match="names a concept twice, or none beside a"):
+            load_joint(names, "mini")
 
 
 def test_rows_of_several_concepts(tiny, model, tmp_path):

@@ -72,10 +72,10 @@ def write_page(battery: Battery, cells: Sequence[dict], folder: Path, show_expli
         for title, table in more_of(cells, attack).items():
             page.heading(f"{attack}, {title}")
             page.table(table)
-    left_out = {cell["attack"]: cell["left_out"] for cell in cells if "left_out" in cell} | battery.left_out
+    left_out = [*(cell["left_out"] for cell in cells if "left_out" in cell), *battery.left_out.values()]
     if left_out:
         page.heading("Left out")
-        page.items(list(dict.fromkeys(left_out.values())))
+        page.items(list(dict.fromkeys(left_out)))
     page.heading("What the attacks are")
     ran = {cell["attack"] for cell in cells}
     page.table([{"attack": a.name, "box": a.box, "what it does": a.about} for a in ATTACKS.values() if a.name in ran])

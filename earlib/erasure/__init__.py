@@ -80,6 +80,10 @@ def erase(
 
         recipe = presets.with_settings(recipe, {"windows.length": window_length(recipe, concept, generator)})
         check_training(generator, recipe)
+    if isinstance(recipe, ScaleRecipe) and isinstance(generator, NextScale):
+        from .spans import learning_span
+
+        learning_span(generator, recipe.scales)  # a wrong one is said before a folder is begun
     run = None
     if out is not None:
         from ..runs import Run

@@ -21,7 +21,12 @@ SEVERAL = 3  # prompts: what stands in fewer may be there by chance
 def load_joint(names: str, profile: str) -> Concept:
     """A concept by its name or JSON file, as `load_concept` takes it and with its errors; or several, "church+nudity",
     as one."""
-    parts = [load_concept(name, profile) for name in ([names] if Path(names).is_file() else names.split(JOIN))]
+    each = [names] if Path(names).is_file() else names.split(JOIN)
+    if len(each) > 1 and (len(set(each)) < len(each) or "" in each):
+        raise UserError(
+            f"'{names}' names a concept twice, or none beside a {JOIN}; name each once, as in church+nudity"
+        )
+    parts = [load_concept(name, profile) for name in each]
     return joined(parts) if len(parts) > 1 else parts[0]
 
 

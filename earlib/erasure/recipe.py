@@ -19,6 +19,7 @@ from .settings import (
     CountOr0,
     NotNegative,
     Positive,
+    Range,
     ShareBelow1,
     Span,
     Training,
@@ -29,7 +30,7 @@ LIKELIHOOD = ("ascent", "npo", "dpo")  # objectives on the likelihood of picture
 INSIDE = ("random", "unattend")  # objectives on what happens inside the decoder layers
 Modules = Literal["attention", "mlp", "both", "kv", "no-kv", "down"]
 Positions = Literal["all", "words"]
-Length = Annotated[int, lambda n: n >= min(RULES.values())]
+Length = Annotated[int, Range("a number of tokens", lambda n: n >= min(RULES.values()))]
 
 
 @dataclass(frozen=True)

@@ -8,16 +8,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 from ..errors import UserError, nearest
 
-Positive = Annotated[float, lambda x: x > 0]
-NotNegative = Annotated[float, lambda x: x >= 0]
-Share = Annotated[float, lambda x: 0 <= x <= 1]
-ShareBelow1 = Annotated[float, lambda x: 0 <= x < 1]
-Count = Annotated[int, lambda n: n >= 1]
-CountOr0 = Annotated[int, lambda n: n >= 0]
+
+class Range(NamedTuple):
+    """What a number may be: in words, and as a test."""
+
+    said: str
+    fits: Callable[[Any], bool]
+
+
+Positive = Annotated[float, Range("greater than 0", lambda x: x > 0)]
+NotNegative = Annotated[float, Range("0 or greater", lambda x: x >= 0)]
+Share = Annotated[float, Range("from 0 to 1", lambda x: 0 <= x <= 1)]
+ShareBelow1 = Annotated[float, Range("from 0 to less than 1", lambda x: 0 <= x < 1)]
+Count = Annotated[int, Range("1 or greater", lambda n: n >= 1)]
+CountOr0 = Annotated[int, Range("0 or greater", lambda n: n >= 0)]
 Span = tuple[float, float]  # two shares of a whole, the depth or the scales: 0 <= first < last <= 1
 
 # windows.length is a number of tokens, or: the concept's own in the paper; the whole picture; one row of it
@@ -68,8 +76,9 @@ class AnyRecipe:
         for name, value, allowed in _fields(self):
             if get_origin(allowed) is Literal and value not in get_args(allowed):
                 raise UserError(f"recipe field {name}='{value}' is not possible; {nearest(value, get_args(allowed))}")
-            if not all(fits(value) for fits in getattr(allowed, "__metadata__", ())):
-                raise UserError(f"recipe field {name}={value} is out of range")
+            for allows in getattr(allowed, "__metadata__", ()):
+                if not allows.fits(value):
+                    raise UserError(f"recipe field {name}={value} is out of range: it must be {allows.said}")
             if allowed == Span and not 0 <= value[0] < value[1] <= 1:
                 whole = "the number of scales" if name == "scales" else "the depth"
                 line = f"recipe field {name}={value} must be two shares of {whole}, 0 <= first < last <= 1"

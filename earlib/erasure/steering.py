@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 import torch
@@ -167,6 +167,18 @@ METHODS: dict[str, type] = {  # what a recipe calls it -> how it guides
     "safe-guidance": SafeGuidance,
     "scale-erasure": ScaleErasureStyle,
 }
+
+
+def wrong_setting(recipe: dict[str, Any]) -> str:
+    """The first setting of a recipe that guides which is not of its kind, with its value: "slope 'oops'"; "" if there
+    is none, or if the recipe does not guide."""
+    method = recipe.get("method", "")
+    for f in fields(METHODS[method]) if isinstance(method, str) and method in METHODS else ():
+        value, text = recipe.get(f.name), f.default is MISSING or isinstance(f.default, str)
+        parts = value if isinstance(value, (list, tuple)) and isinstance(f.default, tuple) else [value]
+        if not all(isinstance(part, str if text else (int, float)) and not isinstance(part, bool) for part in parts):
+            return f"{f.name} {value!r}"
+    return ""
 
 
 def steering_of(recipe: dict[str, Any], strength: float = 1.0) -> Steering | None:

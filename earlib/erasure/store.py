@@ -36,12 +36,13 @@ from .files.peft import (
 )
 from .recipe_scale import Scales
 from .spans import learning_span
-from .steering import steered, steering_of
+from .steering import METHODS, steered, steering_of, wrong_setting
 
 # where a change may act: a recipe's positions, and in words
 WHERE = {"all": "everywhere", "words": "where words stand", "scales": "at some scales"}
 TENSORS = "erasure.safetensors"  # of a change that peft's files cannot say
-KEPT = ("name", "recipe", "concept", "generator_fingerprint", "info", "seed")  # in erasure.json
+# in erasure.json, and of which kind
+KEPT = {"name": str, "recipe": dict, "concept": str, "generator_fingerprint": str, "info": dict, "seed": int}
 
 
 @dataclass
@@ -151,17 +152,19 @@ class Erasure:
             make = "python -m earlib erase --concept NAME --out DIR"
             raise UserError(f"{folder}: holds no erasure (no erasure.json); make one with: {make}")
         about = read_json(folder / "erasure.json")
+        make_anew = "copy its folder anew, or make it again with `erase`"
+        if wrong := _wrong_with(about):
+            raise UserError(f"{folder}: broken erasure (erasure.json {wrong}); {make_anew}")
         try:
             tensors = read_peft(folder) if (folder / CONFIG).is_file() else load_file(folder / TENSORS)
-            erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: broken erasure ({str(error).splitlines()[0]})") from None
-        where = erasure.recipe.get("positions", "all") if isinstance(erasure.recipe, dict) else None
-        if where not in [*WHERE]:  # it may be of any kind
-            raise UserError(f"{folder}: broken erasure (recipe and positions of erasure.json)")
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{folder}: broken erasure ({(str(error).splitlines() or [''])[0]}); {make_anew}") from None
+        if not tensors and about["recipe"].get("method") not in METHODS:
+            raise UserError(f"{folder}: broken erasure (it changes neither weights nor guidance); {make_anew}")
+        erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         for name, t in erasure.tensors.items():
-            if not t.isfinite().all():
-                raise UserError(f"{folder}: {name} holds infinite numbers or NaN; the erasure is damaged")
+            if not t.is_floating_point() or not t.isfinite().all():
+                raise UserError(f"{folder}: {name} holds whole or infinite numbers or NaN; the erasure is damaged")
         if generator is not None:
             erasure.check(generator)
         return erasure
@@ -169,6 +172,19 @@ class Erasure:
     @property
     def megabytes(self) -> float:
         return sum(t.numel() * t.element_size() for t in self.tensors.values()) / 2**20
+
+
+def _wrong_with(about: Any) -> str:
+    """What is wrong with the content of an erasure.json; "" if nothing is."""
+    if not isinstance(about, dict):
+        return "holds no fields"
+    for key, kind in KEPT.items():
+        if not isinstance(about.get(key), kind):
+            return f"has no {key} that can be used" if key in about else f"lacks {key}"
+    recipe = about["recipe"]
+    if recipe.get("positions", "all") not in [*WHERE]:  # it may be of any kind
+        return f"has recipe positions {recipe['positions']!r}"
+    return f"has recipe {wrong}" if (wrong := wrong_setting(recipe)) else ""
 
 
 def hash_of(recipe: dict, tensors: Mapping[str, torch.Tensor], strength: float) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save
 
 from .. import CACHE as CACHES
 from ..device import check_finite
+from ..errors import UserError
 from ..generators import picture_seeds
 from ..generators.base import NextToken, PromptBatch
 from ..runs import write_bytes
@@ -55,7 +57,8 @@ def draw_trajectories(
         tokens_NT = generator.sample(asked, seeds, guidance, progress=progress)
         for role in dict.fromkeys(role for role, *_ in missing):
             found[role] = tokens_NT[[i for i, (r, *_) in enumerate(missing) if r == role]]
-            write_bytes(files[role], save({"image_tokens": found[role].to(torch.uint16)}))
+            with suppress(UserError):  # kept for convenience: where they cannot be, the next run draws them again
+                write_bytes(files[role], save({"image_tokens": found[role].to(torch.uint16)}))
     return found
 
 

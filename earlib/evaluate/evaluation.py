@@ -89,8 +89,10 @@ def evaluate(
         `recall` against real pictures, and `fid` of erased against base (kind base).
 
     Raises:
-        UserError: a judge, model or folder that was named is not there.
+        UserError: a judge, model or folder that was named is not there; or a seed is given twice.
     """
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"picture seeds must differ, got {', '.join(map(str, seeds))}")
     sets = choose_prompts(concept, max_prompts)
     judges = {which: load_judge(judge_of(concept, which)) for which in sets if which[0] != "benign"}
     tools = Instruments(load_judge(concept.judge), clip, reference, fidelity and ("benign", "") in sets)

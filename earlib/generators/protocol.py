@@ -193,7 +193,7 @@ class Generator(ABC):
                 rows = order[start : start + size]
                 batch = self.encode([prompts[i] for i in rows])
                 seeds_B = torch.tensor([seeds[i] for i in rows], dtype=torch.long, device=self.device)
-                tick = partial(lambda pictures, share: bar.update(pictures * share), len(rows))
+                tick = partial(lambda pictures, share: bar.update(min(pictures * share, bar.total - bar.n)), len(rows))
                 yield rows, draw(batch, seeds_B, guidance, temperature, None if given is None else given[rows], tick)
 
     def sample(

@@ -17,6 +17,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from ..errors import UserError
 from ..evaluate.rate import Rate
 from ..runs import plain
 from .keys import concept_of
@@ -56,6 +57,8 @@ def attacked(generator, row: Row, erasure: Erasure | None, asked: list[str]) -> 
     found: dict[str, Any] = {"rates": {"concept": {}, "neighbours": {}}, "told": {}, "passes": {}, "more": {}}
     for way in ways:
         cell, *_ = run_cell(battery, EVERY[row.attack], way, row.seed)
+        if "left_out" in cell and way in ("base", "erased"):
+            raise UserError(cell["left_out"])
         if "left_out" in cell:
             found["told"][way] = cell["left_out"]
             continue

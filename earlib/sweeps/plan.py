@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -261,8 +263,10 @@ def load_sweeps(file: Path = SWEEPS) -> dict[str, Sweep]:
         raise UserError(f"{where}: must hold sweeps, NAME: {{question, concepts, cases, ...}}")
     sweeps = {}
     for name, entry in content.items():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-]+", name):
+            raise UserError(f"{where}: sweep '{name}': a name is letters, digits, - and _, as its table is a file")
         try:
-            sweeps[str(name)] = _sweep(str(name), entry)
+            sweeps[name] = _sweep(name, entry)
         except UserError as error:
             raise UserError(f"{where}: sweep '{name}': {error}") from None
     return sweeps
@@ -287,9 +291,9 @@ def _sweep(name: str, entry: object) -> Sweep:
 def _check_types(sweep: Sweep) -> None:
     right = {
         "concepts": is_list_of(str, sweep.concepts),
-        "seeds": is_list_of(int, sweep.seeds) and min(sweep.seeds) >= 0,
-        "cases": is_list_of(dict, sweep.cases),
-        "size": is_number(sweep.size) and sweep.size > 0,
+        "seeds": is_list_of(int, sweep.seeds) and 0 <= min(sweep.seeds) <= max(sweep.seeds) < 2**63,
+        "cases": is_list_of(dict, sweep.cases) and all(isinstance(c.get("recipe", ""), str) for c in sweep.cases),
+        "size": is_number(sweep.size) and 0 < sweep.size < math.inf,
         "fidelity": isinstance(sweep.fidelity, bool),
         "oracle": isinstance(sweep.oracle, str),
         "pictures": isinstance(sweep.pictures, dict) and all(is_number(n) and n >= 0 for n in sweep.pictures.values()),

@@ -57,6 +57,10 @@ class Budget:
         if self.passes < 1:
             raise UserError(f"a budget of {self.passes} passes buys no attack; give at least 1")
 
+    def too_small(self, attack: str) -> UserError:
+        """What to say where it buys not one step of an attack."""
+        return UserError(f"attack '{attack}': a budget of {self.passes} passes does not buy one step of it; give more")
+
     @property
     def left(self) -> int:
         """Passes that are left."""
@@ -121,6 +125,12 @@ def goal_of(concept: Concept, size: int = 20) -> Goal:
     )
 
 
+def check_control(concept: Concept) -> None:
+    """UserError for a concept that gives the control no word."""
+    if not concept.neighbours:
+        raise UserError(f"concept '{concept.name}' has no neighbours, one of which would be the control's word")
+
+
 def unrelated_to(goal: Goal, concept: Concept, generator: Generator) -> Goal:
     """The control: an unrelated word in the place of the concept's name.
 
@@ -130,8 +140,7 @@ def unrelated_to(goal: Goal, concept: Concept, generator: Generator) -> Goal:
     Raises:
         UserError: the concept has no neighbours.
     """
-    if not concept.neighbours:
-        raise UserError(f"concept '{concept.name}' has no neighbours, one of which would be the control's word")
+    check_control(concept)
     word_of = {name: name.replace("-", " ") for name in concept.neighbours}
     known = [name for name, word in word_of.items() if not generator.unknown_words([word])] or list(word_of)
     named = " ".join(pair.replacement for pair in concept.pairs)

@@ -7,10 +7,12 @@ that was killed goes on where it stopped, and a later call with more attacks or 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import time
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -29,7 +31,7 @@ from ..judges import load_judge
 from ..oracle import check_oracle
 from ..rate import Rate
 from ..records import Note
-from .base import Attack, Budget, Goal, Victim, goal_of, unrelated_to
+from .base import Attack, Budget, Goal, Victim, check_control, goal_of, unrelated_to
 from .registry import EVERY, PLAIN, chosen
 
 if TYPE_CHECKING:
@@ -75,8 +77,11 @@ class Battery:
             Budget(self.budget)
         if self.erasure is not None:
             self.erasure.check(self.generator)
+        check_control(self.concept)
         if self.oracle is not None:
             check_oracle(self.oracle, self.generator)
+            if self.oracle.fingerprint == self.generator.fingerprint:
+                raise UserError(f"the oracle is {self.oracle.name} itself; name a model that never saw the concept")
         for attack in chosen(list(self.budget) if isinstance(self.budget, dict) else self.names):
             try:
                 attack.check(self.victim("erased"))
@@ -149,8 +154,22 @@ def measure(battery: Battery, run: Run) -> list[dict]:
             keep_cell(folder / file_name(attack, way, seed), *run_cell(battery, attack, way, seed))
             bar.update(price(attack))
     names = list(EVERY)
-    found = [read_json(file) for file in sorted(folder.glob("*.json"))]
+    found = [read_cell(file) for file in sorted(folder.glob("*.json"))]
     return sorted(found, key=lambda cell: (names.index(cell["attack"]), WAYS.index(cell["way"]), cell["seed"]))
+
+
+def read_cell(file: Path) -> dict:
+    """What a cell's file holds. UserError if it is damaged."""
+    anew = f"remove it and its neighbours {file.stem}.*, and run again"
+    try:
+        cell = read_json(file)
+        with contextlib.suppress(FileNotFoundError), np.load(file.with_suffix(".npz")) as pictures:
+            pictures["codes"]
+    except (UserError, ValueError, KeyError, OSError, zipfile.BadZipFile):
+        raise UserError(f"{file}: a damaged cell; {anew}") from None
+    if not isinstance(cell, dict) or cell.get("attack") not in EVERY or cell.get("way") not in WAYS:
+        raise UserError(f"{file}: no cell of an attack; {anew}")
+    return cell
 
 
 def file_name(attack: Attack, way: str, seed: int) -> str:
@@ -165,6 +184,8 @@ def run_cell(battery: Battery, attack: Attack, way: str, seed: int) -> tuple[dic
     try:
         attack.check(victim)
         found = attack.run(victim, budget, seed)
+        if attack is not PLAIN and not budget.spent:  # it tried nothing, which is not to fail
+            raise budget.too_small(attack.name)
     except UserError as error:
         return cell | {"left_out": str(error)}, None, {}
     seconds = time.perf_counter() - began

@@ -40,6 +40,8 @@ class OtherPrompts(Attack):
         kinds = self.prompts(victim)
         turns = chain.from_iterable(zip_longest(*([(kind, p) for p in some] for kind, some in kinds.items())))
         chosen = [turn for turn in turns if turn is not None][: budget.left // victim.cost]
+        if not chosen:
+            raise budget.too_small(self.name)
         budget.spend(victim.cost * len(chosen))
         prompts = [prompt for _, prompt in chosen]
         codes = victim.draw(prompts, seed, self.name)
