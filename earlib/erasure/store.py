@@ -105,7 +105,8 @@ class Erasure:
         whose = f"erasure '{self.name}' of '{self.concept}'"
         if generator.fingerprint != self.generator_fingerprint:
             line = f"{whose} was made for a model with fingerprint {self.generator_fingerprint}"
-            raise UserError(f"{line}, not for '{generator.name}' ({generator.fingerprint})")
+            line += f", not for '{generator.name}' ({generator.fingerprint})"
+            raise UserError(f"{line}; name with --model the one that it was made for")
         check_adapters(generator, self.tensors, whose)
         own = {name: tensor.shape for name, tensor in generator.trunk.named_parameters()}
         for name, t in self.tensors.items():

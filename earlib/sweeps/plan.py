@@ -301,9 +301,16 @@ def _check_types(sweep: Sweep) -> None:
         or isinstance(sweep.attacks, dict)
         and all(isinstance(n, int) and n > 0 for n in sweep.attacks.values()),
     }
+    said = {
+        "concepts": "a list of names",
+        "seeds": "a list of whole numbers from 0",
+        "cases": "a list of {recipe: NAME}",
+    }
+    said |= {"size": "a number above 0", "fidelity": "true or false", "oracle": "a profile or a folder"}
+    said |= {"pictures": "{kind: a number from 0}", "attacks": "light, or {attack: passes}"}
     for part, fine in right.items():
         if not fine:
-            raise UserError(f"{part} cannot be {getattr(sweep, part)!r}")
+            raise UserError(f"{part} cannot be {getattr(sweep, part)!r}: it is {said[part]}")
 
 
 def _check_names(sweep: Sweep) -> None:
