@@ -20,10 +20,11 @@ from earlib.erasure.change import scaled
 from earlib.erasure.store import Erasure
 from earlib.errors import UserError
 from earlib.evaluate.attacks import battery as batteries
-from earlib.evaluate.attacks.base import Budget, Goal, Victim, filled_in, goal_of, likelihood, split, unrelated_to
+from earlib.evaluate.attacks.base import Budget, Victim, likelihood
 from earlib.evaluate.attacks.battery import Battery
 from earlib.evaluate.attacks.compress import Compressed, Pruning, compressed, small_parts
 from earlib.evaluate.attacks.draws import Plain
+from earlib.evaluate.attacks.goals import Goal, filled_in, goal_of, split, unrelated_to
 from earlib.evaluate.attacks.prefix import Prefix, beginnings, finished
 from earlib.evaluate.attacks.registry import ATTACKS, chosen
 from earlib.evaluate.attacks.relearn import linear_layers

@@ -1,7 +1,7 @@
 """Attacks on erased models: can the concept be brought back, and is it the concept that comes back or the attack that
 draws it?
 
-base                       the interface: who is attacked, what for, what it may cost, what an attack gives
+base, goals                the interface: who is attacked, what for, what it may cost, what an attack gives
 registry, battery          every attack by its name; each measured four times, cell by cell, resumable
 trying                     options tried on known prompts, of which the surest is taken
 wordings, draws, search    black box: other words, more guidance, many seeds, words found with the judge alone

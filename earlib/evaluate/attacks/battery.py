@@ -31,7 +31,8 @@ from ..judges import load_judge
 from ..oracle import check_oracle
 from ..rate import Rate
 from ..records import Note
-from .base import Attack, Budget, Goal, Victim, check_control, goal_of, unrelated_to
+from .base import Attack, Budget, Victim
+from .goals import Goal, check_control, goal_of, unrelated_to
 from .registry import EVERY, PLAIN, chosen
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from ...generators import default_keys, picture_seeds
 from ...generators.base import Generator, NextScale, NextToken
 from ..judge import Judge
 from ..rate import Rate
-from .base import Budget, Found, Victim, filled_in
+from .base import Budget, Found, Victim
+from .goals import filled_in
 from .trying import OnKnown
 
 if TYPE_CHECKING:

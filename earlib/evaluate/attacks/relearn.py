@@ -14,7 +14,8 @@ from ...errors import UserError
 from ...generators import picture_seeds
 from ...generators.base import Generator
 from ..rate import Rate
-from .base import LEARNING, Budget, Found, Victim, backward, filled_in, likelihood
+from .base import LEARNING, Budget, Found, Victim, backward, likelihood
+from .goals import filled_in
 from .trying import OnKnown
 
 PICTURES = 8  # to learn from

@@ -15,7 +15,8 @@ import numpy as np
 from ...concepts import words_of
 from ...errors import UserError
 from ...generators.base import Generator
-from .base import Attack, Budget, Found, Victim, filled_in
+from .base import Attack, Budget, Found, Victim
+from .goals import filled_in
 
 LENGTH = 2  # words that are put into the slot
 TRIALS = 2  # pictures of each candidate

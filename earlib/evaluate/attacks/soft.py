@@ -15,7 +15,8 @@ import torch
 from ...erasure.hardened import word_rate
 from ...errors import UserError
 from ...generators.base import Generator
-from .base import LEARNING, Attack, Budget, Found, Victim, backward, filled_in, likelihood, unrecorded
+from .base import LEARNING, Attack, Budget, Found, Victim, backward, likelihood, unrecorded
+from .goals import filled_in
 from .search import vocabulary
 
 BATCH = 4  # pictures in one step

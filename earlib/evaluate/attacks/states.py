@@ -15,7 +15,8 @@ import torch
 from ...errors import UserError
 from ...generators.base import Generator, NextScale, NextToken, PromptBatch
 from ..rate import Rate
-from .base import Budget, Found, Victim, filled_in, likelihood, unrecorded
+from .base import Budget, Found, Victim, likelihood, unrecorded
+from .goals import filled_in
 from .trying import OnKnown, surest
 
 PAIRS = 8  # prompts from which the direction is read

@@ -10,7 +10,8 @@ from __future__ import annotations
 import torch
 
 from ...generators.base import Generator
-from .base import LEARNING, Budget, Found, Victim, backward, filled_in, likelihood
+from .base import LEARNING, Budget, Found, Victim, backward, likelihood
+from .goals import filled_in
 from .search import vocabulary
 from .soft import ByGradients, SoftWords, numbers_of
 

@@ -9,7 +9,8 @@ import torch
 
 from ...errors import UserError
 from ..rate import Rate
-from .base import Attack, Budget, Victim, filled_in
+from .base import Attack, Budget, Victim
+from .goals import filled_in
 
 Option = TypeVar("Option")
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from itertools import chain, zip_longest
 
 from ...errors import UserError
-from .base import Attack, Budget, Found, Victim, by_kind, filled_in
+from .base import Attack, Budget, Found, Victim, by_kind
+from .goals import filled_in
 
 APART = ("compositional", "odd")  # kinds of test prompts that are no other wordings of the concept
 NEGATIONS = (
