@@ -9,6 +9,7 @@ import itertools
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -546,6 +547,21 @@ def test_what_counts_as_brought_back():
     figure = chapter.heat({"all": found}, ["base", "uce", "ear", "oracle"])
     bold = {text.get_text() for text in figure.axes[0].texts if text.get_fontweight() == "bold"}
     assert bold == {"67", "97"}
+
+
+def test_a_recipe_against_its_bars():
+    """Of several concepts the worst counts."""
+    row = lambda concept, hits, kept: (
+        {"concept": concept, "label": "a", "neighbours": Rate(kept, 100)}
+        | {kind: Rate(hits, 100) for kind in chapter.BARS}
+    )
+    table = pd.DataFrame([row("church", 4, 99), row("boat", 1, 90)]).assign(neighbours_base=Rate(100, 100))
+    of = lambda erased, oracle: {("a", "prefix"): Rate(erased, 100), ("oracle", "prefix"): Rate(oracle, 100)}
+    found = chapter.against_bars(table, {"church": of(12, 10), "boat": of(25, 5)}, "a")
+    assert found["asked by name, at most 3 %"] == "4 % (church): missed"
+    assert found["by other names, at most 5 %"] == "4 % (church): met"
+    assert found["`prefix`, at most 10 points over the oracle"] == "20 points (boat): missed"
+    assert found["neighbours, at least 97 % of before"] == "90 % (boat): missed"
 
 
 def test_rates_on_the_way_are_pooled_by_kind():

@@ -73,6 +73,41 @@ def heat(panels: Mapping[str, Mapping[tuple[str, str], Rate]], order: Sequence[s
     return pictures.heat(panels, names, {a: "by name" if a == PLAIN.name else a for a in attacks}, bold)
 
 
+BARS = {  # what a recipe against attacks was to reach: column of the table of methods -> (how it is said, at most)
+    "direct": ("asked by name", 0.03),
+    "synonym": ("by other names", 0.05),
+    "description": ("described", 0.05),
+    "compositional": ("beside another thing", 0.05),
+}
+OVER, KEPT = 0.1, 0.97  # at most so much more than of the oracle, at least so many times the neighbours of before
+
+
+def against_bars(main: pd.DataFrame, each: Mapping[str, Mapping[tuple[str, str], Rate]], name: str) -> dict[str, str]:
+    """What was to be reached -> "7 % (church): missed", by the measured rate of the concept that is worst.
+
+    Args:
+        main: the table of methods.
+        each: concept -> `rates` of it, of a table of attacks with an oracle.
+        name: of the method.
+    """
+    rows = {row["concept"]: row for row in main[main.label == name].to_dict("records") if row["concept"] in each}
+    found = {}
+
+    def say(asked: str, of: Mapping[str, float], bar: float, unit: str, most: bool = True) -> None:
+        concept = (max if most else min)(of, key=of.__getitem__)
+        met = of[concept] <= bar if most else of[concept] >= bar
+        found[asked] = f"{100 * of[concept]:.0f} {unit} ({concept}): {'met' if met else 'missed'}"
+
+    for kind, (asked, bar) in BARS.items():
+        say(f"{asked}, at most {100 * bar:.0f} %", {c: row[kind].value for c, row in rows.items()}, bar, "%")
+    for attack in tried(each):
+        more = {c: of[name, attack].value - of["oracle", attack].value for c, of in each.items()}
+        say(f"`{attack}`, at most {100 * OVER:.0f} points over the oracle", more, OVER, "points")
+    kept = {c: row["neighbours"].value / row["neighbours_base"].value for c, row in rows.items()}
+    say(f"neighbours, at least {100 * KEPT:.0f} % of before", kept, KEPT, "%", most=False)
+    return found
+
+
 def on_the_way(rows: Iterable[dict], attack: str, along: str, labels: Collection[str]) -> dict[str, list[Series]]:
     """What an attack noted on its way, over `along` ("given", "steps"): a panel for each kind of method, with the
     erased models, the oracle and, of pictures that were begun, what the beginning shows by itself.
