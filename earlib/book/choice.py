@@ -89,10 +89,17 @@ def attack_rates() -> dict[str, dict[tuple[str, str], Rate]]:
 
 def best(known: dict[str, Row], fits: Callable[[str], bool]) -> str | None:
     """The recipe that RULE takes of those that fit; None if there is none."""
-    share = lambda rate: 0.0 if rate.value is None else rate.value
-    erases = lambda row: share(row.direct) <= LEFT and share(row.unfinished) <= UNFINISHED
     names = [name for name, row in known.items() if erases(row) and fits(name)]
-    return min(names, key=lambda n: (-share(known[n].neighbours), share(known[n].direct)), default=None)
+    return min(names, key=lambda n: (-_share(known[n].neighbours), _share(known[n].direct)), default=None)
+
+
+def erases(row: Row) -> bool:
+    """Whether little of the concepts is left, and their pictures are finished."""
+    return _share(row.direct) <= LEFT and _share(row.unfinished) <= UNFINISHED
+
+
+def _share(rate: Rate) -> float:
+    return 0.0 if rate.value is None else rate.value
 
 
 def merges(name: str) -> bool:
@@ -111,6 +118,12 @@ def withstanding() -> set[str]:
         whole = len(mine) == len(oracle) == len(of_each)
         found |= {name} if whole and not any(m.minus(o).above for m, o in zip(mine, oracle)) else set()
     return found
+
+
+def also_withstanding() -> list[str]:
+    """The recipes that erase and withstand a begun picture, and that `chosen` does not name."""
+    known, named = methods(), {name for _, name, _ in chosen()}
+    return [name for name in sorted(withstanding()) if name in known and erases(known[name]) and name not in named]
 
 
 def small(name: str) -> bool:
@@ -162,7 +175,14 @@ def choice_table() -> str:
     )
     if fewer:
         who += f" {listed(dict.fromkeys(fewer))} is from [another table](../notebooks/oracle.ipynb), one training."
-    return "\n".join([*lines, "", f"{who} {RULE}", ""])
+    known = methods()
+    also = [f"`{n}` (neighbours {known[n].neighbours.text()} %, begun {known[n].begun} %)" for n in also_withstanding()]
+    too = (
+        f" A begun picture is withstood, too, after {listed(also)}: [attacks](../notebooks/attacks.ipynb)."
+        if also
+        else ""
+    )
+    return "\n".join([*lines, "", f"{who} {RULE}{too}", ""])
 
 
 # ------------------------------------------------------------------ attacks
@@ -171,7 +191,7 @@ def choice_table() -> str:
 def attacks_table() -> str:
     """What each attack brings back after the page's recipes and on the oracle, and of whom this is known."""
     back, names = attack_rates()[ALL], dict.fromkeys(name for _, name, _ in chosen() if name)
-    shown = [n for n in dict.fromkeys([*names, AGAINST, "oracle"]) if (n, PLAIN.name) in back]
+    shown = [n for n in dict.fromkeys([*names, AGAINST, *also_withstanding(), "oracle"]) if (n, PLAIN.name) in back]
     attacks = [a for a in EVERY if any((n, a) in back for n in shown)]
     if not shown:
         return f"Not measured yet: `python -m earlib sweep {ATTACKS}`.\n"
