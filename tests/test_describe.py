@@ -137,8 +137,8 @@ def test_a_damaged_erasure_is_named(tmp_path):
         "holds infinite numbers or NaN": dataclasses.replace(
             good, tensors=good.tensors | {name: good.tensors[name] * torch.nan}
         ),
-        "recipe and positions": dataclasses.replace(good, recipe=good.recipe | {"positions": "nowhere"}),
-        "recipe and positions of": dataclasses.replace(good, recipe=good.recipe | {"positions": ["words"]}),
+        "recipe positions 'nowhere'": dataclasses.replace(good, recipe=good.recipe | {"positions": "nowhere"}),
+        r"recipe positions \['words'\]": dataclasses.replace(good, recipe=good.recipe | {"positions": ["words"]}),
         "of 3x3, which tiny has not": dataclasses.replace(good, tensors=good.tensors | {name: torch.zeros(3, 3)}),
     }
     for i, (line, erasure) in enumerate(wrong.items()):
@@ -146,7 +146,7 @@ def test_a_damaged_erasure_is_named(tmp_path):
             Erasure.load(erasure.save(tmp_path / str(i)), generator)
     about = json.loads((good.save(tmp_path / "good") / "erasure.json").read_text())
     (tmp_path / "good" / "erasure.json").write_text(json.dumps(about | {"recipe": "ear"}))
-    with pytest.raises(UserError, match="recipe and positions"):
+    with pytest.raises(UserError, match="has no recipe that can be used"):
         Erasure.load(tmp_path / "good", generator)
 
 

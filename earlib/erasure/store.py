@@ -165,7 +165,9 @@ class Erasure:
         erasure = cls(tensors=fresh(tensors), **{key: about[key] for key in KEPT})
         for name, t in erasure.tensors.items():
             if not t.is_floating_point() or not t.isfinite().all():
-                raise UserError(f"{folder}: {name} holds whole or infinite numbers or NaN; the erasure is damaged")
+                raise UserError(
+                    f"{folder}: {name} holds infinite numbers or NaN, or whole numbers; the erasure is damaged"
+                )
         if generator is not None:
             erasure.check(generator)
         return erasure
