@@ -14,7 +14,7 @@ from nbformat.v4 import new_code_cell, new_output
 from earlib import ROOT
 from earlib.book.build import build, clear, render, stage
 from earlib.book.claims import BADGES, CLAIMS_MARK, claims_list, erased_with
-from earlib.book.leaderboard import distances, leaderboard, worst_attacks
+from earlib.book.leaderboard import distances, leaderboard, oracles, worst_attacks
 from earlib.book.merge import WIDGET, merge
 from earlib.book.reading import faults
 from earlib.book.results import RESULTS_MARK, answer, figure
@@ -467,7 +467,7 @@ def test_leaderboard_is_read_from_the_tables():
     main, var = page.split("## Next-scale")
     for recipe in ("ear", "uce", "recommended"):
         assert main.count(f"<td><code>{recipe}</code></td>") == 3, "a row a concept"
-    assert "<code>s-vare</code>" in var and main.count("<i>before</i>") == 3
+    assert "<code>s-vare</code>" in var and main.count("<i>before</i>") == main.count("<i>an oracle</i>") == 3
     assert re.search(r"main\.jsonl`, commit (\w{7,} of \d{4}-\d\d-\d\d|not known) \(model ", main)
     assert re.search(r'data-value="0\.\d+"><span class="whole">\d+ \[\d+–\d+\]', main)
     heads = re.findall("<th>(.*?)</th>", main)
@@ -484,6 +484,11 @@ def test_the_worst_attack_of_each_row(monkeypatch, tmp_path):
     assert worst_attacks("attacks") == {}, "no such table"
     (tmp_path / "attacks.jsonl").touch()
     assert worst_attacks("attacks") == {("church", "uce"): Rate(9, 20)}
+    of = {"concept": "church", "label": "base", "with": Rate(20, 20)}
+    drawn = [("none", Rate(0, 20)), ("prefix", Rate(3, 20)), ("soft-prompt", Rate(1, 20))]
+    table = pd.DataFrame([of | {"attack": attack, "oracle": rate} for attack, rate in drawn])
+    (row,) = oracles("attacks")
+    assert (row["label"], row["direct"], row["worst"]) == ("an oracle", Rate(0, 20), Rate(3, 20))
 
 
 def test_an_answer_on_the_page_of_results():
