@@ -124,8 +124,9 @@ def test_which_recipe_for_what():
         assert name is None or (fits(name) and found.direct.value <= LEFT)
     table = choice_table()
     assert all(f"| {need} | {f'`{name}` |' if name else choice.NONE}" in table for need, name, _ in of)
-    also = choice.also_withstanding()
+    also = choice.also_withstanding(name for _, name, _ in of)
     assert not {name for _, name, _ in of} & set(also) and set(also) <= withstanding()
+    assert set(choice.also_withstanding(())) > set(also), "that of the table is one of them"
     assert all(f"`{name}` (neighbours" in table for name in also)
 
 

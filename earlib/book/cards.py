@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -104,7 +105,7 @@ def erasing_seconds(sizes: Sizes, name: str, card: str) -> float:
     if not isinstance(recipe, Recipe):
         return solving_seconds(sizes, concept, recipe.pairs, card)
     asks = ASKS[name]
-    drawn = {n: 1 for n in (recipe.pairs * asks["drawn"], asks["others"]) if n}
+    drawn = Counter(n for n in (recipe.pairs * asks["drawn"], asks["others"]) if n)
     of_pairs = {what: recipe.pairs * asks[what] for what in ("read", "learned")}
     return least_seconds(sizes, of_pairs | {"drawn": drawn}, card)
 

@@ -3,7 +3,7 @@ with what brings a concept back beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -120,10 +120,11 @@ def withstanding() -> set[str]:
     return found
 
 
-def also_withstanding() -> list[str]:
-    """The recipes that erase and withstand a begun picture, and that `chosen` does not name."""
-    known, named = methods(), {name for _, name, _ in chosen()}
-    return [name for name in sorted(withstanding()) if name in known and erases(known[name]) and name not in named]
+def also_withstanding(named: Iterable[str | None]) -> dict[str, Row]:
+    """The recipes that erase and withstand a begun picture, with what is known of them, beside those `named`."""
+    known = methods()
+    others = sorted(withstanding() - set(named))
+    return {name: known[name] for name in others if name in known and erases(known[name])}
 
 
 def small(name: str) -> bool:
@@ -175,14 +176,10 @@ def choice_table() -> str:
     )
     if fewer:
         who += f" {listed(dict.fromkeys(fewer))} is from [another table](../notebooks/oracle.ipynb), one training."
-    known = methods()
-    also = [f"`{n}` (neighbours {known[n].neighbours.text()} %, begun {known[n].begun} %)" for n in also_withstanding()]
-    too = (
-        f" A begun picture is withstood, too, after {listed(also)}: [attacks](../notebooks/attacks.ipynb)."
-        if also
-        else ""
-    )
-    return "\n".join([*lines, "", f"{who} {RULE}{too}", ""])
+    also = also_withstanding(name for _, name, _ in rows)
+    told = listed(f"`{name}` (neighbours {row.neighbours} %, begun {row.begun} %)" for name, row in also.items())
+    too = f"A begun picture is withstood, too, after {told}: [attacks](../notebooks/attacks.ipynb)." if also else ""
+    return "\n".join([*lines, "", f"{who} {RULE} {too}".rstrip(), ""])
 
 
 # ------------------------------------------------------------------ attacks
@@ -191,7 +188,9 @@ def choice_table() -> str:
 def attacks_table() -> str:
     """What each attack brings back after the page's recipes and on the oracle, and of whom this is known."""
     back, names = attack_rates()[ALL], dict.fromkeys(name for _, name, _ in chosen() if name)
-    shown = [n for n in dict.fromkeys([*names, AGAINST, *also_withstanding(), "oracle"]) if (n, PLAIN.name) in back]
+    shown = [
+        n for n in dict.fromkeys([*names, AGAINST, *also_withstanding(names), "oracle"]) if (n, PLAIN.name) in back
+    ]
     attacks = [a for a in EVERY if any((n, a) in back for n in shown)]
     if not shown:
         return f"Not measured yet: `python -m earlib sweep {ATTACKS}`.\n"
